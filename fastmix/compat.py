@@ -18,7 +18,7 @@ import torch
 
 
 def _operators_load() -> bool:
-    """Whether torchvision's operators are there, or load (tried without importing it, which fails where they do not)."""
+    """Whether torchvision's operators are there or load; not by importing it, which fails where they do not."""
     if hasattr(torch.ops.torchvision, "nms"):
         return True
     folder = Path(find_spec("torchvision").origin).parent
