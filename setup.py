@@ -1,0 +1,54 @@
+"""`pipelines/`, `kernels/` and `configs/` stand beside `fastmix/` in the tree and are installed inside it."""
+
+import re
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+
+setup(
+    name="fastmix",
+    version=re.search(r'__version__ = "(.+)"', (ROOT / "fastmix/__init__.py").read_text())[1],
+    description="A high-throughput trainer for image classifiers with sample mixing",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[
+        "fastmix",
+        "fastmix.bench",
+        "fastmix.configs",
+        "fastmix.kernels",
+        "fastmix.mixers",
+        "fastmix.models",
+        "fastmix.pipelines",
+    ],
+    package_dir={
+        "fastmix": "fastmix",
+        "fastmix.configs": "configs",
+        "fastmix.kernels": "kernels",
+        "fastmix.pipelines": "pipelines",
+    },
+    package_data={"fastmix.configs": ["*.yaml"]},
+    entry_points={"console_scripts": ["fastmix = fastmix.cli:main"]},
+    install_requires=[
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "timm>=1.0.15",
+        "numpy>=1.26",
+        "numba>=0.60",
+        "Pillow>=10",
+        "PyYAML",
+        "safetensors",
+        "simplejpeg>=1.7",
+        "tqdm",
+    ],
+    extras_require={
+        "ffcv": ["ffcv==1.0.2"],
+        "dali": ["nvidia-dali-cuda130>=1.53"],
+        "track": ["tensorboard"],
+        # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.
+        "dev": ["pytest>=8", "ruff", "scipy", "triton==3.7.1"],
+    },
+)

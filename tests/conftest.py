@@ -1,0 +1,41 @@
+"""Tests marked `cuda` skip without a GPU; `data` unpacks real images where FASTMIX_DATA names a folder of archives."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ARCHIVES = {
+    "cifar10": "cifar10_jpeg.tar.xz",  # cifar10/{train,test}/<class>/NNNN.jpg, 32x32
+    "imagenet_sample": "imagenet_sample.tar",  # imagenet_sample/train/<wnid>/<name>.JPEG, full size
+    "tiny-imagenet-20": "tiny_imagenet_20.tar.xz",  # {train/<wnid>,val}/images/*.JPEG, 64x64
+}
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Path]]:
+    """A function from a name in ARCHIVES to the folder of that name, unpacked once a session."""
+    if not os.environ.get("FASTMIX_DATA"):
+        pytest.skip("needs FASTMIX_DATA")
+    root = tmp_path_factory.mktemp("data")
+
+    @cache
+    def unpacked(name: str) -> Path:
+        archive = Path(os.environ["FASTMIX_DATA"]) / ARCHIVES[name]
+        subprocess.run(["tar", "-xf", archive, "-C", root], check=True)
+        return root / name
+
+    yield unpacked
+    shutil.rmtree(root)
