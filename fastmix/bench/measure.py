@@ -1,0 +1,163 @@
+"""What the benchmarks share: interleaved timing with quantiles, the copy bandwidth of the machine, rows and tables.
+
+A row is a dict: bench, name (what was done), provider (who did it), shape, dtype, unit, p20, p50, p80, bytes (that the
+work must move), gbps (bytes over the median), share_of_copy (gbps over the copy bandwidth of the same run), hardware,
+versions, date. Peers of one comparison share name, shape and dtype.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("torch", "triton", "numba", "timm", "torchvision", "ffcv", "simplejpeg", "numpy")
+
+
+def milliseconds(work: dict[str, Callable], repeats: int, device: str = "cpu", warmup: int = 2) -> dict[str, list[float]]:
+    """Times of each callable, in ms, `repeats` of them; the callables take turns, so drift of the machine hits all.
+
+    On "cuda" the times are those of events around each call, read after a single wait at the end.
+    """
+    for call in work.values():
+        for _ in range(warmup):
+            call()
+    clock = _events if device == "cuda" else _wall
+    return clock(work, repeats)
+
+
+def _wall(work, repeats):
+    times = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, call in work.items():
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
+def _events(work, repeats):
+    import torch
+
+    pairs = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, call in work.items():
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            call()
+            end.record()
+            pairs[name].append((start, end))
+    torch.cuda.synchronize()
+    return {name: [start.elapsed_time(end) for start, end in timed] for name, timed in pairs.items()}
+
+
+def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repeats: int = 9) -> float:
+    """GB/s of a large copy within the device's memory, bytes read plus bytes written, median."""
+    import torch
+
+    source = torch.zeros(megabytes * 1_000_000, dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    times = milliseconds({"copy": lambda: target.copy_(source)}, repeats, device)["copy"]
+    return 2 * len(source) / quantiles(times)[1] / 1e6
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """20th, 50th and 80th percentile, linearly interpolated."""
+    ordered = sorted(values)
+
+    def at(q: float) -> float:
+        position = q * (len(ordered) - 1)
+        low = int(position)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (position - low) * (ordered[high] - ordered[low])
+
+    return at(0.2), at(0.5), at(0.8)
+
+
+def row(
+    bench: str,
+    name: str,
+    provider: str,
+    shape: str,
+    dtype: str,
+    unit: str,
+    values: list[float],
+    bytes: int | None = None,
+    copy: float | None = None,
+    device: str = "cpu",
+) -> dict:
+    """One row from repeated measurements `values` in `unit`; bytes and gbps are given for times in ms only."""
+    p20, p50, p80 = quantiles(values)
+    gbps = bytes / p50 / 1e6 if bytes and unit == "ms" else None
+    return {
+        "bench": bench,
+        "name": name,
+        "provider": provider,
+        "shape": shape,
+        "dtype": dtype,
+        "unit": unit,
+        "p20": p20,
+        "p50": p50,
+        "p80": p80,
+        "bytes": bytes,
+        "gbps": gbps,
+        "share_of_copy": gbps / copy if gbps and copy else None,
+        "hardware": hardware(device),
+        "versions": versions(),
+        "date": date.today().isoformat(),
+    }
+
+
+def hardware(device: str = "cpu") -> str:
+    """The device that was measured, in words."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{cores} cores of {model}"
+
+
+def versions() -> str:
+    """Versions of what was measured, e.g. "torch 2.13.0 numba 0.68.1"."""
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return " ".join(found)
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as aligned text, hardware and versions once below."""
+    heads = ("name", "provider", "shape", "dtype", "p20", "p50", "p80", "unit", "gbps", "share_of_copy")
+    lines = [heads] + [tuple(_text(row[head]) for head in heads) for row in rows]
+    widths = [max(len(line[k]) for line in lines) for k in range(len(heads))]
+    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(text + [f"{rows[0]['hardware']}; {rows[0]['versions']}; {rows[0]['date']}"] if rows else text)
+
+
+def _text(value) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value:.0f}" if isinstance(value, float) else str(value)
+
+
+def write_json(rows: list[dict], path: str) -> None:
+    """Writes the rows as a JSON list, atomically."""
+    part = Path(f"{path}.part")
+    with part.open("w") as file:
+        json.dump(rows, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
