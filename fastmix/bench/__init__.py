@@ -1,1 +1,37 @@
-"""Benchmarks: `python -m fastmix.bench mix|loader|step`. Each module has add_arguments(parser) and run(args) -> rows."""
+"""fastmix bench mix|loader|step [--json FILE]: measures against named peers in one run and prints a table.
+
+Each benchmark is a module here with add_arguments(parser) and run(args) -> rows (see measure.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib import import_module
+
+from fastmix.bench import measure
+from fastmix.cli import Parser
+
+BENCHES = {
+    "mix": "the mixing pass against torch eager, timm and torchvision",
+    "loader": "the loaders against each other",
+    "step": "a whole training step",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command. Raises ValueError for wrong arguments."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = Parser(prog="fastmix bench", description="Measures against named peers in one run and prints a table.")
+    commands = parser.add_subparsers(dest="bench", required=True)
+    for name, summary in BENCHES.items():
+        command = commands.add_parser(name, help=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.add_argument("--json", metavar="FILE", help="write the rows there too, as a list of objects")
+        if name in argv[:1]:  # the others need not even be importable
+            module = import_module(f"fastmix.bench.{name}")
+            module.add_arguments(command)
+    args = parser.parse_args(argv)
+    rows = module.run(args)
+    print(measure.table(rows))
+    if args.json:
+        measure.write_json(rows, args.json)

@@ -19,7 +19,9 @@ from pathlib import Path
 PACKAGES = ("torch", "triton", "numba", "timm", "torchvision", "ffcv", "simplejpeg", "numpy")
 
 
-def milliseconds(work: dict[str, Callable], repeats: int, device: str = "cpu", warmup: int = 2) -> dict[str, list[float]]:
+def milliseconds(
+    work: dict[str, Callable], repeats: int, device: str = "cpu", warmup: int = 2
+) -> dict[str, list[float]]:
     """Times of each callable, in ms, `repeats` of them; the callables take turns, so drift of the machine hits all.
 
     On "cuda" the times are those of events around each call, read after a single wait at the end.
@@ -60,7 +62,7 @@ def copy_bandwidth(device: str = "cpu", megabytes: int = 256, repeats: int = 9) 
     """GB/s of a large copy within the device's memory, bytes read plus bytes written, median."""
     import torch
 
-    source = torch.zeros(megabytes * 1_000_000, dtype=torch.uint8, device=device)
+    source = torch.full((megabytes * 1_000_000,), 7, dtype=torch.uint8, device=device)  # zeros may be unmapped pages
     target = torch.ones_like(source)
     times = milliseconds({"copy": lambda: target.copy_(source)}, repeats, device)["copy"]
     return 2 * len(source) / quantiles(times)[1] / 1e6
@@ -149,7 +151,9 @@ def table(rows: list[dict]) -> str:
 def _text(value) -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 100 else f"{value:.0f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+    return str(value)
 
 
 def write_json(rows: list[dict], path: str) -> None:
