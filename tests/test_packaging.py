@@ -1,0 +1,144 @@
+"""The three ways to have fastmix: an editable install, a wheel, a bare checkout. Each from a foreign directory."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fastmix.cli import VERBS
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTALLED_AS = {
+    "fastmix": "fastmix",
+    "configs": "fastmix/configs",
+    "kernels": "fastmix/kernels",
+    "pipelines": "fastmix/pipelines",
+}
+HEAVY = {"cv2", "ffcv", "numba", "PIL", "timm", "torch", "torchvision", "triton"}
+
+PROBE = """
+import json, fastmix, fastmix.kernels, fastmix.pipelines
+from importlib.resources import files
+from importlib.util import find_spec
+from fastmix.config import find
+configs = sorted(f.name for f in files("fastmix.configs").iterdir() if f.name.endswith(".yaml"))
+print(json.dumps({
+    "places": [fastmix.__file__, *fastmix.kernels.__path__, *fastmix.pipelines.__path__, str(files("fastmix.configs"))],
+    "configs": configs,
+    "found": [find(name.removesuffix(".yaml")).name for name in configs],
+    "strays": [name for name in ("configs", "kernels", "pipelines") if find_spec(name)],
+}))
+"""
+
+
+def python(executable: Path | str, *args: str, cwd: Path, path: Path | None = None) -> str:
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if path:
+        env["PYTHONPATH"] = str(path)
+    done = subprocess.run([executable, *args], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def pip(*args: str, cwd: Path) -> None:
+    python(sys.executable, "-m", "pip", "--disable-pip-version-check", *args, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """A copy of the project, so that nothing is built in the checkout itself."""
+    copy = tmp_path_factory.mktemp("source")
+    for name in INSTALLED_AS:
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation", "-w", ".", str(source), cwd=out)
+    (path,) = out.glob("fastmix-*.whl")
+    return path
+
+
+@pytest.fixture
+def environment(tmp_path) -> Path:
+    """A fresh virtual environment that sees the packages of the running one, but not its fastmix."""
+    folder = tmp_path / "venv"
+    venv.create(folder, symlinks=True)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "packages.pth").write_text(sysconfig.get_path("purelib"))
+    return folder
+
+
+@pytest.fixture
+def foreign(tmp_path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder
+
+
+def files_of(root: Path) -> set[str]:
+    """Where each Python and YAML file of the project must lie once installed."""
+    return {
+        f"{place}/{file.relative_to(root / name).as_posix()}"
+        for name, place in INSTALLED_AS.items()
+        for file in (root / name).rglob("*.*")
+        if file.suffix in (".py", ".yaml")
+    }
+
+
+def test_wheel_holds_every_file_and_nothing_beside_the_package(source, wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {n for n in names if ".dist-info/" not in n} == files_of(source)
+    assert all(n.startswith("fastmix") for n in names)
+
+
+@pytest.mark.parametrize("way", ["editable", "wheel"])
+def test_installed(way, source, wheel, environment, foreign):
+    what = ["-e", str(source)] if way == "editable" else [str(wheel)]
+    executable = environment / "bin/python"
+    options = ["--quiet", "--no-index", "--no-deps", "--no-build-isolation", "--ignore-installed"]
+    pip("--python", str(executable), "install", *options, *what, cwd=foreign)
+    seen = json.loads(python(executable, "-c", PROBE, cwd=foreign))
+    home = source if way == "editable" else environment
+    assert [p for p in seen["places"] if not Path(p).is_relative_to(home)] == []
+    assert seen["configs"] == seen["found"] == sorted(p.name for p in (source / "configs").glob("*.yaml"))
+    assert seen["strays"] == []
+    overview = python(environment / "bin/fastmix", "--help", cwd=foreign)
+    assert [verb for verb in VERBS if verb not in overview] == []
+
+
+def test_bare_checkout(source, foreign):
+    seen = json.loads(python(sys.executable, "-c", PROBE, cwd=foreign, path=source))
+    assert [p for p in seen["places"] if not Path(p).is_relative_to(source)] == []
+    assert seen["configs"] == seen["found"] == sorted(p.name for p in (source / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_imports_nothing_heavy(verb, source, foreign):
+    script = f"""
+import runpy, sys
+sys.argv = ["fastmix.{verb}", "--help"]
+try:
+    runpy.run_module("fastmix.{verb}", run_name="__main__", alter_sys=True)
+except SystemExit as done:
+    assert not done.code, done.code
+print("loaded:", *sorted({HEAVY!r} & set(sys.modules)))
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lines = python(sys.executable, "-c", script, cwd=foreign, path=source).splitlines()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert lines[0].startswith("usage: ") and lines[-1] == "loaded:"
+    # Processor time, because the machine may be busy.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
