@@ -1,0 +1,88 @@
+"""fastmix convert SOURCE OUT.beton: packs images and labels into one file that the trainer reads at full speed.
+
+SOURCE is a folder of class folders, Tiny-ImageNet's val folder, or a .csv/.tsv list of path,label.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from fastmix.cli import Parser, run
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    p = Parser("fastmix convert", description=__doc__.split("\n\n", 1)[1], epilog="Class names are written beside OUT.")
+    p.add_argument("source", help="class folders, Tiny-ImageNet val folder, or a .csv/.tsv list of path,label")
+    p.add_argument("out", help="the .beton file to write")
+    p.add_argument("--max-resolution", type=_whole, metavar="N", help="reduce images whose longer side has more pixels")
+    p.add_argument("--quality", type=_quality, default=90, metavar="Q", help="of JPEGs that are encoded anew (%(default)s)")
+    p.add_argument("--jpeg-share", type=_share, default=1.0, metavar="P", help="share kept as JPEG; the rest raw pixels")
+    p.add_argument("--workers", type=_whole, metavar="N", help="threads (default: one a core)")
+    p.add_argument("--classes", metavar="FROM", help="class names in order: a .beton, a class folder or a text file")
+    p.add_argument("--skip-bad", action="store_true", help="leave damaged images out and list them in OUT.bad.csv")
+    p.add_argument("--verify", action="store_true", help="read the file back and compare each row with its source")
+    p.add_argument("--overwrite", action="store_true", help="replace OUT")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command; raises ValueError or OSError, with one line, for what cannot be converted."""
+    args = parser().parse_args(argv)
+    if Path(args.out).suffix != ".beton":
+        raise ValueError(f"{args.out}: give the packed file a name that ends in .beton")
+
+    from fastmix.pipelines.layouts import load_classes, scan
+    from fastmix.pipelines.pack import bad_path, pack
+
+    start = time.perf_counter()
+    listing = scan(args.source, load_classes(args.classes) if args.classes else None)
+    packed = pack(
+        listing,
+        args.out,
+        max_resolution=args.max_resolution,
+        quality=args.quality,
+        jpeg_share=args.jpeg_share,
+        workers=args.workers,
+        skip_bad=args.skip_bad,
+        verify=args.verify,
+        overwrite=args.overwrite,
+    )
+    seconds = time.perf_counter() - start
+    classes = f" in {len(listing.classes)} classes" if listing.classes else ""
+    print(
+        f"{args.out}: {packed.rows} images{classes}, {packed.bytes / 1e6:.1f} MB, {packed.kept} JPEGs kept untouched, "
+        f"{packed.rows / seconds:.0f} images/s" + (", verified" if args.verify else "")
+    )
+    if packed.bad:
+        print(f"{len(packed.bad)} damaged images left out, listed in {bad_path(args.out)}")
+    return 0
+
+
+def _whole(text: str) -> int:
+    return _number(text, int, 1, None, "a whole number from 1")
+
+
+def _quality(text: str) -> int:
+    return _number(text, int, 1, 100, "a whole number from 1 to 100")
+
+
+def _share(text: str) -> float:
+    return _number(text, float, 0.0, 1.0, "a number from 0 to 1")
+
+
+def _number(text: str, kind: type, low, high, what: str):
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not low <= value or (high is not None and value > high):
+        raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(run(main, "convert"))
