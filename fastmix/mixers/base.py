@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -47,11 +49,30 @@ def check(mixer: str, option: str, value, allowed: tuple) -> None:
         raise ValueError(f"{mixer}: {option} is {value!r}; choose one of {', '.join(map(str, allowed))}")
 
 
+def is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def positive(mixer: str, option: str, value: float) -> float:
-    """The value; raises ValueError, naming mixer and option, unless it is above zero."""
-    if not value > 0:
-        raise ValueError(f"{mixer}: {option} is {value!r}; it must be above 0")
+    """The value; raises ValueError, naming mixer and option, unless it is a number above zero."""
+    if not (is_number(value) and value > 0):
+        raise ValueError(f"{mixer}: {option} is {value!r}; it must be a number above 0")
     return value
+
+
+def whole(mixer: str, option: str, value: int, least: int = 1) -> int:
+    """The value; raises ValueError, naming mixer and option, unless it is a whole number of at least `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{mixer}: {option} is {value!r}; it must be a whole number of at least {least}")
+    return value
+
+
+def interval(mixer: str, option: str, value, most: float = math.inf) -> tuple:
+    """The value as (low, high); raises ValueError unless it is two numbers with 0 < low <= high <= most."""
+    pair = tuple(value) if isinstance(value, (list, tuple)) else ()
+    if not (len(pair) == 2 and all(map(is_number, pair)) and 0 < pair[0] <= pair[1] <= most):
+        raise ValueError(f"{mixer}: {option} is {value!r}; it must be [low, high] with 0 < low <= high <= {most}")
+    return pair
 
 
 def cyclic(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -61,3 +82,46 @@ def cyclic(rng: np.random.Generator, n: int) -> np.ndarray:
     """
     shift = rng.integers(1, n) if n > 1 else 0
     return ((np.arange(n) + shift) % n).astype(np.int32)
+
+
+def shuffled(rng: np.random.Generator, n: int, redraws: int = 0) -> np.ndarray:
+    """OpenMixup's partners: a random permutation, drawn again up to `redraws` times while an image meets itself.
+
+    One fixed point is expected without redraws; after 10 of them a permutation in 150 still has one. int32 [n]
+    """
+    partner = rng.permutation(n)
+    for _ in range(redraws):
+        if (partner != np.arange(n)).all():
+            break
+        partner = rng.permutation(n)
+    return partner.astype(np.int32)
+
+
+class InputMixer(Mixer):
+    """What the methods of the input space share: how often they draw, and how they pair the images.
+
+    granularity "batch": one lambda and mask for the whole batch, as in every published number; "sample": each its own.
+    variant "paper": partners by a cyclic shift; "openmixup": by a random permutation, as in that code base.
+    """
+
+    redraws = 0  # of a permutation with a fixed point, in variant openmixup
+
+    def __init__(self, granularity: str = "batch", variant: str = "paper"):
+        super().__init__()
+        check(self.name, "granularity", granularity, GRANULARITIES)
+        check(self.name, "variant", variant, VARIANTS)
+        self.granularity, self.variant = granularity, variant
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def draws(self, batch: Batch) -> int:
+        """How many masks this batch needs: 1 or B."""
+        return 1 if self.granularity == "batch" else len(batch)
+
+    def pair(self, batch: Batch) -> np.ndarray:
+        """The partner of each image. int32 [B]"""
+        if self.variant == "paper":
+            return cyclic(batch.rng, len(batch))
+        return shuffled(batch.rng, len(batch), self.redraws)

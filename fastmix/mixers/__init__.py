@@ -1,0 +1,83 @@
+"""The training methods, by name, and how a config's row becomes one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+
+from fastmix.mixers.base import Mixer
+from fastmix.mixers.choice import Choice
+from fastmix.mixers.cutmix import CutMix
+from fastmix.mixers.fmix import FMix
+from fastmix.mixers.gridmix import GridMix
+from fastmix.mixers.gridmix_cells import GridMixCells
+from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.resizemix import ResizeMix
+from fastmix.mixers.smoothmix import SmoothMix
+from fastmix.mixers.vanilla import Vanilla
+
+MIXERS: dict[str, type[Mixer]] = {
+    "vanilla": Vanilla,
+    "mixup": MixUp,
+    "cutmix": CutMix,
+    "smoothmix": SmoothMix,
+    "gridmix": GridMix,
+    "gridmix_cells": GridMixCells,
+    "fmix": FMix,
+    "resizemix": ResizeMix,
+    "choice": Choice,
+}
+
+
+def build(name: str, rows: dict, path: str = "mixers") -> Mixer:
+    """The mixer of the row `name` of a config's block `mixers:`.
+
+    A row holds the options of a mixer; `mixer:` says which one, where the row has another name; the rows of a choice's
+    `of:` also have `prob:`. An example in YAML:
+
+        mixers:
+          cutmix: {alpha: 1.0}
+          deit: {mixer: choice, of: {mixup: {prob: 0.5, alpha: 0.8}, cutmix: {prob: 0.5, alpha: 1.0}}}
+
+    Raises ValueError in one line for a row, mixer, option or value that is not valid; it names the place (`path`), the
+    nearest valid name and what there is.
+    """
+    if name not in rows:
+        raise ValueError(f"{path}: no row {name!r}{nearest(name, rows)}")
+    options = {} if rows[name] is None else rows[name]
+    path = f"{path}.{name}"
+    if not isinstance(options, dict):
+        raise ValueError(f"{path}: expected options such as {{alpha: 1.0}}, found {options!r}")
+    options = dict(options)
+    kind = options.pop("mixer", name)
+    if not isinstance(kind, str) or kind not in MIXERS:
+        raise ValueError(f"{path}: no mixer {kind!r}{nearest(kind, MIXERS)}")
+    known = inspect.signature(MIXERS[kind]).parameters
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{path}: {kind} has no option {option!r}{nearest(option, known)}")
+    if MIXERS[kind] is Choice:
+        options["of"] = children(options.get("of"), f"{path}.of")
+    try:
+        return MIXERS[kind](**options)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def children(rows: dict | None, path: str) -> dict[Mixer, float | None]:
+    """The mixers of a choice, with their probabilities."""
+    if not isinstance(rows, dict) or not rows:
+        raise ValueError(f"{path}: expected rows such as {{mixup: {{prob: 0.5}}, cutmix: {{}}}}, found {rows!r}")
+    found = {}
+    for name, row in rows.items():
+        options = dict(row) if isinstance(row, dict) else row
+        prob = options.pop("prob", None) if isinstance(options, dict) else None
+        found[build(name, {name: options}, path)] = prob
+    return found
+
+
+def nearest(name: str, names) -> str:
+    """The end of a message about an unknown name: the likeliest intended one, and all there are."""
+    close = difflib.get_close_matches(str(name), names, 1)
+    guess = f"; did you mean {close[0]!r}?" if close else ";"
+    return f"{guess} There is: {', '.join(names) or 'nothing'}"

@@ -1,0 +1,81 @@
+"""Choice: one of several mixers, drawn for each batch or each sample."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor, nn
+
+from fastmix.batch import Batch
+from fastmix.kernels.plan import Plan
+from fastmix.mixers.base import GRANULARITIES, Mixer, check, is_number
+
+
+class Choice(Mixer):
+    """Mixer k with probability p_k: `Choice({MixUp(0.8): 0.5, CutMix(1.0): 0.5})`.
+
+    DeiT switches between mixup 0.8 and cutmix 1.0 (Touvron et al., ICML 2021), "ResNet strikes back" between mixup 0.1
+    and cutmix 1.0 (Wightman et al. 2021), each with probability 1/2 a batch.
+
+    of           mixer -> probability; None: an equal share of what the others leave
+    granularity  "batch": one draw a batch, and any mixer may be chosen; "sample": one a sample, among mixers that only
+                 plan (a pixel never mixes two methods: each sample follows one of the plans, in one pass)
+
+    Cost: that of the chosen mixer; by sample every plan is made, on the host, and one pass runs.
+    The draw is the first of the batch's generator, so it is known before the forward pass, without asking the device.
+    """
+
+    def __init__(self, of: dict[Mixer, float | None], granularity: str = "batch"):
+        super().__init__()
+        check("Choice", "granularity", granularity, GRANULARITIES)
+        self.granularity = granularity
+        self.mixers = nn.ModuleList(of)
+        self.probabilities = shares(list(of.values()))
+        if granularity == "sample":
+            for mixer in of:
+                if type(mixer).forward is not Mixer.forward:
+                    raise ValueError(
+                        f"Choice: granularity sample cannot hold {type(mixer).__name__}, which does more than plan; "
+                        "choose by batch"
+                    )
+
+    def draw(self, rng: np.random.Generator, n: int | None = None) -> np.ndarray | int:
+        """Which mixer: one index, or an array of n."""
+        return rng.choice(len(self.mixers), n, p=self.probabilities)
+
+    def plan(self, batch: Batch) -> Plan | None:
+        if self.granularity == "batch":
+            return self.mixers[self.draw(batch.rng)].plan(batch)
+        choice = self.draw(batch.rng, len(batch))
+        plans = [mixer.plan(batch) for mixer in self.mixers]
+        return Plan.select(choice, [Plan.plain(len(batch)) if p is None else p for p in plans])
+
+    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        if self.granularity == "batch":
+            return self.mixers[self.draw(batch.rng)](model, batch, criterion)
+        return super().forward(model, batch, criterion)
+
+    def param_groups(self) -> list[dict]:
+        return [group for mixer in self.mixers for group in mixer.param_groups()]
+
+    def after_step(self, model: nn.Module) -> None:
+        for mixer in self.mixers:
+            mixer.after_step(model)
+
+    def set_progress(self, t: float) -> None:
+        for mixer in self.mixers:
+            mixer.set_progress(t)
+
+
+def shares(given: list[float | None]) -> np.ndarray:
+    """Probabilities with the missing ones filled in equally. Raises ValueError unless all are above 0 and sum to 1."""
+    if not given:
+        raise ValueError("Choice: `of` is empty; name at least one mixer")
+    for p in given:
+        if p is not None and not (is_number(p) and p > 0):
+            raise ValueError(f"Choice: prob is {p!r}; it must be a number above 0 (0: leave the mixer out)")
+    named = sum(p for p in given if p is not None)
+    missing = given.count(None)
+    if (missing and named >= 1) or (not missing and abs(named - 1) > 1e-6):
+        raise ValueError(f"Choice: the probabilities sum to {named:g}; they must sum to 1")
+    filled = np.array([(1 - named) / missing if p is None else p for p in given])
+    return filled / filled.sum()
