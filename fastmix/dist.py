@@ -1,0 +1,58 @@
+"""Processes: torchrun starts them, this file says who we are and adds numbers up. One process needs none of it."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def init(device: str = "auto") -> torch.device:
+    """Joins the group that torchrun describes, if any; returns this process's device. Raises ValueError."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is cuda, but torch sees no GPU: use device=cpu, or a CUDA build of torch")
+    cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if cuda:
+        torch.cuda.set_device(local)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if cuda else "gloo")
+    return torch.device("cuda", local) if cuda else torch.device("cpu")
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def total(values: Tensor) -> Tensor:
+    """The sum of `values` over all processes, as a new tensor."""
+    values = values.clone()
+    if world() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def average_buffers(module: nn.Module) -> None:
+    """Averages floating-point buffers (batch-norm statistics) over the processes, so that all validate one model."""
+    if world() > 1:
+        buffers = [b for b in module.buffers() if b.is_floating_point()]
+        for b in buffers:
+            dist.all_reduce(b)
+        if buffers:
+            torch._foreach_div_(buffers, world())
+
+
+def barrier() -> None:
+    if world() > 1:
+        dist.barrier()
+
+
+def close() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

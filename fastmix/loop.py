@@ -1,0 +1,100 @@
+"""The training loop. Every random choice is a function of (seed, step, process); no method's name appears here."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastmix.dist import average_buffers, rank, total, world
+from fastmix.ema import Ema
+from fastmix.evaluate import evaluate
+from fastmix.log import Clock, Log
+from fastmix.optim import learning_rate
+from fastmix.state import State
+from fastmix.task import Task, step_rng
+
+
+def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State, log: Log) -> None:
+    """Runs the remaining steps of `state`; returns early when `state.stop` is set, with everything saved."""
+    device, epoch_steps = data.device, len(data)
+    steps = cfg.epochs * epoch_steps
+    module, unsynced = task, nullcontext
+    if world() > 1:
+        module = DistributedDataParallel(task, [device] if device.type == "cuda" else None, broadcast_buffers=False)
+        unsynced = module.no_sync
+    clock, state.meter = Clock(), state.meter.to(device)
+    while state.step < steps and not state.stop:
+        epoch, first = divmod(state.step, epoch_steps)
+        task.train()
+        for images, labels, _ in clock.waiting(data.epoch(epoch, first)):
+            torch.manual_seed(step_rng(cfg.seed, state.step, rank(), cfg.accum).integers(2**63))  # dropout, drop path
+            lr = learning_rate(cfg.schedule, cfg.optim.lr, state.step, epoch_steps, cfg.epochs)
+            for group in opt.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0)
+            task.mixer.set_progress(state.step / steps)
+            for part, (x, y) in enumerate(zip(images.chunk(cfg.accum), labels.chunk(cfg.accum), strict=True)):
+                with unsynced() if part < cfg.accum - 1 else nullcontext():
+                    with torch.autocast(device.type, task.dtype, enabled=task.dtype != torch.float32):
+                        loss = module(x, y, step_rng(cfg.seed, state.step, rank(), part))
+                    scaler.scale(loss / cfg.accum).backward()
+                state.record(loss.detach())
+            if cfg.optim.clip:
+                scaler.unscale_(opt)
+                nn.utils.clip_grad_norm_(task.parameters(), cfg.optim.clip)
+            scaler.step(opt)
+            scaler.update()
+            opt.zero_grad(set_to_none=True)
+            task.mixer.after_step(task.model)
+            state.step += 1
+            if ema:
+                ema.update(task.model, state.step)
+            log.bar.update()
+            saving = cfg.save_every and state.step % cfg.save_every == 0
+            stopping = state.stop and world() == 1  # several processes agree on it in report()
+            if saving or stopping or state.step % cfg.log_every == 0 or state.step % epoch_steps == 0:
+                report(state, log, clock, lr, state.step / epoch_steps)  # waits for the device
+                if state.stop:
+                    break
+                if saving and rank() == 0:
+                    state.save()
+        if not state.stop and ((epoch + 1) % cfg.val_every == 0 or state.step == steps):
+            validate(task, val, ema, state, log, epoch + 1)
+            clock.read()
+        if rank() == 0:
+            state.save()
+
+
+def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> None:
+    """One line of the log: the mean loss since the last one. Raises FloatingPointError if it is not finite."""
+    loss, count, stop = total(torch.cat([state.meter[:2], state.meter.new_tensor([state.stop])])).tolist()
+    if not math.isfinite(loss):
+        bad = int(state.meter[2]) or state.step
+        kept = f"the last good checkpoint is {state.last}" if state.last.exists() else "there is no checkpoint yet"
+        raise FloatingPointError(f"the loss is not finite at step {bad}; {kept}. Try a lower optim.lr, or optim.clip=1")
+    state.stop, loss = stop > 0, loss / max(count, 1)
+    pace = clock.read()
+    pace["images_per_s"] = round(pace["images_per_s"] * world(), 1)
+    log("train", step=state.step, epoch=round(epoch, 4), loss=loss, lr=lr, **pace)
+    log.show(f"{pace['images_per_s']:.0f} images/s, waiting {pace['data_wait']:.0%}, loss {loss:.3f}")
+    state.meter.zero_()
+
+
+def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: int) -> None:
+    """Validates the model, and its average where there is one; keeps the best checkpoint."""
+    average_buffers(task.model)
+    result = evaluate(task.model, task, val)
+    if ema:
+        average_buffers(ema.module)
+        result |= {f"ema_{key}": value for key, value in evaluate(ema.module, task, val).items() if key != "images"}
+    log("val", step=state.step, epoch=epoch, **result)
+    score = result["ema_top1" if ema else "top1"]
+    state.best, is_best = max(state.best, score), score > state.best
+    average = f" (average {result['ema_top1']:.2f} %)" if ema else ""
+    log.say(f"epoch {epoch}: top-1 {result['top1']:.2f} %{average}, best {state.best:.2f} %")
+    state.result = result
+    if is_best and rank() == 0:
+        state.save("best.pt")

@@ -1,0 +1,26 @@
+"""ResNets with the stem of the CIFAR and Tiny-ImageNet benchmarks: one 3x3 convolution of stride 1, no max-pooling."""
+
+from __future__ import annotations
+
+from timm.models import register_model
+from timm.models.resnet import ResNet, resnet18, resnext50_32x4d
+from torch import nn
+
+
+def _small_stem(model: ResNet) -> ResNet:
+    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
+@register_model
+def resnet18_cifar(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNet-18 for 32 to 64 px: maps of 64, 32, 16 and 8 at 64 px; 11,271,432 parameters at 200 classes."""
+    return _small_stem(resnet18(pretrained=pretrained, **kwargs))
+
+
+@register_model
+def resnext50_32x4d_cifar(pretrained: bool = False, **kwargs) -> ResNet:
+    """ResNeXt-50 32x4d for 32 to 64 px; 23,382,024 parameters at 200 classes."""
+    return _small_stem(resnext50_32x4d(pretrained=pretrained, **kwargs))

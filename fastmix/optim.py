@@ -1,0 +1,78 @@
+"""Optimisers and the learning-rate schedule."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+
+import torch
+from torch import nn
+
+from fastmix.config import Optim, Schedule
+
+
+def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.Optimizer:
+    """SGD, AdamW or LAMB over the model's parameters and a mixer's own groups (`extra`).
+
+    On a GPU NVIDIA apex's fused optimisers where that module is installed, else torch's fused ones; LAMB is timm's
+    (You et al. 2020 as in NVIDIA's code: global-norm clip 1, trust ratio on decayed parameters).
+    """
+    cuda = next(model.parameters()).is_cuda
+    decay, plain = [], []
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            (plain if _spared(name, p, cfg.no_decay) else decay).append(p)
+    groups = [{"params": decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [g for g in groups if g["params"]] + list(extra)
+    common = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
+    apex = _apex() if cuda and cfg.fused == "auto" else None
+    if cfg.name == "sgd":
+        if apex and cfg.momentum:
+            return apex.FusedSGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, **common)
+        return torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=cuda, **common)
+    common |= {"betas": cfg.betas, "eps": cfg.eps}
+    if cfg.name == "adamw":
+        return apex.FusedAdam(groups, **common) if apex else torch.optim.AdamW(groups, fused=cuda, **common)
+    if apex:
+        return apex.FusedLAMB(groups, **common)
+    import fastmix.compat  # noqa: F401
+    from timm.optim import Lamb
+
+    return Lamb(groups, **common)
+
+
+def learning_rate(cfg: Schedule, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The learning rate of optimiser step `step` (from 0).
+
+    min + (lr - min) * (1 + cos(pi p)) / 2 with p = epoch / epochs (constant within an epoch) or step / steps, times
+    1 - (1 - t/T)(1 - factor) during the T steps of warm-up: the warm-up multiplies the cosine.
+    """
+    p = (step // steps_per_epoch) / epochs if cfg.per == "epoch" else step / (epochs * steps_per_epoch)
+    value = cfg.min_lr + (lr - cfg.min_lr) * (1 + math.cos(math.pi * p)) / 2
+    warmup = cfg.warmup_epochs * steps_per_epoch
+    if step < warmup:
+        value *= 1 - (1 - step / warmup) * (1 - cfg.warmup_factor)
+    return value
+
+
+def _spared(name: str, p: torch.Tensor, rules: list[str]) -> bool:
+    bias = name.endswith("bias")
+    for rule in rules:
+        if rule == "bias":
+            hit = bias
+        elif rule == "norm":
+            hit = p.ndim <= 1 and not bias
+        else:
+            hit = fnmatch.fnmatch(name, rule) or rule in name.split(".")
+        if hit:
+            return True
+    return False
+
+
+def _apex():
+    """NVIDIA's apex.optimizers, or None. The PyPI package of that name is another project."""
+    try:
+        from apex import optimizers
+    except ImportError:
+        return None
+    return optimizers if hasattr(optimizers, "FusedLAMB") else None

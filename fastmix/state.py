@@ -1,0 +1,79 @@
+"""Where a run is, and its checkpoints: written atomically, read without running code from the file, resumed exactly."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from fastmix.config import Config, differences, from_tree, to_tree
+
+FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
+
+
+class State:
+    """Step count, best result and what the loop has summed up since its last line; saves and restores a whole run.
+
+    Every random choice is a function of (seed, step), so no generator's state is stored.
+    """
+
+    def __init__(self, folder: Path, cfg: Config, parts: dict):
+        """parts: name -> object with state_dict() and load_state_dict(): task, optimiser, scaler, EMA."""
+        self.folder, self.cfg, self.parts = folder, cfg, parts
+        self.step = 0
+        self.best = -1.0
+        self.result: dict[str, float] = {}
+        self.stop = False
+        self.meter = torch.zeros(3)  # loss sum, count, first step that was not finite; stays on the device
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "last.pt"
+
+    def record(self, loss: torch.Tensor) -> None:
+        """Adds a step's (or part's) loss to the meter, without a host sync."""
+        bad = ~torch.isfinite(loss) & (self.meter[2] == 0)
+        self.meter += torch.stack([loss.float(), torch.ones_like(loss, dtype=torch.float32), bad * (self.step + 1.0)])
+
+    def save(self, name: str = "last.pt") -> None:
+        """Writes the run to the folder; a reader never sees half a file."""
+        content = {name: part.state_dict() for name, part in self.parts.items()}
+        content["run"] = {"step": self.step, "best": self.best, "meter": self.meter.cpu(), "config": to_tree(self.cfg)}
+        write(self.folder / name, content)
+
+    def restore(self) -> None:
+        """Continues from last.pt. Raises ValueError for a damaged file or one of another config."""
+        content = read(self.last)
+        theirs = from_tree(content["run"]["config"], str(self.last))
+        if keys := differences(theirs, self.cfg, FREE_TO_CHANGE):
+            raise ValueError(f"{self.last} belongs to another config; these keys differ: {', '.join(keys)}")
+        for name, part in self.parts.items():
+            part.load_state_dict(content[name])
+        self.step, self.best = content["run"]["step"], content["run"]["best"]
+        self.meter.copy_(content["run"]["meter"])
+
+
+def write(path: Path, content: dict) -> None:
+    """torch.save to a neighbour, flushed to disk, then renamed."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as f:
+            torch.save(content, f)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: Path) -> dict:
+    """A checkpoint's content, tensors on the CPU, loaded with weights_only=True. Raises ValueError."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,52 @@
+"""Task: model, mixer and criterion as one module from a batch to its loss.
+
+It is what DDP wraps: one forward and one backward a step, however often a mixer calls the model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastmix.batch import Batch, Buffers
+from fastmix.config import Config
+from fastmix.kernels.mix import Erase
+from fastmix.mixers.base import Mixer
+from fastmix.targets import BinaryCrossEntropy, CrossEntropy
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Task(nn.Module):
+    """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar."""
+
+    def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
+        super().__init__()
+        self.model, self.mixer, self.criterion = model, mixer, criterion(cfg)
+        self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
+        self.reused = Buffers()
+
+    def forward(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+        return self.mixer(self.model, self.batch(images, labels, rng), self.criterion)
+
+    def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
+        """The batch as mixers see it; without a generator, as validation does: nothing is erased."""
+        data = self.cfg.data
+        self.reused.restart()
+        erase = None
+        if rng is not None and self.cfg.erase.prob > 0:
+            erase = Erase.draw(rng, len(labels), images.shape[1:3], self.cfg.erase, data.mean, data.std).to(images.device)
+        return Batch(images, labels, rng, data.mean, data.std, self.dtype, erase, self.reused)
+
+
+def criterion(cfg: Config) -> nn.Module:
+    """The loss that the config names."""
+    if cfg.loss.kind == "ce":
+        return CrossEntropy(cfg.loss.smoothing)
+    return BinaryCrossEntropy(cfg.loss.smoothing, cfg.loss.threshold, cfg.loss.reduction)
+
+
+def step_rng(seed: int, step: int, rank: int, part: int = 0) -> np.random.Generator:
+    """The generator of one optimiser step's part on one process: counter-based, so it needs no history."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, part, rank, step]))

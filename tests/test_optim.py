@@ -1,0 +1,81 @@
+"""Learning rates against the recipes' closed forms, weight-decay groups, the weight average."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fastmix.config import Optim, Schedule
+from fastmix.ema import Ema
+from fastmix.optim import build, learning_rate
+
+
+def test_cosine_by_epoch_ends_where_the_benchmark_says():
+    cosine = Schedule(per="epoch")
+    assert learning_rate(cosine, 0.1, 99 * 7, 7, 100) == pytest.approx(2.5e-5, rel=0.02)
+    assert learning_rate(cosine, 0.1, 299 * 7 + 6, 7, 300) == pytest.approx(2.7e-6, rel=0.02)
+    inside = {learning_rate(cosine, 0.1, 3 * 7 + k, 7, 100) for k in range(7)}
+    assert inside == {0.1 * (1 + math.cos(math.pi * 3 / 100)) / 2}
+
+
+def test_cosine_by_step_equals_torchs_scheduler():
+    opt = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.3)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(opt, T_max=40, eta_min=0.01)
+    for step in range(40):
+        ours = learning_rate(Schedule(per="step", min_lr=0.01), 0.3, step, 4, 10)
+        assert ours == pytest.approx(opt.param_groups[0]["lr"], rel=1e-12)
+        opt.step()
+        theirs.step()
+
+
+def test_warm_up_multiplies_the_cosine():
+    warm = Schedule(per="epoch", warmup_epochs=2, warmup_factor=1e-3)
+    plain = Schedule(per="epoch")
+    factors = [learning_rate(warm, 1, s, 5, 10) / learning_rate(plain, 1, s, 5, 10) for s in range(12)]
+    assert factors == pytest.approx([1e-3 + (1 - 1e-3) * s / 10 for s in range(10)] + [1, 1])
+
+
+def names_of(opt, model, decayed: bool) -> set[str]:
+    ids = {id(p) for g in opt.param_groups if bool(g["weight_decay"]) == decayed for p in g["params"]}
+    return {n for n, p in model.named_parameters() if id(p) in ids}
+
+
+def test_decay_groups():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    model.pos_embed = nn.Parameter(torch.zeros(1, 2, 3))
+    spared = names_of(build(Optim(no_decay=["norm", "bias", "pos_embed"]), model), model, False)
+    assert spared == {"0.bias", "1.weight", "1.bias", "pos_embed"}
+    assert names_of(build(Optim(no_decay=["*.bias"]), model), model, False) == {"0.bias", "1.bias"}
+    assert names_of(build(Optim(), model), model, False) == set()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb"])
+def test_optimisers_minimise_and_take_the_mixers_groups(name):
+    model, own = nn.Linear(3, 1, bias=False), nn.Parameter(torch.ones(2))
+    opt = build(Optim(name=name, lr=0.05, weight_decay=0.0), model, [{"params": [own], "lr_scale": 0.1}])
+    assert any(g.get("lr_scale") == 0.1 for g in opt.param_groups)
+    x, first = torch.eye(3), None
+    for _ in range(60):
+        loss = (model(x) - 1).square().mean() + own.square().mean()
+        first = first or loss.item()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+    assert loss < 0.5 * first
+
+
+def test_ema_equals_the_recursion_in_float64():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ema = Ema(model, decay=0.9, ramp_steps=4)
+    expected = model[0].weight.detach().double().clone()
+    for step in range(1, 8):
+        with torch.no_grad():
+            model[0].weight += step
+            model[1].running_mean += 1
+        ema.update(model, step)
+        d = 0.9 * (0.9 + 0.1 * min(1, step / 4))
+        expected = d * expected + (1 - d) * model[0].weight.double()
+    torch.testing.assert_close(ema.module[0].weight.double(), expected.detach(), rtol=1e-6, atol=0)
+    assert torch.equal(ema.module[1].running_mean, model[1].running_mean)
+    assert not ema.module.training and not any(p.requires_grad for p in ema.module.parameters())
