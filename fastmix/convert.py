@@ -18,9 +18,11 @@ def parser() -> Parser:
     p = Parser("fastmix convert", description=__doc__.split("\n\n", 1)[1], epilog="Class names are written beside OUT.")
     p.add_argument("source", help="class folders, Tiny-ImageNet val folder, or a .csv/.tsv list of path,label")
     p.add_argument("out", help="the .beton file to write")
-    p.add_argument("--max-resolution", type=_whole, metavar="N", help="reduce images whose longer side has more pixels")
-    p.add_argument("--quality", type=_quality, default=90, metavar="Q", help="of JPEGs that are encoded anew (%(default)s)")
-    p.add_argument("--jpeg-share", type=_share, default=1.0, metavar="P", help="share kept as JPEG; the rest raw pixels")
+    p.add_argument(
+        "--max-resolution", type=_whole, metavar="N", help="longest side, in pixels; larger ones are reduced"
+    )
+    p.add_argument("--quality", type=_quality, default=90, metavar="Q", help="of newly encoded JPEGs (%(default)s)")
+    p.add_argument("--jpeg-share", type=_share, default=1.0, metavar="P", help="share stored as JPEG, the rest raw")
     p.add_argument("--workers", type=_whole, metavar="N", help="threads (default: one a core)")
     p.add_argument("--classes", metavar="FROM", help="class names in order: a .beton, a class folder or a text file")
     p.add_argument("--skip-bad", action="store_true", help="leave damaged images out and list them in OUT.bad.csv")

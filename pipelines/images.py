@@ -23,7 +23,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastmix.pipelines.format import JPEG, RAW
 
-ORIENTATION = 0x0112  # EXIF tag
+ORIENTATION, TURNED = 0x0112, range(2, 9)  # EXIF tag, and its values that ask for a turn
 LONGEST = 65535  # pixels a side, in the .beton's metadata
 
 
@@ -81,7 +81,7 @@ def _read(data: bytes) -> tuple[np.ndarray, bool]:
 
 
 def _plain(image: Image.Image, data: bytes) -> bool:
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or image.getexif().get(ORIENTATION, 1) != 1:
+    if image.format != "JPEG" or image.mode not in ("RGB", "L") or image.getexif().get(ORIENTATION) in TURNED:
         return False
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(data)
