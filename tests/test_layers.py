@@ -13,7 +13,7 @@ FLOORS = (  # each knows only itself and those before it
     {"compat", "config", "configs", "dist"},
     {"batch", "targets", "models"},
     {"mixers"},
-    {"task", "optim", "ema", "state", "log", "evaluate", "picture"},
+    {"task", "optim", "ema", "state", "log", "loaders", "evaluate", "picture"},
     {"loop"},
     {"cli"},
     {"convert", "train", "validate", "bench"},
