@@ -1,0 +1,43 @@
+"""torchvision and timm import beside any torch, and fastmix.compat leaves a torchvision that works alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def fresh(script: str) -> subprocess.CompletedProcess:
+    """Runs a script in a new process, where torchvision is not imported yet; warnings are errors."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-W", "error", "-c", script], env=env, capture_output=True, text=True)
+
+
+def test_torchvision_and_timm_import():
+    done = fresh("import fastmix.compat, timm, torchvision.transforms.v2; timm.create_model('resnet18')")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="compat does nothing beside a CUDA build of torch")
+def test_declares_only_what_is_missing():
+    done = fresh("""
+import importlib, torch
+declared = lambda: hasattr(torch.ops.torchvision, "nms")
+load, torch.ops.load_library = torch.ops.load_library, lambda path: None  # as if the operators loaded
+import fastmix.compat
+assert not declared()
+torch.ops.load_library = load
+cuda, torch.version.cuda = torch.version.cuda, "13.0"
+importlib.reload(fastmix.compat)
+assert not declared()
+torch.version.cuda = cuda
+importlib.reload(fastmix.compat)
+assert declared()
+importlib.reload(fastmix.compat)  # a second declaration would raise
+assert declared()
+""")
+    assert done.returncode == 0, done.stderr
