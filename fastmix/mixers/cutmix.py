@@ -23,7 +23,7 @@ class CutMix(InputMixer):
 
     lam ~ Beta(alpha, alpha); the box has sides H sqrt(1 - lam) and W sqrt(1 - lam) around a uniform pixel and is
     clipped to the image, so with r = sqrt(1 - lam) the expected share of the partner is (r - r**2 / 4)**2,
-    below 1 - lam.
+    below 1 - lam. An odd side loses a pixel, as in the authors' code (timm keeps it).
     Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
 
     Cost: one image is read and one written; no pixel is read twice.

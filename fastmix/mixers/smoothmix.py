@@ -24,9 +24,7 @@ class SmoothMix(InputMixer):
     y_i gets mean(G), the share of the partner. Only for reproducing its published numbers.
     """
 
-    def __init__(
-        self, spread: tuple[float, float] = (0.25, 0.5), granularity: str = "batch", variant: str = "paper"
-    ):
+    def __init__(self, spread: tuple[float, float] = (0.25, 0.5), granularity: str = "batch", variant: str = "paper"):
         super().__init__(granularity, variant)
         self.spread = interval(self.name, "spread", spread)
 
