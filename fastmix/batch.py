@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmix.kernels.mix import Erase, mix
+from fastmix.kernels.erase import Erase
+from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

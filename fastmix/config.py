@@ -29,7 +29,7 @@ class Data:
     val: str = ""
     size: int = 224
     crop: str = "rrc"
-    """Training crop: rrc (RandomResizedCrop), pad (zero-padded random crop) or centre."""
+    """Training crop: rrc (RandomResizedCrop), pad (zero-padded random crop), centre, or none (stretched)."""
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     pad: int = 4
@@ -138,7 +138,7 @@ class Config:
     accum: int = 1
     """Parts that a process splits its share of a step into; each draws its own mix."""
     precision: str = "auto"
-    """fp32, fp16, bf16, or auto: bf16 where the processor computes in it, else fp32."""
+    """fp32, fp16, bf16, or auto: bf16 where the device computes in it, else fp16 (GPU) or fp32."""
     seed: int = 0
     device: str = "auto"
     out: str = ""
@@ -159,7 +159,7 @@ class Config:
 
 
 CHOICES = {
-    "data.crop": ("rrc", "pad", "centre"),
+    "data.crop": ("rrc", "pad", "centre", "none"),
     "data.interpolation": ("bilinear", "bicubic"),
     "data.decode": ("fast", "exact"),
     "data.bad": ("raise", "skip"),
@@ -261,11 +261,12 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|Tr
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), "-+0123456789")
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
+    re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$", re.IGNORECASE),
     "-+.0123456789",
 )
 _Loader.add_constructor(
-    "tag:yaml.org,2002:float", lambda loader, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan"))
+    "tag:yaml.org,2002:float",
+    lambda loader, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
 )
 
 

@@ -36,7 +36,8 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             for group in opt.param_groups:
                 group["lr"] = lr * group.get("lr_scale", 1.0)
             task.mixer.set_progress(state.step / steps)
-            for part, (x, y) in enumerate(zip(images.chunk(cfg.accum), labels.chunk(cfg.accum), strict=True)):
+            parts = zip(images.tensor_split(cfg.accum), labels.tensor_split(cfg.accum), strict=True)
+            for part, (x, y) in enumerate(parts):
                 with unsynced() if part < cfg.accum - 1 else nullcontext():
                     with torch.autocast(device.type, task.dtype, enabled=task.dtype != torch.float32):
                         loss = module(x, y, step_rng(cfg.seed, state.step, rank(), part))

@@ -33,9 +33,10 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     from fastmix.ema import Ema
     from fastmix.log import Log
     from fastmix.state import State
-    from fastmix.task import Task
+    from fastmix.task import Task, precision
 
     device = dist.init(cfg.device)
+    cfg.precision = precision(cfg.precision, device)
     mixer = mixers.build(cfg.mix, cfg.mixers)
     data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
     classes = loaders.classes(cfg, data, val)

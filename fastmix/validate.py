@@ -12,7 +12,7 @@ from fastmix import cli, config
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("python -m fastmix.validate", description="Validate a run.")
     parser.add_argument("run", type=Path, help="a run folder of fastmix.train")
-    parser.add_argument("settings", nargs="*", help="key=value over its config, such as data.val=FILE data.val_size=256")
+    parser.add_argument("settings", nargs="*", help="key=value over its config, such as data.val=FILE")
     parser.add_argument("--checkpoint", default="last", choices=("last", "best"))
     parser.add_argument("--json", type=Path, help="write the result here too")
     args = parser.parse_args(argv)

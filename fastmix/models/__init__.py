@@ -18,7 +18,7 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
     timm = load_timm()
     if not timm.is_model(cfg.name):
         near = difflib.get_close_matches(cfg.name, timm.list_models(), 3)
-        hint = f"did you mean {', '.join(near)}?" if near else "python -c 'import timm; print(timm.list_models())' lists them"
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
         raise ValueError(f"unknown model {cfg.name!r}; {hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,0 +1,72 @@
+"""The config's two loaders, one process's share of each."""
+
+from __future__ import annotations
+
+import torch
+
+from fastmix.config import Config
+from fastmix.dist import rank, world
+from fastmix.pipelines import loader_class
+from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.view import View
+
+
+def training(cfg: Config, device: torch.device) -> Loader:
+    """Random crops in random order; a step's images are shared out over the processes. Raises ValueError."""
+    parts = world() * cfg.accum
+    if cfg.batch_total % parts:
+        raise ValueError(
+            f"batch_total is {cfg.batch_total}, which {world()} processes with accum {cfg.accum} cannot share equally"
+        )
+    data = cfg.data
+    view = View(
+        size=data.size,
+        crop=data.crop,
+        scale=data.scale,
+        ratio=data.ratio,
+        pad=data.pad,
+        flip=data.flip,
+        resize=data.val_resize if data.crop == "centre" else None,
+        interpolation=data.interpolation,
+        decode=data.decode,
+    )
+    return _loader(cfg, "train", cfg.batch_total // world(), view, device)
+
+
+def validation(cfg: Config, device: torch.device) -> Loader:
+    """The centre of every image, decoded exactly, each image once over all processes. Raises ValueError."""
+    data = cfg.data
+    size = data.val_size or data.size
+    view = View(size=size, crop="centre", flip=0.0, resize=data.val_resize, interpolation=data.interpolation)
+    return _loader(cfg, "val", max(1, cfg.batch_total // (world() * cfg.accum)), view, device)
+
+
+def classes(cfg: Config, *loaders: Loader) -> int:
+    """The number of classes, on which config and data must agree. Raises ValueError."""
+    for loader in loaders:
+        if cfg.model.classes is not None and loader.classes != cfg.model.classes:
+            raise ValueError(f"{loader.source} has {loader.classes} classes, but model.classes is {cfg.model.classes}")
+        if loader.class_names != loaders[0].class_names:
+            raise ValueError(
+                f"{loader.source} and {loaders[0].source} do not have the same classes: convert the one with "
+                "--classes of the other"
+            )
+    return loaders[0].classes
+
+
+def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
+    source = getattr(cfg.data, split)
+    if not source and cfg.data.loader != "synthetic":
+        raise ValueError(f"data.{split} is empty: give a .beton file, a folder or shapes:{split} as data.{split}=...")
+    return loader_class(cfg.data.loader)(
+        source,
+        batch,
+        view=view,
+        train=split == "train",
+        seed=cfg.seed,
+        rank=rank(),
+        world=world(),
+        workers=cfg.data.workers,
+        device=device,
+        bad=cfg.data.bad,
+    )
