@@ -81,7 +81,9 @@ class BetonWriter:
             os.replace(part, names)
         self._files = []
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(self.path)  # "no space left on device": where
         for path in self._files:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # a full disk fails again when the buffer is flushed
