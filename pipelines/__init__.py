@@ -1,0 +1,17 @@
+"""Loaders: from stored images to batches uint8 [B,S,S,3] on the device. All have the contract of loader.Loader."""
+
+from importlib import import_module
+
+LOADERS = {
+    "beton": "fastmix.pipelines.beton:Beton",
+    "folder": "fastmix.pipelines.folder:Folder",
+    "synthetic": "fastmix.pipelines.synthetic:Synthetic",
+}
+
+
+def loader_class(name: str) -> type:
+    """The loader of that name in LOADERS. Raises ValueError for an unknown one."""
+    if name not in LOADERS:
+        raise ValueError(f"no loader is called {name!r}; there are {', '.join(LOADERS)}")
+    module, attribute = LOADERS[name].split(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,38 @@
+"""The `synthetic` loader: noise, made once and handed out again and again, to measure a step without any loading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import parse_qsl
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmix.pipelines.loader import Loader
+
+DEFAULTS = {"n": 1_281_167, "classes": 1000}
+
+
+class Synthetic(Loader):
+    """Every batch has the same images; labels are row modulo classes, in the epoch's order.
+
+    source "n=1281167&classes=1000" says how many rows and classes, these being the defaults.
+    """
+
+    def open(self) -> None:
+        given = dict(parse_qsl(self.source, keep_blank_values=True))
+        if bad := [f"{key}={value}" for key, value in given.items() if key not in DEFAULTS or not value.isdecimal()]:
+            raise ValueError(f"synthetic data {self.source!r}: {bad[0]!r} is none of n=<rows>, classes=<number>")
+        size = DEFAULTS | {key: int(value) for key, value in given.items()}
+        self.labels = np.arange(size["n"]) % size["classes"]
+        self.class_names = [str(k) for k in range(size["classes"])]
+
+    def epoch(self, epoch: int, first: int = 0, res: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """As Loader.epoch, but the images of every batch are the same memory."""
+        side = self.view.at(res).size
+        noise = np.random.Generator(np.random.Philox(self.seed)).integers(0, 256, (self.batch, side, side, 3), np.uint8)
+        images = torch.from_numpy(noise).to(self.device)
+        for rows, valid in zip(*(table[first:] for table in self.rows(epoch)), strict=True):
+            labels = np.where(valid, self.labels[rows], 0)
+            yield images, torch.from_numpy(labels).to(self.device), torch.from_numpy(valid).to(self.device)
