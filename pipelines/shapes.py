@@ -29,7 +29,7 @@ DEFAULTS = {"size": 96, "seed": 0}  # pixels a side
 VERSION = 1  # of the drawings; part of the cached file's name
 FINE = 4  # subpixels a side
 QUALITY = 90
-CONTRAST = 90  # least distance in RGB, in grey levels
+CONTRAST = 70  # least difference of brightness between shape and background, in grey levels
 
 
 def _arc(radius: float, start: float = 0.0, stop: float = 2 * np.pi, points: int = 64) -> np.ndarray:
@@ -72,16 +72,12 @@ SHAPES: dict[str, list[np.ndarray]] = {
 
 def draw(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
     """One picture of the shape `name`: uint8 [size,size,3]."""
-    back = rng.uniform(0, 255, (2, 3))
-    between = back[0] + np.linspace(0, 1, 9)[:, None] * (back[1] - back[0])
-    while True:  # the shape must stand out from every colour of the background
-        front = rng.uniform(0, 255, (2, 3))
-        front[1] = np.clip(front[0] + rng.uniform(-40, 40, 3), 0, 255)
-        if np.linalg.norm(front[:, None] - between, axis=-1).min() > CONTRAST:
-            break
+    back, front = _colours(rng), _colours(rng)
+    while abs(back.mean() - front.mean()) < CONTRAST:
+        front = _colours(rng)
     mask = _mask(rng, SHAPES[name], size)[..., None]
     ground, surface = (c[0] + _texture(rng, size)[..., None] * (c[1] - c[0]) for c in (back, front))
-    pixels = mask * surface + (1 - mask) * ground + rng.normal(0, rng.uniform(2, 12), (size, size, 1))
+    pixels = mask * surface + (1 - mask) * ground + rng.normal(0, rng.uniform(2, 8), (size, size, 1))
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
@@ -147,9 +143,15 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastmix")
 
 
+def _colours(rng: np.random.Generator) -> np.ndarray:
+    """The two ends of a texture's colours: RGB [2,3], not far apart."""
+    first = rng.uniform(20, 235, 3)
+    return np.clip([first, first + rng.uniform(-40, 40, 3)], 0, 255)
+
+
 def _mask(rng: np.random.Generator, outlines: list[np.ndarray], size: int) -> np.ndarray:
     """How much of each pixel the shape covers, in [0,1]: drawn finer and averaged."""
-    turn, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.24, 0.42)
+    turn, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.28, 0.45)
     centre = rng.uniform(radius * 0.95, 1 - radius * 0.95, 2)
     spin = np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
     mask = Image.new("L", (size * FINE, size * FINE))

@@ -1,0 +1,148 @@
+"""The built-in shapes: the same bytes for the same seed, classes that only the shape tells, made once for all."""
+
+import io
+import os
+import subprocess
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from fastmix.pipelines import shapes
+from fastmix.pipelines.format import Beton
+
+SMALL = "shapes:train?n=40&size=32"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, monkeypatch):
+    first = Path(shapes.resolve(SMALL)).read_bytes()
+    monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path / "again"))
+    assert Path(shapes.resolve(SMALL)).read_bytes() == first
+    distinct = {shapes.jpeg(split, 3, 32, seed) for split in shapes.SPLITS for seed in range(5)}
+    assert len(distinct) == 10 and shapes.jpeg("train", 3, 32) in distinct
+
+
+def test_the_packed_rows_are_the_drawings():
+    with Beton(shapes.resolve(SMALL)) as beton:
+        assert beton.classes == sorted(shapes.SHAPES)
+        assert np.bincount(beton.labels).tolist() == [4] * 10
+        rows = {beton.data(k).tobytes(): int(beton.labels[k]) for k in range(len(beton))}
+    assert rows == {shapes.jpeg("train", k, 32): k % 10 for k in range(40)}
+    for data in rows:
+        assert np.asarray(Image.open(io.BytesIO(data))).shape == (32, 32, 3)
+
+
+def silhouette(name: str, turn: float, mirror: int, size: int = 64) -> np.ndarray:
+    """Covered pixels of a shape of unit area, centred on its centroid."""
+
+    def filled(scale: float, centre: np.ndarray) -> np.ndarray:
+        image = Image.new("L", (size, size))
+        spin = np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
+        for k, outline in enumerate(shapes.SHAPES[name]):
+            points = (outline * (1, mirror)) @ spin * scale + centre
+            ImageDraw.Draw(image).polygon([tuple(p) for p in points.tolist()], fill=0 if k else 1)
+        return np.asarray(image, bool)
+
+    middle = np.full(2, size / 2)
+    rough = filled(size / 4, middle)
+    scale = (0.12 * size**2 / rough.sum()) ** 0.5
+    return filled(size / 4 * scale, middle - (np.argwhere(rough).mean(0)[::-1] - middle) * scale)
+
+
+def test_no_two_shapes_are_alike_under_turns_mirroring_and_scale():
+    turns = np.linspace(0, 2 * np.pi, 36, endpoint=False)
+    fixed = {name: silhouette(name, 0, 1) for name in shapes.SHAPES}
+    moved = {name: np.stack([silhouette(name, t, m) for t in turns for m in (1, -1)]) for name in shapes.SHAPES}
+    for one, other in combinations(shapes.SHAPES, 2):
+        overlap = (moved[other] & fixed[one]).sum((1, 2)) / (moved[other] | fixed[one]).sum((1, 2))
+        assert overlap.max() < 0.9, (one, other)
+    for name in shapes.SHAPES:  # the measure finds a shape again
+        assert (moved[name] & fixed[name]).sum((1, 2)).max() > 0.95 * fixed[name].sum()
+
+
+def test_colour_does_not_tell_the_class():
+    """The best linear rule on colour averages and spreads of 1,500 images stays near chance on 500 others."""
+
+    def features(split: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = [], np.arange(n) % 10
+        for k in range(n):
+            rng = np.random.default_rng([9, list(shapes.SPLITS).index(split), k])
+            pixels = shapes.draw(rng, list(shapes.SHAPES)[y[k]], 24) / 255
+            x.append([1, *pixels.mean((0, 1)), *pixels[8:16, 8:16].mean((0, 1)), *pixels[:4].mean((0, 1))])
+        return np.asarray(x), y
+
+    (x, y), (xv, yv) = features("train", 1500), features("val", 500)
+    rule = np.linalg.lstsq(x, np.eye(10)[y], rcond=None)[0]
+    assert ((xv @ rule).argmax(1) == yv).mean() < 0.1 + 4 * (0.09 / 500) ** 0.5
+
+
+def test_a_shape_stands_out_from_its_background():
+    size = 48
+    for k in range(30):
+        name = list(shapes.SHAPES)[k % 10]
+        pixels = shapes.draw(np.random.default_rng(k), name, size).astype(float).mean(-1)
+        corner = np.concatenate([pixels[:2].ravel(), pixels[-2:].ravel()])
+        assert np.abs(np.percentile(pixels, [3, 97]) - np.median(corner)).max() > 40, (k, name)
+
+
+def test_made_once(cache, capsys):
+    path = shapes.resolve(SMALL)
+    assert path == str(cache / "shapes-train-n40-size32-seed0-v1.beton")
+    before = os.stat(path)
+    assert shapes.resolve(SMALL) == path and os.stat(path) == before
+    assert capsys.readouterr().err == f"drawing 40 shapes once, kept as {path}\n"
+    names = {Path(path).name, f"{Path(path).name}.classes.json", f"{Path(path).stem}.lock"}
+    assert set(os.listdir(cache)) == names
+
+
+def test_two_processes_at_once(cache):
+    code = f"from fastmix.pipelines.shapes import resolve; print(resolve({SMALL!r}))"
+    root = Path(__file__).resolve().parent.parent
+    options = {"cwd": root, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
+    results = [(*process.communicate(), process.returncode) for process in both]
+    path = shapes.resolve(SMALL)
+    assert [(out, code) for out, _, code in results] == [(path + "\n", 0)] * 2
+    assert sum("drawing" in err for _, err, _ in results) == 1
+    with Beton(path) as beton:
+        assert len(beton) == 40
+
+
+def test_a_failure_leaves_nothing_half_made(cache, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr("fastmix.pipelines.writer.os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(OSError, match="full"):
+            shapes.resolve(SMALL)
+    assert os.listdir(cache) == ["shapes-train-n40-size32-seed0-v1.lock"]
+    with Beton(shapes.resolve(SMALL)) as beton:
+        assert len(beton) == 40
+
+
+def test_where_the_cache_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMIX_CACHE", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert Path(shapes.resolve(SMALL)).parent == tmp_path / "xdg" / "fastmix"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Path(shapes.resolve(SMALL)).parent == tmp_path / "home" / ".cache" / "fastmix"
+
+
+def test_other_sources_pass_through_and_mistakes_are_named():
+    assert shapes.resolve("some/shapes.beton") == "some/shapes.beton"
+    for source, message in {
+        "shapes:test": "'shapes:test': no such built-in data; there are shapes:train, shapes:val",
+        "shapes:val?m=3": "'shapes:val\\?m=3': unknown option 'm'; there are n, size, seed",
+        "shapes:val?n=3": "n must be a whole number from 10",
+        "shapes:val?size=x": "size must be a whole number from 16",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            shapes.resolve(source)
