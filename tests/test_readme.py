@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 
-from fastmix.kernels.mix import mix
-
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -20,7 +18,7 @@ def test_examples_run():
     torch.testing.assert_close(names["targets"].weights.sum(1), torch.ones(8))
     plan = names["Halves"]().plan(batch)
     middle = batch.size[1] // 2
-    plain = mix(batch.images)
+    plain = batch.mix()
     expected = torch.cat([plain[..., :middle], plain[plan.partner.long()][..., middle:]], -1)
     assert torch.equal(batch.mix(plan), expected)
     assert plan.own.tolist() == [0.5] * 8
@@ -29,7 +27,7 @@ def test_examples_run():
 def test_commands_targets_and_files_exist():
     commands = set(re.findall(r"-m (fastmix\.\w+)", TEXT))
     assert commands and [c for c in commands if not find_spec(c)] == []
-    targets = set(re.findall(r"make (\w+)", TEXT))
+    targets = set(re.findall(r"(?:^|`)make (\w+)", TEXT, re.M))
     assert targets and targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
     files = set(re.findall(r"(?:configs|fastmix|kernels|pipelines|tests)/[\w/]+\.\w+", TEXT))
     files.remove("fastmix/mixers/halves.py")  # the example that adds it
