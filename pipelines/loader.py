@@ -108,7 +108,7 @@ class Loader:
         return self.n // together if self.train else -(-self.n // together)
 
     def epoch(self, epoch: int, first: int = 0, res: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """The steps of an epoch from `first` on: images uint8 [B,S,S,3], labels int64 [B] and valid bool [B] on `device`.
+        """Yields the steps of an epoch from `first` on: images uint8 [B,S,S,3], labels int64 [B], valid bool [B].
 
         They are bit for bit those of the whole epoch. res: another resolution than the view's. A batch in host memory
         stays as it is until the second batch after it is asked for. Leaving the loop early ends the threads.

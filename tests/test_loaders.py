@@ -1,0 +1,497 @@
+"""The contract of the loaders: pixels, order, ranks, resume, exact validation, errors, threads, memory."""
+
+import gc
+import io
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastmix.pipelines import LOADERS, loader_class, sampling, shapes
+from fastmix.pipelines.beton import Beton
+from fastmix.pipelines.decode import jpeg, plain_size
+from fastmix.pipelines.folder import Folder
+from fastmix.pipelines.format import JPEG, RAW, classes_path
+from fastmix.pipelines.layouts import scan
+from fastmix.pipelines.loader import Loader, Record
+from fastmix.pipelines.pack import pack
+from fastmix.pipelines.synthetic import Synthetic
+from fastmix.pipelines.view import View
+from fastmix.pipelines.writer import BetonWriter
+
+N, SIZE = 103, 32
+TRAIN = View(SIZE, flip=0.5)
+VAL = View(SIZE, crop="centre", resize=40)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """103 JPEGs of three classes and of varied sizes, all at least 40 pixels."""
+    root = tmp_path_factory.mktemp("images")
+    for k in range(N):
+        rng = np.random.default_rng(k)
+        picture = Image.fromarray(shapes.draw(rng, list(shapes.SHAPES)[k % 10], 120))
+        width, height = rng.integers(40, 121, 2)
+        (root / f"class{k % 3}").mkdir(exist_ok=True)
+        picture.crop((0, 0, width, height)).save(root / f"class{k % 3}" / f"{k:03}.jpg", quality=85)
+    return root
+
+
+@pytest.fixture(scope="module")
+def packed(folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("packed") / "data.beton"
+    pack(scan(folder), path, workers=1)
+    return path
+
+
+def copies(batches) -> list[tuple]:
+    return [tuple(tensor.clone() for tensor in batch) for batch in batches]
+
+
+def joined(batches) -> tuple[np.ndarray, np.ndarray]:
+    """All valid images and labels of some batches."""
+    parts = [(images[valid].numpy(), labels[valid].numpy()) for images, labels, valid in batches]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def equal(a, b) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
+
+
+def encoded(pixels: np.ndarray, kind: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def beton_of(path, images: list[np.ndarray | bytes]):
+    """A file of raw pixels (arrays) and JPEGs (bytes), labels 0, 1, ..."""
+    with BetonWriter(path, len(images)) as writer:
+        for k, image in enumerate(images):
+            raw = isinstance(image, np.ndarray)
+            height, width = image.shape[:2] if raw else Image.open(io.BytesIO(image)).size[::-1]
+            writer.add(RAW if raw else JPEG, height, width, image.tobytes() if raw else image, k)
+        writer.finish()
+        writer.publish(None)
+    return path
+
+
+# ---- what a batch holds ----
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_training_images_are_the_crops_of_the_table_resized_by_pillow(folder, interpolation):
+    view = View(SIZE, flip=0.5, interpolation=interpolation)
+    loader = Folder(folder, 25, view=view, train=True, seed=3, workers=1)
+    files, classes = scan(folder).files, scan(folder).labels
+    rows = sampling.order(N, 3, 2)[:100]
+    images, labels = joined(loader.epoch(2))
+    assert (labels == np.array(classes)[rows]).all()
+    off = []
+    for image, row in zip(images, rows, strict=True):
+        picture = Image.open(files[row]).convert("RGB")
+        (window,), (flip,) = view.windows(*np.array([picture.size[::-1]]).T, 3, 2, np.array([row]))
+        y, x, h, w = (int(v) for v in window)
+        method = Image.Resampling[interpolation.upper()]
+        expected = np.asarray(picture.crop((x, y, x + w, y + h)).resize((SIZE, SIZE), method)).astype(int)
+        off.append(np.abs((expected[:, ::-1] if flip else expected) - image).max())
+    # Pillow clips a bicubic overshoot between its two passes, which shows at the hard edges of the drawings.
+    assert np.median(off) <= 1 and max(off) <= (1 if interpolation == "bilinear" else 12)
+
+
+def test_validation_images_are_torchvisions_resize_and_centre_crop(folder):
+    import fastmix.compat  # noqa: F401
+
+    transforms = pytest.importorskip("torchvision.transforms")
+    theirs = transforms.Compose([transforms.Resize(40), transforms.CenterCrop(SIZE)])
+    images, _ = joined(Folder(folder, 20, view=VAL, train=False, workers=1).epoch(0))
+    expected = np.stack([np.asarray(theirs(Image.open(file).convert("RGB"))) for file in scan(folder).files])
+    assert np.abs(images.astype(int) - expected).max() <= 1
+
+
+def test_cifar_recipe_is_pad_crop_flip(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
+    view = View(32, crop="pad", pad=4, flip=0.5)
+    loader = Beton(beton_of(tmp_path / "cifar.beton", list(pixels)), 40, view=view, train=True, seed=1, workers=2)
+    ((images, labels, _),) = copies(loader.epoch(7))
+    padded = np.pad(pixels, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    sides = np.full(40, 32)
+    windows, flips = view.windows(sides, sides, 1, 7, labels.numpy())
+    assert 5 < flips.sum() < 35 and len(np.unique(windows[:, 0])) > 5
+    for image, row, (y, x, _, _), flip in zip(images.numpy(), labels, windows.astype(int), flips, strict=True):
+        expected = padded[row, y + 4 : y + 36, x + 4 : x + 36]
+        assert (image == (expected[:, ::-1] if flip else expected)).all()
+
+
+def test_plain_validation_is_the_image_itself(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 36, 3), dtype=np.uint8)
+    path = beton_of(tmp_path / "raw.beton", list(pixels))
+    images, _ = joined(Beton(path, 4, view=View(32, crop="centre"), train=False).epoch(0))
+    assert (images == pixels[:, :, 2:34]).all()
+    ((stretched, _, _),) = Beton(path, 5, view=View(36, crop="none"), train=False).epoch(0)
+    expected = np.asarray(Image.fromarray(pixels[3]).resize((36, 36), Image.Resampling.BILINEAR))
+    assert np.abs(stretched[3].numpy().astype(int) - expected).max() <= 1
+
+
+def test_folder_and_beton_give_the_same_pixels(folder, packed):
+    for view, train in ((TRAIN, True), (VAL, False), (View(SIZE, decode="fast", scale=(0.9, 1)), True)):
+        a, b = (copies(kind(source, 20, view=view, train=train, seed=5).epoch(1))
+                for kind, source in ((Folder, folder), (Beton, packed)))  # fmt: skip
+        assert equal(a, b)
+    a, b = Folder(folder, 20, view=VAL, train=False), Beton(packed, 20, view=VAL, train=False)
+    assert a.class_names == b.class_names == ["class0", "class1", "class2"] and a.classes == 3 and a.n == b.n == N
+
+
+def test_folder_turns_every_kind_of_file_upright_and_rgb(tmp_path):
+    """The same picture in every kind of file gives the same input, within what its compression loses."""
+    corners = np.random.default_rng(1).integers(40, 216, (3, 3, 3), dtype=np.uint8)
+    picture = Image.fromarray(corners).resize((48, 40), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise for display
+    files = {
+        "a.png": (picture, {}),
+        "b.jpg": (picture, {"quality": 95}),
+        "c_cmyk.jpg": (picture.convert("CMYK"), {"quality": 95}),
+        "d_turned.jpg": (picture.transpose(Image.Transpose.ROTATE_90), {"quality": 95, "exif": exif}),
+        "e_alpha.png": (picture.convert("RGBA"), {}),
+        "f_palette.png": (picture.quantize(256), {}),
+        "g_grey.jpg": (picture.convert("L"), {"quality": 95}),
+        "h_grey.png": (picture.convert("L"), {}),
+        "i_progressive.jpg": (picture, {"quality": 95, "progressive": True}),
+    }
+    (tmp_path / "x").mkdir()
+    for name, (image, options) in files.items():
+        image.save(tmp_path / "x" / name, **options)
+    images, _ = joined(Folder(tmp_path, 9, view=View(32, crop="centre", resize=36), train=False).epoch(0))
+    images = dict(zip(files, images.astype(int), strict=True))
+    for name, image in images.items():
+        expected = images["h_grey.png" if "grey" in name else "a.png"]
+        assert np.abs(image - expected).mean() < (0.1 if name.endswith("png") and "palette" not in name else 4), name
+    assert np.abs(images["a.png"] - images["h_grey.png"]).mean() > 10
+
+
+# ---- order, ranks, resume ----
+
+
+def test_same_pixels_for_any_number_of_workers(packed):
+    a, b, c = (copies(Beton(packed, 17, view=TRAIN, train=True, workers=w).epoch(4)) for w in (1, 2, 3))
+    assert equal(a, b) and equal(a, c)
+
+
+@pytest.mark.parametrize("train, view", [(True, TRAIN), (False, VAL)])
+def test_same_pixels_for_any_number_of_ranks(packed, train, view):
+    whole = copies(Beton(packed, 12, view=view, train=train, workers=1).epoch(1))
+    for world in (2, 3):
+        loaders = [Beton(packed, 12 // world, view=view, train=train, rank=r, world=world) for r in range(world)]
+        assert {len(loader) for loader in loaders} == {len(whole)}
+        steps = zip(*(copies(loader.epoch(1)) for loader in loaders), strict=True)
+        assert equal(whole, [tuple(torch.cat(column) for column in zip(*parts, strict=True)) for parts in steps])
+
+
+def test_epochs_and_seeds_differ(packed):
+    def first(seed, epoch):
+        return next(Beton(packed, 50, view=TRAIN, train=True, seed=seed).epoch(epoch))[0].clone()
+
+    pictures = {first(seed, epoch).numpy().tobytes() for seed in (0, 1) for epoch in (0, 1)}
+    assert len(pictures) == 4 and first(1, 1).numpy().tobytes() in pictures
+
+
+@pytest.mark.parametrize("first", [0, 1, 5, 9, 10])
+def test_first_gives_the_tail_of_the_epoch(packed, first):
+    loader = Beton(packed, 10, view=TRAIN, train=True, workers=2)
+    assert len(loader) == 10
+    assert equal(copies(loader.epoch(3))[first:], copies(loader.epoch(3, first)))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("batch", [8, 40, 200])
+def test_validation_has_every_image_exactly_once(packed, folder, world, batch):
+    loaders = [Beton(packed, batch, view=VAL, train=False, rank=r, world=world) for r in range(world)]
+    parts = [copies(loader.epoch(0)) for loader in loaders]
+    assert {len(part) for part in parts} == {len(loaders[0])}
+    assert {images.shape for part in parts for images, _, _ in part} == {(batch, SIZE, SIZE, 3)}
+    images, labels = joined([batch for part in parts for batch in part])
+    one, ordered = joined(Beton(packed, N, view=VAL, train=False).epoch(0))
+    assert sorted(map(bytes, images)) == sorted(map(bytes, one))
+    assert len(set(map(bytes, one))) == N and sorted(labels) == sorted(ordered) == sorted(scan(folder).labels)
+    for images, labels, valid in (batch for part in parts for batch in part):
+        assert not images[~valid].any() and not labels[~valid].any()
+
+
+def test_training_drops_the_incomplete_batch(packed):
+    loader = Beton(packed, 20, view=TRAIN, train=True)
+    assert len(loader) == len(copies(loader.epoch(0))) == N // 20
+
+
+def test_other_resolution(packed):
+    small = copies(Beton(packed, 20, view=View(24, flip=0.5), train=True).epoch(0))
+    assert equal(small, copies(Beton(packed, 20, view=TRAIN, train=True).epoch(0, res=24)))
+    half = copies(Beton(packed, 20, view=View(16, crop="centre", resize=20), train=False).epoch(0))
+    assert equal(half, copies(Beton(packed, 20, view=VAL, train=False).epoch(0, res=16)))
+    with pytest.raises(ValueError, match="no other resolution"):
+        Beton(packed, 20, view=View(32, crop="pad"), train=True).epoch(0, res=24)
+
+
+def test_a_batch_stays_as_it_is_until_the_second_one_after_it(packed):
+    expected = copies(Beton(packed, 10, view=TRAIN, train=True).epoch(0))
+    batches = Beton(packed, 10, view=TRAIN, train=True).epoch(0)
+    before = next(batches)
+    for k, batch in enumerate(batches):
+        assert equal([before], [expected[k]])
+        before = batch
+
+
+# ---- decoding ----
+
+
+def test_fast_decoding_is_close_to_exact_and_only_where_the_crop_is_large(data):
+    source = data("imagenet_sample") / "train"
+    for size, scale, bound in ((96, (0.5, 1.0), 2), (224, (0.08, 1.0), 0.2)):
+        exact, fast = (
+            joined(Folder(source, 50, view=View(size, decode=d, scale=scale), train=True).epoch(0))[0].astype(int)
+            for d in ("exact", "fast")
+        )
+        off = np.abs(exact - fast).mean((1, 2, 3))
+        assert off.mean() < bound and off.max() < 8
+        assert (off > 0).any(), "no image of the sample was scaled"
+        if size == 224:
+            assert (off == 0).mean() > 0.5
+
+
+def test_scaled_decoding_keeps_the_pixel_grid():
+    """A ramp keeps its place, also where the size is odd: pixel centres of the small image are those of its blocks."""
+    ramp = np.repeat(np.arange(24, 231, dtype=np.uint8)[None, :, None], 203, 0).repeat(3, 2)
+    data = encoded(ramp, quality=100, subsampling=0)
+    for factor in (1, 2, 4, 8):
+        pixels, found = jpeg(data, 203, 207, factor * 1.4)
+        assert found == factor and pixels.shape == (-(-203 // factor), -(-207 // factor), 3)
+        expected = (np.arange(207 // factor) + 0.5) * factor - 0.5 + 24
+        assert np.abs(pixels[5, : 207 // factor, 0] - expected).max() <= 1.5
+
+
+def test_plain_size_sends_turned_and_foreign_files_to_pillow():
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert plain_size(encoded(pixels)) == plain_size(encoded(pixels[..., 0])) == (20, 30)
+    cmyk = io.BytesIO()
+    Image.new("CMYK", (30, 20)).save(cmyk, "JPEG")
+    for data in (encoded(pixels, exif=exif), encoded(pixels, "PNG"), cmyk.getvalue(), b"", b"\xff\xd8\xff"):
+        assert plain_size(data) is None
+
+
+# ---- errors ----
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """40 rows, of which row 23 is a JPEG cut short."""
+    rng = np.random.default_rng(0)
+    images = [encoded(rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)) for _ in range(40)]
+    images[23] = images[23][: len(images[23]) * 2 // 3]
+    return beton_of(tmp_path / "damaged.beton", images)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_damaged_image_is_an_error_with_file_row_and_reason(damaged, workers):
+    loader = Beton(damaged, 8, view=VAL, train=False, workers=workers)
+    taken = []
+    with pytest.raises(ValueError, match=r"damaged\.beton: row 23: .*Premature end") as error:
+        for batch in loader.epoch(0):
+            taken.append(batch)
+    assert len(taken) == 2, "row 23 is in the third batch"
+    assert "\n" not in str(error.value)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fastmix-loader")]
+
+
+def test_skipped_images_are_left_out_in_training_and_masked_in_validation(damaged):
+    loader = Beton(damaged, 8, view=TRAIN, train=True, bad="skip")
+    batches = copies(loader.epoch(0))
+    assert sorted(len(images) for images, _, _ in batches) == [7, 8, 8, 8, 8]
+    assert sorted(joined(batches)[1]) == [k for k in range(40) if k != 23]
+    assert all(valid.all() and len(valid) == len(images) == len(labels) for images, labels, valid in batches)
+    assert len(loader.skipped) == 1 and "row 23" in loader.skipped[0]
+    loader = Beton(damaged, 8, view=VAL, train=False, bad="skip")
+    batches = copies(loader.epoch(0))
+    assert {len(images) for images, _, _ in batches} == {8} and not batches[2][2][7] and not batches[2][0][7].any()
+    assert sorted(joined(batches)[1]) == [k for k in range(40) if k != 23] and len(loader.skipped) == 1
+
+
+def test_folder_names_the_damaged_and_the_vanished_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    for k in range(3):
+        (tmp_path / "a" / f"{k}.jpg").write_bytes(encoded(np.zeros((48, 48, 3), np.uint8)))
+    loader = Folder(tmp_path, 3, view=VAL, train=False)
+    data = (tmp_path / "a" / "1.jpg").read_bytes()
+    for content in (data[: len(data) // 2], data[:100], b"", b"text"):
+        (tmp_path / "a" / "1.jpg").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a/1\.jpg \(row 1\): \w"):
+            list(loader.epoch(0))
+    (tmp_path / "a" / "1.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1\.jpg \(row 1\): .*No such file"):
+        list(loader.epoch(0))
+
+
+def test_wrong_size_in_the_metadata_is_an_error(tmp_path):
+    path = tmp_path / "wrong.beton"
+    with BetonWriter(path, 1) as writer:
+        writer.add(JPEG, 50, 48, encoded(np.zeros((48, 48, 3), np.uint8)), 0)
+        writer.finish()
+        writer.publish(None)
+    with pytest.raises(ValueError, match=r"wrong\.beton: row 0: .*48 x 50|wrong\.beton: row 0: .*buffer"):
+        list(Beton(path, 1, view=VAL, train=False).epoch(0))
+
+
+class Failing(Loader):
+    """Rows of zeros; reading row `bad_row` fails with something nobody expects."""
+
+    bad_row = 30
+
+    def open(self):
+        self.labels, self.class_names = np.zeros(64, np.int64), ["a"]
+
+    def record(self, row):
+        if row == self.bad_row:
+            raise RuntimeError("the disk is on fire")
+        return Record(40, 40, np.zeros((40, 40, 3), np.uint8), True)
+
+    def where(self, row):
+        return f"row {row}"
+
+
+def test_any_error_in_a_worker_reaches_the_caller():
+    loader = Failing("", 8, view=VAL, train=False, workers=2)
+    taken = 0
+    with pytest.raises(RuntimeError, match="on fire"):
+        for _ in loader.epoch(0):
+            taken += 1
+    assert taken == 3
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"size": 0}, "size is 0"),
+        ({"crop": "random"}, "crop is 'random'; choose one of rrc, pad, centre, none"),
+        ({"scale": (0.0, 1.0)}, "scale"),
+        ({"scale": (0.5, 1.5)}, "scale"),
+        ({"ratio": (2.0, 1.0)}, "ratio"),
+        ({"flip": 2}, "flip is 2"),
+        ({"interpolation": "nearest"}, "interpolation is 'nearest'"),
+        ({"decode": "rough"}, "decode is 'rough'"),
+        ({"crop": "centre", "resize": 20}, "resize is 20"),
+        ({"pad": -1}, "pad is -1"),
+    ],
+)
+def test_view_refuses_what_makes_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        View(**{"size": 32, **options})
+
+
+def test_loader_refuses_what_cannot_work(packed, tmp_path):
+    with pytest.raises(ValueError, match="batch of 104 is larger than the data set of 103"):
+        Beton(packed, 104, view=TRAIN, train=True)
+    with pytest.raises(ValueError, match="batch of 52 on each of 2 ranks is larger"):
+        Beton(packed, 52, view=TRAIN, train=True, world=2)
+    with pytest.raises(ValueError, match="batch is 0"):
+        Beton(packed, 0, view=TRAIN, train=True)
+    with pytest.raises(ValueError, match="bad is 'ignore'"):
+        Beton(packed, 4, view=TRAIN, train=True, bad="ignore")
+    with pytest.raises(ValueError, match="row 0: 120 x 30 pixels, too small for crop 'pad' of 64"):
+        small = beton_of(tmp_path / "s.beton", [np.zeros((30, 120, 3), np.uint8)])
+        list(Beton(small, 1, view=View(64, crop="pad"), train=True).epoch(0))
+    with pytest.raises(ValueError, match="no loader is called 'tape'; there are beton, folder, synthetic"):
+        loader_class("tape")
+
+
+# ---- leaving early ----
+
+
+def test_leaving_early_ends_the_threads_and_frees_the_memory(packed):
+    loader = Beton(packed, 20, view=View(256), train=True, workers=3)  # 16 MB of buffers an epoch
+
+    def leave(epoch):
+        for _ in loader.epoch(epoch):
+            break
+
+    def interrupt(epoch):
+        try:
+            for _ in loader.epoch(epoch):
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            pass
+
+    def close(epoch):
+        batches = loader.epoch(epoch)
+        next(batches)
+        batches.close()
+
+    def resident():
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def leave_all(times):
+        for k in range(times):
+            (leave, interrupt, close)[k % 3](k)
+            assert threading.active_count() == threads
+
+    threads = threading.active_count()
+    leave_all(5)
+    before = resident()
+    leave_all(20)
+    assert resident() - before < 40e6, "20 sets of buffers would be 320 MB"
+
+
+def test_two_epochs_at_once_do_not_disturb_each_other(packed):
+    loader = Beton(packed, 20, view=TRAIN, train=True, workers=2)
+    expected = copies(loader.epoch(0)), copies(loader.epoch(1))
+    pairs = [copies(pair) for pair in zip(loader.epoch(0), loader.epoch(1), strict=True)]
+    assert equal([a for a, _ in pairs], expected[0]) and equal([b for _, b in pairs], expected[1])
+
+
+# ---- the loaders by name ----
+
+
+def test_every_loader_has_the_contract(packed, folder):
+    sources = {"beton": packed, "folder": folder, "synthetic": "n=103&classes=3"}
+    assert set(LOADERS) == set(sources)
+    for name, source in sources.items():
+        train = loader_class(name)(source, 10, view=TRAIN, train=True, seed=2)
+        assert (train.n, train.classes, len(train), len(train.labels)) == (N, 3, 10, N), name
+        batches = copies(train.epoch(1))
+        rows = sampling.order(N, 2, 1)[:100]
+        assert equal(batches[4:], copies(train.epoch(1, 4))), name
+        assert (joined(batches)[1] == train.labels[rows]).all(), name
+        for images, labels, valid in batches:
+            assert (images.dtype, labels.dtype, valid.dtype) == (torch.uint8, torch.int64, torch.bool)
+            assert images.shape == (10, SIZE, SIZE, 3) and images.is_contiguous() and valid.all()
+        val = loader_class(name)(source, 10, view=VAL, train=False, rank=1, world=2)
+        assert sum(int(valid.sum()) for _, _, valid in val.epoch(0)) == 50, name  # 103 = 5 * 20 + 3, all 3 on rank 0
+
+
+def test_synthetic_images_are_noise():
+    images, _, _ = next(Synthetic("", 8, view=View(64), train=True).epoch(0))
+    assert abs(images.float().mean() - 127.5) < 1 and abs(images.float().std() - 73.9) < 1
+    with pytest.raises(ValueError, match="'rows=3'"):
+        Synthetic("rows=3", 8, view=View(64), train=True)
+
+
+def test_built_in_data_and_files_without_class_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path))
+    loader = Beton("shapes:val?n=20&size=32", 20, view=View(32, crop="centre"), train=False)
+    assert loader.class_names == sorted(shapes.SHAPES) and loader.n == 20
+    path = beton_of(tmp_path / "unnamed.beton", [np.zeros((40, 40, 3), np.uint8)] * 7)
+    assert not classes_path(path).exists()
+    assert Beton(path, 1, view=VAL, train=False).class_names == list("0123456")
+
+
+@pytest.mark.cuda
+def test_cuda_batches_are_the_cpu_ones(packed):
+    a, b = (copies(Beton(packed, 10, view=TRAIN, train=True, device=d).epoch(0)) for d in ("cpu", "cuda"))
+    assert b[0][0].is_cuda and equal(a, [tuple(t.cpu() for t in batch) for batch in b])
