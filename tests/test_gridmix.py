@@ -90,6 +90,14 @@ def test_gridmix_mean_area_of_whole_image_grids():
     assert within(weights, exact)
 
 
+@pytest.mark.parametrize("lam, hole", [(0.0, 15), (0.5, 11), (1.0, 1)])
+def test_gridmix_holes_leave_a_pixel_of_both_images_in_each_cell(lam, hole):
+    batch = shapes(8, (64, 64))
+    batch.rng = FixedLam(lam)
+    plan = MIXERS["gridmix"](holes=(4, 4), area=(1.0, 1.0), aspect=(1.0, 1.0)).plan(batch)  # cells of 16 pixels
+    assert plan.other.tolist() == [(hole / 16) ** 2] * 8
+
+
 def test_gridmix_crops_of_openmixup_leave_the_image_in_56_percent_of_the_draws():
     def leaves(s, rc):  # in units of the image's side: width sqrt(s / rc), height sqrt(s rc)
         return s / rc > 1 or s * rc > 1

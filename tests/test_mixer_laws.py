@@ -180,6 +180,14 @@ def test_smoothmix_mask_is_the_gaussian_of_its_centre():
         assert np.linalg.matrix_rank(1 - mask, tol=1e-3) == 1
 
 
+def test_smoothmix_centres_of_openmixup_are_corners_of_pixels():
+    plan = MIXERS["smoothmix"](granularity="sample", variant="openmixup").plan(shapes(50, (16, 24), seed=11))
+    rng = np.random.default_rng(11)
+    sigma, cy = rng.uniform(0.25, 0.5, 50), rng.integers(0, 16, 50)
+    for profile, s, c in zip(plan.profiles[:, :16].numpy(), sigma, cy, strict=True):
+        assert np.abs(profile / 256 - np.exp(-0.5 * ((np.arange(16) - (c - 0.5)) / (16 * s)) ** 2)).max() <= 1 / 512
+
+
 def test_smoothmix_law_is_the_same_along_both_axes():
     plan = MIXERS["smoothmix"](granularity="sample").plan(shapes(4000, (32, 32), seed=12))
     peak = [plan.profiles[:, :32].argmax(1).numpy(), plan.profiles[:, 32:].argmax(1).numpy()]

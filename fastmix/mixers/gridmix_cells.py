@@ -28,6 +28,6 @@ class GridMixCells(InputMixer):
     def plan(self, batch: Batch) -> Plan:
         n, q = self.draws(batch), self.cells
         kept = np.rint(batch.rng.beta(self.alpha, self.alpha, n) * q * q)
-        order = batch.rng.random((n, q * q)).argsort(1).argsort(1)
+        order = batch.rng.random((n, q * q)).argsort(1)
         own = (order < kept[:, None]).reshape(n, q, q)
         return Plan.cells(self.pair(batch), np.broadcast_to(own, (len(batch), q, q)), batch.size)
