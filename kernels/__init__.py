@@ -1,1 +1,8 @@
-"""The kernels: one file each, with a reference, the Triton kernel, a launcher, test cases and ahead-of-time targets."""
+"""The kernels: one file each, with reference, Triton kernel, launcher, CASES for tests and AOT targets for the compiler.
+
+KERNELS is what tests and checks iterate over; adding a kernel is its file and its name here.
+"""
+
+from fastmix.kernels import mix
+
+KERNELS = [mix]

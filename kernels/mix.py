@@ -1,23 +1,547 @@
-"""The mixing pass: uint8 NHWC -> (erase) -> mix -> normalise -> fp32/fp16/bf16, channels-last, in one pass."""
+"""The mixing pass: uint8 NHWC -> (erase) -> mix -> normalise -> fp32/fp16/bf16, channels-last, in one pass.
+
+    v_i(p) = m_i(p) x_i(p) + (1 - m_i(p)) x_partner(i)(p),    out_i(p,c) = (v_i(p,c) - 255 mean_c) / (255 std_c)
+
+m comes from the plan (kernels/plan.py), pixel by pixel; the kinds may differ from sample to sample. All is fp32:
+v = b + m (a - b) is exact for whole pixel values a, b and the plan's weights of 2**-16, so fused or not it is the same;
+255 mean_c and 1 / (255 std_c) are rounded to fp32 once, then one subtraction and one multiplication follow. Hence the
+reference, the Triton kernel and the numba twin agree bit for bit. (Noise of an erased source is no whole number: there
+weight 1 selects a, and the Triton kernel is compiled without fusing.)
+
+Bytes to move for each element: 1 read where m is 0 or 1, 2 where it is between, and 2 (fp16, bf16) or 4 (fp32) written;
+RANKS reads 2/3 more (4/3 for an int32 bank). The NHWC output *is* the channels-last tensor.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from fastmix.kernels import plan as P
+from fastmix.kernels._triton import INTERPRETED, Target, constant, jit, tl
+from fastmix.kernels.erase import LEVELS, Erase, noise
 from fastmix.kernels.plan import Plan
 
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-@dataclass
-class Erase:
-    """Rectangles of the *source* images that show noise instead (random erasing, before the mix as in timm).
 
-    boxes int32 [B,5]: y0 y1 x0 x1 (half open; empty = nothing) and a seed; fill float32 [3,4096]: noise values in
-    pixel units (0..255), of which each pixel and channel takes the one that its hash picks.
+def constants(mean, std) -> tuple[np.ndarray, np.ndarray]:
+    """float32 [3] each: 255 mean_c, which is subtracted, and 1 / (255 std_c), by which is multiplied."""
+    mean, std = (np.asarray(v, np.float64) for v in (mean, std))
+    if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
+        raise ValueError(f"mix: mean and std must be 3 numbers each, std above 0, not {mean.tolist()} and {std.tolist()}")
+    return (mean * 255).astype(np.float32), (1 / (std * 255)).astype(np.float32)
+
+
+# ---- reference ----
+
+
+def reference(
+    images: Tensor, plan: Plan | None, mean, std, dtype: torch.dtype = torch.float32, *, erase: Erase | None = None
+) -> Tensor:
+    """`mix` in plain torch: builds every mask and, for every pixel, the places of its two sources."""
+    n, height, width, _ = images.shape
+    pixels = _erased(images, erase).view(-1, 3)
+    sample, y, x = (torch.arange(k, device=images.device) for k in (n, height, width))
+    place = (sample[:, None, None] * height + y[:, None]) * width + x  # [B,H,W] own pixel
+    weight, first, second = torch.full_like(place, P.ONE), place.clone(), place.clone()
+    for kind, area in _AREAS.items():
+        rows = torch.nonzero(plan.kind == kind).flatten() if plan is not None else []
+        if len(rows):
+            table = plan.table[rows]
+            other = (table[:, 1, None, None].long() * height + y[:, None]) * width + x
+            weight[rows], first[rows], second[rows] = area(plan, rows, table, place[rows], other, y[:, None], x)
+    a, b = pixels[first], pixels[second]
+    weight = (weight * 2.0**-16).float()[..., None]
+    mixed = torch.where(weight == 1, a, b + weight * (a - b))
+    shift, scale = (torch.from_numpy(v).to(images.device) for v in constants(mean, std))
+    return ((mixed - shift) * scale).to(dtype).permute(0, 3, 1, 2)
+
+
+def _erased(images: Tensor, erase: Erase | None) -> Tensor:
+    n, height, width, _ = images.shape
+    pixels = images.float()
+    if erase is None:
+        return pixels
+    y0, y1, x0, x1, seed = erase.boxes.long()[:, :, None, None, None].unbind(1)
+    y, x, c = (torch.arange(k, device=images.device) for k in (height, width, 3))
+    y, x = y[:, None, None], x[:, None]
+    h = ((y * width + x) * 3 + c) ^ (seed & 0xFFFFFFFF)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):  # uint32 held in int64: the low half of a product is right
+        h = (h ^ (h >> shift)) * factor & 0xFFFFFFFF
+    noise = erase.fill[c.expand(h.shape), (h ^ (h >> 16)) & (LEVELS - 1)]
+    return torch.where((y >= y0) & (y < y1) & (x >= x0) & (x < x1), noise, pixels)
+
+
+# Each of these gives, for rows [n] of the plan: the own weight in 2**-16, and the places of both sources, [n,H,W].
+
+
+def _plain(plan, rows, table, own, other, y, x):
+    return P.ONE, own, own
+
+
+def _blend(plan, rows, table, own, other, y, x):
+    return table[:, 4, None, None].long(), own, other
+
+
+def _box(plan, rows, table, own, other, y, x):
+    y0, y1, x0, x1 = table[:, 4:8, None, None].unbind(1)
+    return P.ONE * (1 - ((y >= y0) & (y < y1) & (x >= x0) & (x < x1)).long()), own, other
+
+
+def _window(plan, rows, table, own, other, y, x):
+    y0, _, x0, _, source_y, source_x = table[:, 4:10, None, None].unbind(1)
+    scale_y, scale_x = table.view(torch.float32)[:, 10:, None, None].unbind(1)
+    height, width = own.shape[1:]
+    from_y = (source_y + ((y - y0) * scale_y).floor().long()).clamp(0, height - 1)
+    from_x = (source_x + ((x - x0) * scale_x).floor().long()).clamp(0, width - 1)
+    partner = table[:, 1, None, None].long()
+    return _box(plan, rows, table, own, other, y, x)[0], own, (partner * height + from_y) * width + from_x
+
+
+def _profile(plan, rows, table, own, other, y, x):
+    height = own.shape[1]
+    profile = plan.profiles[table[:, 4].long()].long()
+    return P.ONE - profile[:, :height, None] * profile[:, None, height:], own, other
+
+
+def _ranks(plan, rows, table, own, other, y, x):
+    rank = plan.bank[table[:, 4].long()].long()
+    if plan.bank.dtype == torch.int16:
+        rank = rank & 0xFFFF
+    flip = table[:, 6, None, None]
+    rank = torch.where((flip & 1) > 0, rank.flip(2), rank)
+    rank = torch.where((flip & 2) > 0, rank.flip(1), rank)
+    return P.ONE * (rank < table[:, 5, None, None]).long(), own, other
+
+
+def _blocks(plan, rows, table, own, other, y, x):
+    height, width = own.shape[1:]
+    gh, gw = table[:, 4:6, None, None].long().unbind(1)
+    cy, cx = y * gh // height, x * gw // width
+    cell = (cy * gw + cx).flatten(1)
+    entry = plan.blocks[rows].long().gather(1, cell[..., None].expand(-1, -1, 3)).view(len(rows), height, width, 3)
+
+    def source(index):
+        image, source_cell = index // (gh * gw), index % (gh * gw)
+        sy, sx = source_cell // gw, source_cell % gw
+        from_y = (y + _start(sy, height, gh) - _start(cy, height, gh)).clamp(max=height - 1)
+        from_x = (x + _start(sx, width, gw) - _start(cx, width, gw)).clamp(max=width - 1)
+        return (image * height + from_y) * width + from_x
+
+    return entry[..., 2], source(entry[..., 0]), source(entry[..., 1])
+
+
+def _start(cell, length, cells):
+    return (cell * length + cells - 1) // cells
+
+
+_AREAS = {
+    P.PLAIN: _plain,
+    P.BLEND: _blend,
+    P.BOX: _box,
+    P.WINDOW: _window,
+    P.PROFILE: _profile,
+    P.RANKS: _ranks,
+    P.BLOCKS: _blocks,
+}
+
+# ---- Triton ----
+
+BLEND, BOX, WINDOW, PROFILE, RANKS, BLOCKS = map(constant, (P.BLEND, P.BOX, P.WINDOW, P.PROFILE, P.RANKS, P.BLOCKS))
+ONE, COLUMNS, NOISE = map(constant, (P.ONE, P.COLUMNS, LEVELS))
+
+
+@jit
+def _erase(value, boxes, fill, image, y, x, c, mask, W: tl.constexpr):
+    """The value of source pixel (y, x), channel c, of an image, or its noise where its box is."""
+    box = boxes + image * 5
+    inside = (y >= tl.load(box)) & (y < tl.load(box + 1)) & (x >= tl.load(box + 2)) & (x < tl.load(box + 3)) & mask
+    h = ((y * W + x) * 3 + c).to(tl.uint32) ^ tl.load(box + 4).to(tl.uint32, bitcast=True)
+    h = (h ^ (h >> 16)) * 0x7FEB352D
+    h = (h ^ (h >> 15)) * 0x846CA68B
+    level = ((h ^ (h >> 16)) & (NOISE - 1)).to(tl.int32)
+    return tl.where(inside, tl.load(fill + c * NOISE + level, mask=inside, other=0), value)
+
+
+@jit
+def _block(images, boxes, fill, source, rows, columns, cy, cx, y, x, c, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr):
+    """The pixels that a source cell shows at (y, x), which lies in cell (cy, cx)."""
+    image = source // (rows * columns)
+    cell = source - image * (rows * columns)
+    sy = cell // columns
+    sx = cell - sy * columns
+    from_y = y + (sy * H + rows - 1) // rows - (cy * H + rows - 1) // rows
+    from_x = x + (sx * W + columns - 1) // columns - (cx * W + columns - 1) // columns
+    from_y, from_x = tl.minimum(from_y, H - 1), tl.minimum(from_x, W - 1)
+    place = images + image.to(tl.int64) * (H * W * 3) + ((from_y * W + from_x) * 3 + c)
+    value = tl.load(place, mask=mask, other=0).to(tl.float32)
+    if ERASE:
+        value = _erase(value, boxes, fill, image, from_y, from_x, c, mask, W)
+    return value
+
+
+@jit
+def mix_kernel(
+    images, table, profiles, bank, blocks, boxes, fill, out,
+    mean0, mean1, mean2, scale0, scale1, scale2, cells,
+    H: tl.constexpr, W: tl.constexpr, CELLS: tl.constexpr, ERASE: tl.constexpr, V: tl.constexpr, G: tl.constexpr,
+):  # fmt: skip
+    """One program: G groups of V neighbouring elements of one sample's flat H*W*3.
+
+    No group crosses the end of a row, so what depends on the row, and which image must be read at all, is worked out
+    once a group, and a group is read and written in one access.
     """
+    CHUNKS: tl.constexpr = (H * W * 3 + G * V - 1) // (G * V)
+    sample = tl.program_id(0) // CHUNKS
+    start = (tl.program_id(0) % CHUNKS) * (G * V) + tl.arange(0, G)[:, None] * V
+    lane = tl.arange(0, V)[None, :]
+    valid = start < H * W * 3
+    y = start // (W * 3)
+    column = start - y * (W * 3)
+    phase = column % 3
+    x = column // 3 + (phase + lane) // 3
+    c = (phase + lane) % 3
 
-    boxes: Tensor
-    fill: Tensor
+    row = table + sample * COLUMNS
+    kind = tl.load(row)
+    partner = tl.load(row + 1)
+    own = images + sample.to(tl.int64) * (H * W * 3)
+    other = images + partner.to(tl.int64) * (H * W * 3)
+    weight = tl.full([G, V], 1.0, tl.float32)
+
+    if CELLS and kind == BLOCKS:
+        rows, columns = tl.load(row + 4), tl.load(row + 5)
+        cy, cx = y * rows // H, x * columns // W
+        entry = blocks + (sample.to(tl.int64) * cells + (cy * columns + cx)) * 3
+        weight = tl.load(entry + 2, mask=valid, other=0).to(tl.float32) * (1 / ONE)
+        first, second = tl.load(entry, mask=valid, other=0), tl.load(entry + 1, mask=valid, other=0)
+        shows_a, shows_b = valid & (weight > 0), valid & (weight < 1)
+        a = _block(images, boxes, fill, first, rows, columns, cy, cx, y, x, c, shows_a, H, W, ERASE)
+        b = _block(images, boxes, fill, second, rows, columns, cy, cx, y, x, c, shows_b, H, W, ERASE)
+    else:
+        if kind == BLEND:
+            weight = weight * (tl.load(row + 4).to(tl.float32) * (1 / ONE))
+        if (kind == BOX) | (kind == WINDOW):
+            inside_y = (y >= tl.load(row + 4)) & (y < tl.load(row + 5))
+            inside_x = (column + lane >= 3 * tl.load(row + 6)) & (column + lane < 3 * tl.load(row + 7))
+            weight = tl.where(inside_y & inside_x, 0.0, 1.0)
+        if kind == PROFILE:
+            profile = profiles + tl.load(row + 4) * (H + W)
+            along_y = tl.load(profile + y, mask=valid, other=0).to(tl.int32)
+            along_x = tl.load(profile + H + x, mask=valid, other=0).to(tl.int32)
+            weight = 1 - (along_y * along_x).to(tl.float32) * (1 / ONE)
+        if kind == RANKS:
+            flip = tl.load(row + 6)
+            rank_y, rank_x = tl.where((flip & 2) > 0, H - 1 - y, y), tl.where((flip & 1) > 0, W - 1 - x, x)
+            ranks = bank + tl.load(row + 4).to(tl.int64) * (H * W)
+            rank = tl.load(ranks + rank_y * W + rank_x, mask=valid, other=0).to(tl.int32)
+            if bank.dtype.element_ty == tl.int16:
+                rank = rank & 0xFFFF
+            weight = tl.where(rank < tl.load(row + 5), 1.0, 0.0)
+        need_a = valid & (tl.max(weight, 1, keep_dims=True) > 0)
+        need_b = valid & (tl.min(weight, 1, keep_dims=True) < 1)
+        from_y, from_x = y, x
+        a = tl.load(own + start + lane, mask=need_a, other=0).to(tl.float32)
+        if kind == WINDOW:
+            corner_y, corner_x = tl.load(row + 4), tl.load(row + 6)
+            scale_y = tl.load(row + 10).to(tl.float32, bitcast=True)
+            scale_x = tl.load(row + 11).to(tl.float32, bitcast=True)
+            from_y = tl.load(row + 8) + tl.floor((y - corner_y).to(tl.float32) * scale_y).to(tl.int32)
+            from_x = tl.load(row + 9) + tl.floor((x - corner_x).to(tl.float32) * scale_x).to(tl.int32)
+            from_y = tl.minimum(tl.maximum(from_y, 0), H - 1)
+            from_x = tl.minimum(tl.maximum(from_x, 0), W - 1)
+            inside = valid & (weight < 1)
+            b = tl.load(other + (from_y * W + from_x) * 3 + c, mask=inside, other=0).to(tl.float32)
+        else:
+            b = tl.load(other + start + lane, mask=need_b, other=0).to(tl.float32)
+        if ERASE:
+            a = _erase(a, boxes, fill, sample, y, x, c, need_a, W)
+            b = _erase(b, boxes, fill, partner, from_y, from_x, c, need_b, W)
+
+    mixed = b + weight * (a - b)
+    if ERASE:  # b + (a - b) is not a where noise is no whole number
+        mixed = tl.where(weight == 1, a, mixed)
+    # The channels of a group are a rotation of (0, 1, 2): chosen once a group, then known for each lane.
+    mean_a = tl.where(phase == 0, mean0, tl.where(phase == 1, mean1, mean2))
+    mean_b = tl.where(phase == 0, mean1, tl.where(phase == 1, mean2, mean0))
+    mean_c = tl.where(phase == 0, mean2, tl.where(phase == 1, mean0, mean1))
+    scale_a = tl.where(phase == 0, scale0, tl.where(phase == 1, scale1, scale2))
+    scale_b = tl.where(phase == 0, scale1, tl.where(phase == 1, scale2, scale0))
+    scale_c = tl.where(phase == 0, scale2, tl.where(phase == 1, scale0, scale1))
+    mean = tl.where(lane % 3 == 0, mean_a, tl.where(lane % 3 == 1, mean_b, mean_c))
+    scale = tl.where(lane % 3 == 0, scale_a, tl.where(lane % 3 == 1, scale_b, scale_c))
+    result = (mixed - mean) * scale
+    tl.store(out + sample.to(tl.int64) * (H * W * 3) + start + lane, result.to(out.dtype.element_ty), mask=valid)
+
+
+# ---- launcher ----
+
+
+def mix(
+    images: Tensor,
+    plan: Plan | None,
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    dtype: torch.dtype = torch.float32,
+    *,
+    erase: Erase | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The model's input [B,3,H,W], channels-last, from images uint8 [B,H,W,3]: erased, mixed by the plan, normalised.
+
+    plan None: not mixed. mean and std are those of pixels in [0,1]. dtype: float32, float16 or bfloat16. out: a
+    channels-last tensor [B,3,H,W] of that type to write and return instead of a new one (on the CPU fresh memory costs
+    more than the pass). The images are never changed. Without a wait for the device; images that are not contiguous
+    are copied first. Raises ValueError for arguments that do not fit each other, and on the CPU also for a plan that
+    points outside the batch.
+    """
+    _check(images, plan, dtype, erase)
+    n, height, width, _ = images.shape
+    if out is None:
+        out = torch.empty((n, height, width, 3), dtype=dtype, device=images.device).permute(0, 3, 1, 2)
+    flat = out.permute(0, 2, 3, 1) if out.ndim == 4 else out
+    _fits("out (channels-last)", flat, [dtype], (n, height, width, 3), images.device)
+    shift, scale = constants(mean, std)
+    if images.device.type == "cpu":
+        _check_rows(plan, n)
+    if images.is_cuda or INTERPRETED:
+        _launch(images.contiguous(), plan, shift, scale, erase, flat)
+    else:
+        from fastmix.kernels.mix_cpu import mix_cpu
+
+        mix_cpu(images.contiguous(), plan, shift, scale, erase, flat)
+    return out
+
+
+def _launch(images, plan, shift, scale, erase, out) -> None:
+    n, height, width, _ = images.shape
+    table = torch.zeros((n, P.COLUMNS), dtype=torch.int32, device=images.device) if plan is None else plan.table
+    cells = plan is not None and plan.blocks is not None
+    each = 8 if out.element_size() == 2 and not cells else 4  # elements a thread: 16 bytes to write, unless short of registers
+    group = math.gcd(3 * width, each)
+    block = 1 << min(16, (height * width * 3 - 1).bit_length()) if INTERPRETED else 128 * each
+    unused = table.view(torch.int16)
+    with torch.cuda.device_of(images):
+        mix_kernel[(n * -(-height * width * 3 // block),)](
+            images,
+            table,
+            unused if plan is None or plan.profiles is None else plan.profiles,
+            unused if plan is None or plan.bank is None else plan.bank,
+            plan.blocks if cells else table,
+            table if erase is None else erase.boxes,
+            table.view(torch.float32) if erase is None else erase.fill,
+            out,
+            *shift.tolist(),
+            *scale.tolist(),
+            plan.blocks.shape[1] if cells else 0,
+            H=height,
+            W=width,
+            CELLS=cells,
+            ERASE=erase is not None,
+            V=group,
+            G=max(1, block // group),
+            num_warps=4,
+            enable_fp_fusion=erase is None,
+        )
+
+
+def _check(images, plan, dtype, erase) -> None:
+    if dtype not in DTYPES:
+        raise ValueError(f"mix: dtype is {dtype}; choose one of {', '.join(map(str, DTYPES))}")
+    _fits("images", images, [torch.uint8], (None, None, None, 3), images.device, contiguous=False)
+    n, height, width, _ = images.shape
+    if not 0 < height * width * 3 < 2**31 or n == 0:
+        raise ValueError(f"mix: images of shape {tuple(images.shape)}: empty, or more than 2**31 values in one image")
+    where = images.device
+    if plan is not None:
+        _fits("plan.table", plan.table, [torch.int32], (n, P.COLUMNS), where)
+        if plan.profiles is not None:
+            _fits("plan.profiles", plan.profiles, [torch.int16], (None, height + width), where)
+        if plan.bank is not None:
+            _fits("plan.bank", plan.bank, [torch.int16, torch.int32], (None, height, width), where)
+        if plan.blocks is not None:
+            _fits("plan.blocks", plan.blocks, [torch.int32], (n, None, 3), where)
+    if erase is not None:
+        _fits("erase.boxes", erase.boxes, [torch.int32], (n, 5), where)
+        _fits("erase.fill", erase.fill, [torch.float32], (3, LEVELS), where)
+
+
+def _fits(name, tensor, dtypes, shape, device, contiguous=True) -> None:
+    same = tensor.ndim == len(shape) and all(s in (None, t) for s, t in zip(shape, tensor.shape, strict=True))
+    if same and tensor.dtype in dtypes and tensor.device == device and (tensor.is_contiguous() or not contiguous):
+        return
+    kind = "/".join(str(d).removeprefix("torch.") for d in dtypes)
+    wanted = ",".join("*" if s is None else str(s) for s in shape)
+    found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} strides {list(tensor.stride())} on {tensor.device}"
+    raise ValueError(f"mix: {name} must be {kind} [{wanted}]{', contiguous,' * contiguous} on {device}, not {found}")
+
+
+def _check_rows(plan: Plan | None, n: int) -> None:
+    """Raises ValueError for a plan that points outside the batch or outside its own tables."""
+    if plan is None:
+        return
+    table = plan.table.numpy()
+    kind, partner, index = table[:, 0], table[:, 1], table[:, 4]
+    wrong = (kind < P.PLAIN) | (kind > P.BLOCKS) | (partner < 0) | (partner >= n)
+    for area, rows in ((P.PROFILE, plan.profiles), (P.RANKS, plan.bank)):
+        wrong |= (kind == area) & ((index < 0) | (index >= (0 if rows is None else len(rows))))
+    if plan.blocks is None:
+        wrong |= kind == P.BLOCKS
+    elif (kind == P.BLOCKS).any():
+        cells = table[:, 4].astype(np.int64) * table[:, 5]
+        source, weight = plan.blocks[..., :2].numpy(), plan.blocks[..., 2].numpy()
+        outside = ((source < 0) | (source >= n * cells[:, None, None])).any(2) | (weight < 0) | (weight > P.ONE)
+        used = np.arange(source.shape[1]) < cells[:, None]
+        wrong |= (kind == P.BLOCKS) & ((outside & used).any(1) | (cells > source.shape[1]) | (table[:, 4:6] < 1).any(1))
+    if wrong.any():
+        sample = int(wrong.argmax())
+        raise ValueError(f"mix: row {sample} of the plan points outside the batch of {n} images or outside its own tables: {table[sample].tolist()}")
+
+
+# ---- cases for tests and benchmarks ----
+
+
+def _partners(rng, n):
+    return ((np.arange(n) + rng.integers(n)) % n).astype(np.int32)
+
+
+def _boxes(rng, n, size):
+    for length in size:
+        extent = rng.integers(0, length + 1, n)
+        start = rng.integers(0, length - extent + 1)
+        yield from (start, start + extent)
+
+
+def _waves(rng, n, size) -> Tensor:
+    """A small bank of rank maps with large blobs, int16 [4,H,W]."""
+    y, x = (np.arange(length) / length for length in size)
+    maps = []
+    for _ in range(4):
+        fy, fx, phase = rng.uniform(0.5, 2, 3)
+        value = np.sin(6 * (fy * y[:, None] + phase)) * np.cos(6 * fx * x) + 0.02 * rng.random(size)
+        maps.append(value.ravel().argsort().argsort().reshape(size))
+    return torch.from_numpy(np.stack(maps).astype(np.uint16).view(np.int16))
+
+
+def _fmix(rng, n, size):
+    counts = rng.integers(0, size[0] * size[1] + 1, n)
+    return Plan.ranks(_partners(rng, n), _waves(rng, n, size), rng.integers(0, 4, n), counts, rng.integers(0, 4, n))
+
+
+def _fmix_int32(rng, n, size):
+    plan = _fmix(rng, n, size)
+    plan.bank = plan.bank.int() & 0xFFFF
+    return plan
+
+
+def _grid(rng, n, size):
+    lines = [(np.arange(length) + rng.integers(0, 5, (n, 1))) % 5 < 3 for length in size]
+    return Plan.profile(_partners(rng, n), *lines)
+
+
+def _gauss(rng, n, size):
+    hills = [np.exp(-((np.arange(length) / length - rng.random((n, 1))) ** 2) / 0.1) for length in size]
+    return Plan.profile(_partners(rng, n), *hills)
+
+
+def _window(rng, n, size):
+    y0, y1, x0, x1 = _boxes(rng, n, size)
+    scales = (length / np.maximum(b - a, 1) for a, b, length in ((y0, y1, size[0]), (x0, x1, size[1])))
+    corner = (rng.integers(-1, 3, n) for _ in size)
+    return Plan.window(_partners(rng, n), y0, y1, x0, x1, *corner, *scales, size)
+
+
+def _puzzle(rng, n, size):
+    """Blocks with shuffled sources, as PuzzleMix and Co-Mixup make them."""
+    gh, gw = min(4, size[0]), min(7, size[1])
+    plan = Plan.cells(_partners(rng, n), rng.integers(0, 3, (n, gh, gw)) / 2, size)
+    shape = (*plan.blocks.shape[:2], 2)
+    plan.blocks[..., :2] = torch.from_numpy(rng.integers(0, n * gh * gw, shape).astype(np.int32))
+    return plan
+
+
+def _mixup(rng, n, size):
+    return Plan.blend(_partners(rng, n), rng.random(n))
+
+
+def _cutmix(rng, n, size):
+    return Plan.box(_partners(rng, n), *_boxes(rng, n, size), size)
+
+
+def _half(rng, n, size):
+    return Plan.select(np.arange(n) % 2, [_mixup(rng, n, size), _cutmix(rng, n, size)])
+
+
+def _all(rng, n, size):
+    makers = (lambda *_: Plan.plain(n), _mixup, _cutmix, _window, _gauss, _fmix, _puzzle, _grid)
+    return Plan.select(rng.permutation(n) % len(makers), [make(rng, n, size) for make in makers])
+
+
+PLANS: dict[str, Callable] = {
+    "plain": lambda rng, n, size: None,
+    "mixup": _mixup,
+    "cutmix": _cutmix,
+    "mixup+cutmix": _half,
+    "gridmix": _grid,
+    "smoothmix": _gauss,
+    "fmix": _fmix,
+    "fmix int32": _fmix_int32,
+    "resizemix": _window,
+    "blocks": _puzzle,
+    "all kinds": _all,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Random arguments of `mix`, a function of the seed."""
+
+    plan: str
+    n: int
+    size: tuple[int, int]
+    erase: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.plan} {self.n}x{self.size[0]}x{self.size[1]}{' erase' * self.erase}"
+
+    def build(self, seed: int = 0) -> tuple[Tensor, Plan | None, Erase | None]:
+        """images, plan, erase"""
+        rng = np.random.default_rng(seed)
+        images = torch.from_numpy(rng.integers(0, 256, (self.n, *self.size, 3), dtype=np.uint8))
+        fill = noise((120, 115, 100), (58, 57, 56))
+        erase = Erase.draw(rng, self.n, self.size, 0.75, fill) if self.erase else None
+        return images, PLANS[self.plan](rng, self.n, self.size), erase
+
+
+CASES = [
+    Case(plan, n, size, erase)
+    for plan in PLANS
+    for n, size, erase in ((1, (5, 7), False), (6, (12, 16), False), (9, (13, 20), False), (9, (14, 24), True))
+]
+
+
+def _target(name, dtype, size, registers, store, bank="*i16", cells=False, erase=False) -> Target:
+    each = 8 if dtype != "fp32" and not cells else 4
+    group = math.gcd(3 * size[1], each)
+    types = dict(images="*u8", table="*i32", profiles="*i16", bank=bank, blocks="*i32", boxes="*i32", fill="*fp32")
+    numbers = dict.fromkeys(("mean0", "mean1", "mean2", "scale0", "scale1", "scale2"), "fp32")
+    chosen = dict(H=size[0], W=size[1], CELLS=cells, ERASE=erase, V=group, G=128 * each // group)
+    types |= {"out": f"*{dtype}", "cells": "i32"} | numbers
+    return Target(name, mix_kernel, types, chosen, registers, group, store, fused=not erase)
+
+
+AOT = [
+    _target("mix bf16", "bf16", (224, 224), 64, 16),
+    _target("mix fp16, int32 bank", "fp16", (288, 288), 64, 16, bank="*i32"),
+    _target("mix fp32", "fp32", (224, 224), 64, 16),
+    _target("mix bf16, erase", "bf16", (224, 224), 80, 16, erase=True),
+    _target("mix bf16, blocks", "bf16", (224, 224), 64, 8, cells=True),
+    _target("mix bf16, blocks, erase", "bf16", (224, 224), 80, 8, cells=True, erase=True),
+    _target("mix bf16, odd size", "bf16", (225, 225), 80, 2),
+]
