@@ -71,8 +71,8 @@ def test_mixup_at_its_ends_is_one_of_the_images(lam):
     batch = noise(6, (12, 10))
     batch.rng = FixedLam(lam)
     plan = MIXERS["mixup"]().plan(batch)
-    clean = mix(batch.images)
-    assert torch.equal(mix(batch.images, plan), clean if lam else clean[plan.partner.long()])
+    clean = batch.mix()
+    assert torch.equal(batch.mix(plan), clean if lam else clean[plan.partner.long()])
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])

@@ -39,7 +39,7 @@ def test_each_pixel_comes_from_the_two_images_and_the_label_is_the_mean_of_the_m
         plan = plan_of(row, batch)
         mask = masks(plan, batch)
         alone = plan.partner == torch.arange(n)
-        assert torch.equal(mix(batch.images, plan)[alone], mix(batch.images)[alone])
+        assert torch.equal(batch.mix(plan)[alone], batch.mix()[alone])
         mask = mask[~alone]
         assert (mask >= -1e-6).all() and (mask <= 1 + 1e-6).all()
         if not row.startswith((*SOFT, "choice")):
@@ -56,7 +56,7 @@ def test_each_pixel_comes_from_the_two_images_and_the_label_is_the_mean_of_the_m
 def test_selected_pixels_are_the_sources_bit_for_bit(row):
     batch = constants(8, (33, 20), seed=5)
     plan = plan_of(row, batch)
-    clean, mixed = mix(batch.images), mix(batch.images, plan)
+    clean, mixed = batch.mix(), batch.mix(plan)
     assert ((mixed == clean) | (mixed == clean[plan.partner.long()])).all()
 
 
@@ -66,7 +66,7 @@ def test_equal_images_stay_what_they_are(row):
     batch.images = torch.tensor([7, 100, 201], dtype=torch.uint8).expand(6, 33, 20, 3).contiguous()
     batch.labels = torch.arange(6)
     plan = plan_of(row, batch)
-    assert torch.equal(mix(batch.images, plan), mix(batch.images))
+    assert torch.equal(batch.mix(plan), batch.mix())
 
 
 @every
@@ -78,8 +78,8 @@ def test_normalisation_commutes_with_mixing(row):
     for dtype in (torch.float32, torch.bfloat16):
         after = (raw - mean) / std
         before = mix(batch.images, plan, IMAGENET_MEAN, IMAGENET_STD, dtype).double()
-        ulp = torch.finfo(dtype).eps * torch.maximum(after.abs(), 1 / std)  # of the value, or of what is subtracted
-        assert ((before - after).abs() <= ulp).all()
+        roundings = 3 * torch.finfo(torch.float32).eps / std  # of both ways in fp32, with values up to 1 / std
+        assert ((before - after).abs() <= torch.finfo(dtype).eps / 2 * after.abs() + roundings).all()
 
 
 @every
@@ -90,7 +90,7 @@ def test_partners_are_valid_and_the_inputs_unchanged(row, n):
         images = batch.images.clone()
         mixer = mixer_of(row)
         plan = plan_of(row, batch)
-        mix(batch.images, plan)
+        batch.mix(plan)
         assert torch.equal(batch.images, images)
         partner = plan.partner
         assert (partner >= 0).all() and (partner < n).all()
@@ -147,7 +147,7 @@ def test_a_mixer_is_a_loss_of_a_batch():
     mixer = mixer_of("cutmix-sample-paper")
     loss = mixer(model, batch, CrossEntropy())
     plan = mixer.plan(again)
-    logp = model(mix(again.images, plan, again.mean, again.std)).log_softmax(1)
+    logp = model(again.mix(plan)).log_softmax(1)
     dense = torch.zeros(6, 3)
     for i in range(6):
         dense[i, again.labels[i]] += plan.own[i]

@@ -57,7 +57,7 @@ def test_resizemix_shows_the_whole_partner_shrunk(granularity):
     batch = noise(8, (33, 20), seed=30)
     plan = MIXERS["resizemix"](granularity=granularity).plan(batch)
     mixed = mix(batch.images, plan, **NO_NORM)
-    clean = mix(batch.images, **NO_NORM)
+    clean = mix(batch.images, None, **NO_NORM)
     for i in range(8):
         y0, y1, x0, x1 = plan.table[i, 4:8].tolist()
         inverse = plan.table.view(torch.float32)[i, 10].item()
@@ -74,7 +74,7 @@ def test_resizemix_of_openmixup_squeezes_as_interpolate_does():
     for seed in range(20):
         batch = noise(4, (32, 24), seed)
         plan = MIXERS["resizemix"](variant="openmixup").plan(batch)
-        clean = mix(batch.images, **NO_NORM)
+        clean = mix(batch.images, None, **NO_NORM)
         y0, y1, x0, x1 = plan.table[0, 4:8].tolist()
         expected = clean.clone()
         if y1 > y0 and x1 > x0:
@@ -110,4 +110,4 @@ def test_resizemix_survives_tiny_images(size, variant):
     assert (y0 >= 0).all() and (x0 >= 0).all() and (y1 <= size[0]).all() and (x1 <= size[1]).all()
     if variant == "paper":
         assert (plan.other > 0).all()
-    assert mix(batch.images, plan).isfinite().all()
+    assert batch.mix(plan).isfinite().all()
