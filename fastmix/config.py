@@ -190,7 +190,7 @@ def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
                 raise ValueError(f"{word!r}: {name!r} is a single value and has no keys below it")
-        node[last] = _parse(text, f"{word!r}")
+        node[last] = _parse(text, f"{word!r}") if text else ""
     return from_tree(tree, str(path))
 
 

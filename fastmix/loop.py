@@ -27,9 +27,16 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
         module = DistributedDataParallel(task, [device] if device.type == "cuda" else None, broadcast_buffers=False)
         unsynced = module.no_sync
     clock, state.meter = Clock(), state.meter.to(device)
-    while state.step < steps and not state.stop:
+    while not state.stop:
         epoch, first = divmod(state.step, epoch_steps)
+        if first == 0 and state.validated < epoch and (epoch % cfg.val_every == 0 or state.step == steps):
+            validate(task, val, ema, state, log, epoch)
+        if first == 0 and state.step and rank() == 0:
+            state.save()
+        if state.step == steps:
+            break
         task.train()
+        clock.read()
         for images, labels, _ in clock.waiting(data.epoch(epoch, first)):
             torch.manual_seed(step_rng(cfg.seed, state.step, rank(), cfg.accum).integers(2**63))  # dropout, drop path
             lr = learning_rate(cfg.schedule, cfg.optim.lr, state.step, epoch_steps, cfg.epochs)
@@ -62,11 +69,8 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
                     break
                 if saving and rank() == 0:
                     state.save()
-        if not state.stop and ((epoch + 1) % cfg.val_every == 0 or state.step == steps):
-            validate(task, val, ema, state, log, epoch + 1)
-            clock.read()
-        if rank() == 0:
-            state.save()
+    if state.stop and rank() == 0:
+        state.save()
 
 
 def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> None:
@@ -96,6 +100,6 @@ def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: in
     state.best, is_best = max(state.best, score), score > state.best
     average = f" (average {result['ema_top1']:.2f} %)" if ema else ""
     log.say(f"epoch {epoch}: top-1 {result['top1']:.2f} %{average}, best {state.best:.2f} %")
-    state.result = result
+    state.validated, state.result = epoch, result
     if is_best and rank() == 0:
         state.save("best.pt")

@@ -11,6 +11,7 @@ import torch
 
 from fastmix.config import Config, differences, from_tree, to_tree
 
+RESTORED = ("step", "best", "validated", "result", "meter")
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
 
 
@@ -25,6 +26,7 @@ class State:
         self.folder, self.cfg, self.parts = folder, cfg, parts
         self.step = 0
         self.best = -1.0
+        self.validated = 0  # epochs
         self.result: dict[str, float] = {}
         self.stop = False
         self.meter = torch.zeros(3)  # loss sum, count, first step that was not finite; stays on the device
@@ -41,7 +43,7 @@ class State:
     def save(self, name: str = "last.pt") -> None:
         """Writes the run to the folder; a reader never sees half a file."""
         content = {name: part.state_dict() for name, part in self.parts.items()}
-        content["run"] = {"step": self.step, "best": self.best, "meter": self.meter.cpu(), "config": to_tree(self.cfg)}
+        content["run"] = {name: getattr(self, name) for name in RESTORED} | {"config": to_tree(self.cfg)}
         write(self.folder / name, content)
 
     def restore(self) -> None:
@@ -52,8 +54,8 @@ class State:
             raise ValueError(f"{self.last} belongs to another config; these keys differ: {', '.join(keys)}")
         for name, part in self.parts.items():
             part.load_state_dict(content[name])
-        self.step, self.best = content["run"]["step"], content["run"]["best"]
-        self.meter.copy_(content["run"]["meter"])
+        for name in RESTORED:
+            setattr(self, name, content["run"][name])
 
 
 def write(path: Path, content: dict) -> None:

@@ -72,8 +72,6 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
         if state.stop:
             log.say(f"stopped at step {state.step} of {steps}, saved; continue with --resume out={folder}")
             return 0
-        if not state.result:
-            loop.validate(task, val, ema, state, log, cfg.epochs)
     except FloatingPointError as error:
         print(f"fastmix train: error: {error}", file=sys.stderr)
         return 1

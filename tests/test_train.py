@@ -1,0 +1,281 @@
+"""Whole runs on a small network: exact resume, accumulation, processes, failures, what is left behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastmix import cli, config, state, train, validate
+
+ROOT = Path(__file__).parent.parent
+SMALL = """
+epochs: 2
+batch_total: 20
+precision: fp32
+log_every: 3
+data: {train: "shapes:train?n=100&size=32", val: "shapes:val?n=43&size=32", size: 32, val_resize: null, workers: 2}
+model: {name: test_resnet}
+optim: {name: sgd, lr: 0.05, momentum: 0.9, weight_decay: 1e-4}
+mixers: {vanilla: {}, cutmix: {}, mixup: {alpha: 0.2, granularity: sample}, fmix: {bank: 8}}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty working folder with the small config."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL)
+    return tmp_path
+
+
+def run(*words: str, resume: bool = False) -> int:
+    return train.main(["small.yaml", *words] + ["--resume"] * resume)
+
+
+def same(a: Path, b: Path) -> None:
+    """Weights, optimiser and average of two checkpoints agree in every bit."""
+
+    def compare(x, y, where):
+        assert type(x) is type(y), where
+        if isinstance(x, dict):
+            assert x.keys() == y.keys(), where
+            for key in x:
+                compare(x[key], y[key], f"{where}.{key}")
+        elif isinstance(x, list):
+            assert len(x) == len(y), where
+            for k, pair in enumerate(zip(x, y, strict=True)):
+                compare(*pair, f"{where}[{k}]")
+        elif isinstance(x, torch.Tensor):
+            assert torch.equal(x, y), where
+        else:
+            assert x == y, where
+
+    x, y = state.read(a), state.read(b)
+    for content in (x, y):
+        content["run"].pop("config")
+    compare(x, y, "")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return state.read(path)["task"]
+
+
+def rows(path: Path, kind: str) -> list[dict]:
+    return [row for row in map(json.loads, (path / "log.jsonl").read_text().splitlines()) if row["kind"] == kind]
+
+
+def stop_at(monkeypatch, step: int) -> None:
+    """As if SIGTERM came during that step."""
+    record = state.State.record
+
+    def recording(self, loss):
+        record(self, loss)
+        self.stop = self.stop or self.step + 1 == step
+
+    monkeypatch.setattr(state.State, "record", recording)
+
+
+@pytest.mark.parametrize("mix, step", [("cutmix", 3), ("mixup", 5), ("fmix", 8)])  # in an epoch, at its end, in the last
+def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, mix, step):
+    words = (f"mix={mix}", "accum=2", "ema.decay=0.9", "ema.ramp_steps=4", "model.args.drop_path_rate=0.2", "save_every=4")
+    assert run(*words, "out=whole") == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        assert run(*words, "out=parts") == 0
+    assert state.read(folder / "parts/last.pt")["run"]["step"] == step
+    assert run(*words, "out=parts", resume=True) == 0
+    same(folder / "whole/last.pt", folder / "parts/last.pt")
+    assert [row["step"] for row in rows(folder / "parts", "val")] == [5, 10]
+
+
+def test_a_run_folder_holds_what_it_says(folder, capsys):
+    assert run("mix=cutmix") == 0
+    out = folder / "runs/small_cutmix_s0"
+    assert {p.name for p in out.iterdir()} == {
+        "config.yaml", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png", "model.safetensors",
+    }  # fmt: skip
+    assert config.load(out / "config.yaml") == config.load("small.yaml", ["mix=cutmix"])
+    assert [row["step"] for row in rows(out, "train")] == [3, 5, 6, 9, 10]
+    assert all(row["images"] == 43 for row in rows(out, "val"))
+    assert re.search(r"^done: top-1 .* % \(best .* %\) after 2 epochs", capsys.readouterr().out)
+    assert run("mix=cutmix") == 0  # a second run takes a folder of its own
+    same(out / "last.pt", folder / "runs/small_cutmix_s0-2/last.pt")
+
+
+def test_validate_repeats_the_last_validation_and_timm_loads_the_export(folder, capsys):
+    assert run("mix=vanilla", "out=a", "ema.decay=0.5") == 0
+    assert validate.main(["a", "--json", "a.json"]) == 0
+    got, last = json.loads((folder / "a.json").read_text()), rows(folder / "a", "val")[-1]
+    assert got == {key: last[key] for key in got} and {"top1", "top5", "loss", "ema_top1", "images"} <= got.keys()
+
+    import timm
+
+    from fastmix import loaders
+    from fastmix.evaluate import evaluate
+    from fastmix.mixers import MIXERS
+    from fastmix.task import Task
+
+    cfg = config.load("a/config.yaml")
+    model = timm.create_model("test_resnet", num_classes=10, checkpoint_path="a/model.safetensors")
+    result = evaluate(model, Task(model, MIXERS["vanilla"](), cfg), loaders.validation(cfg, torch.device("cpu")))
+    assert result["top1"] == last["ema_top1"]
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(folder):
+    words = ("mix=vanilla", "model.name=test_vit", "model.args.img_size=32", "epochs=1", "optim.momentum=0")
+    assert run(*words, "out=one") == 0
+    assert run(*words, "accum=4", "out=four") == 0
+    for name, value in weights(folder / "one/last.pt").items():
+        torch.testing.assert_close(weights(folder / "four/last.pt")[name], value, rtol=1e-4, atol=1e-6)
+
+
+def launch(*words: str, processes: int = 2) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
+    command = [*command[:3], "--standalone", command[3], "-m", "fastmix.train", "small.yaml", *words]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_two_processes_equal_one(folder):
+    """Without batch statistics and mixing, the gradient over two processes is that of the one big batch."""
+    words = ("mix=vanilla", "model.name=test_vit", "model.args.img_size=32", "epochs=1")
+    assert run(*words, "out=one", "save_every=1") == 0
+    launch(*words, "out=two", "ema.decay=0.5")
+    for name, value in weights(folder / "one/last.pt").items():
+        torch.testing.assert_close(weights(folder / "two/last.pt")[name], value, rtol=1e-4, atol=1e-6)
+    one, two = rows(folder / "one", "val")[-1], rows(folder / "two", "val")[-1]
+    assert two["images"] == one["images"] == 43
+    assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_plans_differ_by_process_step_and_part():
+    from fastmix.task import step_rng
+
+    draws = {step_rng(0, *key).integers(2**63) for key in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1)]}
+    assert len(draws) == 4
+    assert step_rng(3, 4, 5, 6).integers(2**63) == step_rng(3, 4, 5, 6).integers(2**63)
+
+
+def test_sigterm_saves_and_leaves_cleanly(folder):
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "fastmix.train", "small.yaml", "mix=cutmix", "epochs=500", "out=a", "log_every=1"]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+    log = folder / "a/log.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") >= 3) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    step = state.read(folder / "a/last.pt")["run"]["step"]
+    assert f"stopped at step {step} of 2500, saved; continue with --resume out=a" in err
+    assert json.loads(log.read_text().splitlines()[-1])["step"] == step
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(folder, capsys, monkeypatch):
+    from fastmix import loop
+
+    def explode(cfg, lr, step, *rest):
+        return 1e30 if step >= 6 else 0.01
+
+    monkeypatch.setattr(loop, "learning_rate", explode)
+    assert run("mix=vanilla", "out=a") == 1
+    error = capsys.readouterr().err
+    found = re.search(r"the loss is not finite at step (\d+); the last good checkpoint is a/last.pt", error)
+    assert found and 8 <= int(found[1]) <= 9  # the step after the one that blew the weights up
+    assert state.read(folder / "a/last.pt")["run"]["step"] == 5
+    assert all(v.isfinite().all() for v in weights(folder / "a/last.pt").values())
+    assert not (folder / "a/model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["mix=cutmixx"], "did you mean 'cutmix'"),
+        (["mix=cutmix", "mixers.cutmix.alpha=-1"], "alpha"),
+        (["mix=cutmix", "mixers.cutmix.alfa=1"], "did you mean 'alpha'"),
+        (["model.name=resnet5"], "unknown model 'resnet5'; did you mean"),
+        (["model.args.depths=3"], "model test_resnet: "),
+        (["data.loader=betonn"], "did you mean 'beton'"),
+        (["data.train=nowhere.beton"], "nowhere.beton"),
+        (["data.loader=folder", "data.train=nowhere"], "nowhere"),
+        (["data.train="], "data.train is empty"),
+        (["batch_total=101"], "101"),
+        (["batch_total=21", "accum=2"], "batch_total"),
+        (["model.classes=7"], "10 classes"),
+        (["epochz=1"], "did you mean 'epochs'"),
+        (["device=cuda"], "no GPU"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(folder, capsys, words, says):
+    if words == ["device=cuda"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    before = sorted(folder.iterdir())
+    assert cli.run(train.main, "train", ["small.yaml", "mix=cutmix", *words]) == 2
+    err = capsys.readouterr().err
+    lines = [line for line in err.splitlines() if not line.startswith("drawing")]
+    assert len(lines) == 1 and lines[0].startswith("fastmix train: error: ") and says in lines[0]
+    assert sorted(folder.iterdir()) == before
+
+
+def test_damaged_and_empty_data_name_the_place(folder, capsys):
+    (folder / "data/a").mkdir(parents=True)
+    for what, says in [("data", "data"), ("small.yaml", "small.yaml")]:
+        words = ["small.yaml", "mix=cutmix", f"data.train={what}", "data.loader=" + ("folder" if what == "data" else "beton")]
+        assert cli.run(train.main, "train", words) == 2
+        assert says in capsys.readouterr().err
+
+
+def test_resume_from_another_config_and_an_existing_folder_are_refused(folder, capsys):
+    assert run("mix=cutmix", "out=a") == 0
+    kept = (folder / "a/last.pt").read_bytes()
+    capsys.readouterr()
+    assert cli.run(train.main, "train", ["small.yaml", "mix=mixup", "optim.lr=1", "out=a", "--resume"]) == 2
+    assert "these keys differ: mix, optim.lr" in capsys.readouterr().err
+    assert cli.run(train.main, "train", ["small.yaml", "mix=cutmix", "out=a"]) == 2
+    assert "continue that run with --resume, or choose another out=" in capsys.readouterr().err
+    assert (folder / "a/last.pt").read_bytes() == kept
+
+
+def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "last.pt"
+    state.write(path, {"x": torch.ones(1)})
+
+    def full(content, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        state.write(path, {"x": torch.zeros(1)})
+    assert torch.equal(state.read(path)["x"], torch.ones(1)) and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "last.pt"
+    state.write(path, {"x": torch.ones(100)})
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match="last.pt: not a readable checkpoint"):
+        state.read(path)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_learns(folder, precision):
+    assert run("mix=vanilla", f"precision={precision}", "epochs=6", "out=a", "optim.lr=0.2") == 0
+    losses = [row["loss"] for row in rows(folder / "a", "train")]
+    assert losses[-1] < losses[0]
