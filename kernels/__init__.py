@@ -1,4 +1,4 @@
-"""The kernels: one file each, with reference, Triton kernel, launcher, CASES for tests and AOT targets for the compiler.
+"""The kernels: one file each, with reference, Triton kernel, launcher, CASES for the tests, AOT for the compiler check.
 
 KERNELS is what tests and checks iterate over; adding a kernel is its file and its name here.
 """

@@ -1,4 +1,4 @@
-"""Triton where it is installed (it comes with CUDA builds of torch); CPU machines import the kernel files without it."""
+"""Triton where it is installed (it comes with CUDA builds of torch); the kernel files import without it, too."""
 
 from __future__ import annotations
 

@@ -15,8 +15,6 @@ RANKS reads 2/3 more (4/3 for an int32 bank). The NHWC output *is* the channels-
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,7 +22,8 @@ from torch import Tensor
 
 from fastmix.kernels import plan as P
 from fastmix.kernels._triton import INTERPRETED, Target, constant, jit, tl
-from fastmix.kernels.erase import LEVELS, Erase, noise
+from fastmix.kernels.erase import LEVELS, Erase
+from fastmix.kernels.mix_cases import CASES  # noqa: F401
 from fastmix.kernels.plan import Plan
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -34,7 +33,7 @@ def constants(mean, std) -> tuple[np.ndarray, np.ndarray]:
     """float32 [3] each: 255 mean_c, which is subtracted, and 1 / (255 std_c), by which is multiplied."""
     mean, std = (np.asarray(v, np.float64) for v in (mean, std))
     if mean.shape != (3,) or std.shape != (3,) or not (std > 0).all():
-        raise ValueError(f"mix: mean and std must be 3 numbers each, std above 0, not {mean.tolist()} and {std.tolist()}")
+        raise ValueError(f"mix: mean and std must be 3 numbers each, std above 0, not {mean} and {std}")
     return (mean * 255).astype(np.float32), (1 / (std * 255)).astype(np.float32)
 
 
@@ -72,7 +71,7 @@ def _erased(images: Tensor, erase: Erase | None) -> Tensor:
     y, x, c = (torch.arange(k, device=images.device) for k in (height, width, 3))
     y, x = y[:, None, None], x[:, None]
     h = ((y * width + x) * 3 + c) ^ (seed & 0xFFFFFFFF)
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):  # uint32 held in int64: the low half of a product is right
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):  # a wrapped int64 product has the right low half
         h = (h ^ (h >> shift)) * factor & 0xFFFFFFFF
     noise = erase.fill[c.expand(h.shape), (h ^ (h >> 16)) & (LEVELS - 1)]
     return torch.where((y >= y0) & (y < y1) & (x >= x0) & (x < x1), noise, pixels)
@@ -170,7 +169,10 @@ def _erase(value, boxes, fill, image, y, x, c, mask, W: tl.constexpr):
 
 
 @jit
-def _block(images, boxes, fill, source, rows, columns, cy, cx, y, x, c, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr):
+def _block(
+    images, boxes, fill, source, rows, columns, cy, cx, y, x, c, mask,
+    H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr,
+):  # fmt: skip
     """The pixels that a source cell shows at (y, x), which lies in cell (cy, cx)."""
     image = source // (rows * columns)
     cell = source - image * (rows * columns)
@@ -319,12 +321,17 @@ def mix(
     return out
 
 
+def _shape(width: int, itemsize: int, cells: bool) -> tuple[int, int]:
+    """Elements a thread (16 bytes to write, half as many where the registers would run out), and in one access."""
+    each = 4 if cells else 16 // itemsize
+    return each, math.gcd(3 * width, each)
+
+
 def _launch(images, plan, shift, scale, erase, out) -> None:
     n, height, width, _ = images.shape
     table = torch.zeros((n, P.COLUMNS), dtype=torch.int32, device=images.device) if plan is None else plan.table
     cells = plan is not None and plan.blocks is not None
-    each = 8 if out.element_size() == 2 and not cells else 4  # elements a thread: 16 bytes to write, unless short of registers
-    group = math.gcd(3 * width, each)
+    each, group = _shape(width, out.element_size(), cells)
     block = 1 << min(16, (height * width * 3 - 1).bit_length()) if INTERPRETED else 128 * each
     unused = table.view(torch.int16)
     with torch.cuda.device_of(images):
@@ -378,7 +385,7 @@ def _fits(name, tensor, dtypes, shape, device, contiguous=True) -> None:
         return
     kind = "/".join(str(d).removeprefix("torch.") for d in dtypes)
     wanted = ",".join("*" if s is None else str(s) for s in shape)
-    found = f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)} strides {list(tensor.stride())} on {tensor.device}"
+    found = f"{tensor.dtype} {list(tensor.shape)} with strides {list(tensor.stride())} on {tensor.device}"
     raise ValueError(f"mix: {name} must be {kind} [{wanted}]{', contiguous,' * contiguous} on {device}, not {found}")
 
 
@@ -401,134 +408,15 @@ def _check_rows(plan: Plan | None, n: int) -> None:
         wrong |= (kind == P.BLOCKS) & ((outside & used).any(1) | (cells > source.shape[1]) | (table[:, 4:6] < 1).any(1))
     if wrong.any():
         sample = int(wrong.argmax())
-        raise ValueError(f"mix: row {sample} of the plan points outside the batch of {n} images or outside its own tables: {table[sample].tolist()}")
+        what = f"mix: row {sample} of the plan, {table[sample].tolist()}, points outside"
+        raise ValueError(f"{what} the batch of {n} images or outside the plan's own tables")
 
 
-# ---- cases for tests and benchmarks ----
-
-
-def _partners(rng, n):
-    return ((np.arange(n) + rng.integers(n)) % n).astype(np.int32)
-
-
-def _boxes(rng, n, size):
-    for length in size:
-        extent = rng.integers(0, length + 1, n)
-        start = rng.integers(0, length - extent + 1)
-        yield from (start, start + extent)
-
-
-def _waves(rng, n, size) -> Tensor:
-    """A small bank of rank maps with large blobs, int16 [4,H,W]."""
-    y, x = (np.arange(length) / length for length in size)
-    maps = []
-    for _ in range(4):
-        fy, fx, phase = rng.uniform(0.5, 2, 3)
-        value = np.sin(6 * (fy * y[:, None] + phase)) * np.cos(6 * fx * x) + 0.02 * rng.random(size)
-        maps.append(value.ravel().argsort().argsort().reshape(size))
-    return torch.from_numpy(np.stack(maps).astype(np.uint16).view(np.int16))
-
-
-def _fmix(rng, n, size):
-    counts = rng.integers(0, size[0] * size[1] + 1, n)
-    return Plan.ranks(_partners(rng, n), _waves(rng, n, size), rng.integers(0, 4, n), counts, rng.integers(0, 4, n))
-
-
-def _fmix_int32(rng, n, size):
-    plan = _fmix(rng, n, size)
-    plan.bank = plan.bank.int() & 0xFFFF
-    return plan
-
-
-def _grid(rng, n, size):
-    lines = [(np.arange(length) + rng.integers(0, 5, (n, 1))) % 5 < 3 for length in size]
-    return Plan.profile(_partners(rng, n), *lines)
-
-
-def _gauss(rng, n, size):
-    hills = [np.exp(-((np.arange(length) / length - rng.random((n, 1))) ** 2) / 0.1) for length in size]
-    return Plan.profile(_partners(rng, n), *hills)
-
-
-def _window(rng, n, size):
-    y0, y1, x0, x1 = _boxes(rng, n, size)
-    scales = (length / np.maximum(b - a, 1) for a, b, length in ((y0, y1, size[0]), (x0, x1, size[1])))
-    corner = (rng.integers(-1, 3, n) for _ in size)
-    return Plan.window(_partners(rng, n), y0, y1, x0, x1, *corner, *scales, size)
-
-
-def _puzzle(rng, n, size):
-    """Blocks with shuffled sources, as PuzzleMix and Co-Mixup make them."""
-    gh, gw = min(4, size[0]), min(7, size[1])
-    plan = Plan.cells(_partners(rng, n), rng.integers(0, 3, (n, gh, gw)) / 2, size)
-    shape = (*plan.blocks.shape[:2], 2)
-    plan.blocks[..., :2] = torch.from_numpy(rng.integers(0, n * gh * gw, shape).astype(np.int32))
-    return plan
-
-
-def _mixup(rng, n, size):
-    return Plan.blend(_partners(rng, n), rng.random(n))
-
-
-def _cutmix(rng, n, size):
-    return Plan.box(_partners(rng, n), *_boxes(rng, n, size), size)
-
-
-def _half(rng, n, size):
-    return Plan.select(np.arange(n) % 2, [_mixup(rng, n, size), _cutmix(rng, n, size)])
-
-
-def _all(rng, n, size):
-    makers = (lambda *_: Plan.plain(n), _mixup, _cutmix, _window, _gauss, _fmix, _puzzle, _grid)
-    return Plan.select(rng.permutation(n) % len(makers), [make(rng, n, size) for make in makers])
-
-
-PLANS: dict[str, Callable] = {
-    "plain": lambda rng, n, size: None,
-    "mixup": _mixup,
-    "cutmix": _cutmix,
-    "mixup+cutmix": _half,
-    "gridmix": _grid,
-    "smoothmix": _gauss,
-    "fmix": _fmix,
-    "fmix int32": _fmix_int32,
-    "resizemix": _window,
-    "blocks": _puzzle,
-    "all kinds": _all,
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """Random arguments of `mix`, a function of the seed."""
-
-    plan: str
-    n: int
-    size: tuple[int, int]
-    erase: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.plan} {self.n}x{self.size[0]}x{self.size[1]}{' erase' * self.erase}"
-
-    def build(self, seed: int = 0) -> tuple[Tensor, Plan | None, Erase | None]:
-        """images, plan, erase"""
-        rng = np.random.default_rng(seed)
-        images = torch.from_numpy(rng.integers(0, 256, (self.n, *self.size, 3), dtype=np.uint8))
-        fill = noise((120, 115, 100), (58, 57, 56))
-        erase = Erase.draw(rng, self.n, self.size, 0.75, fill) if self.erase else None
-        return images, PLANS[self.plan](rng, self.n, self.size), erase
-
-
-CASES = [
-    Case(plan, n, size, erase)
-    for plan in PLANS
-    for n, size, erase in ((1, (5, 7), False), (6, (12, 16), False), (9, (13, 20), False), (9, (14, 24), True))
-]
+# ---- ahead-of-time targets ----
 
 
 def _target(name, dtype, size, registers, store, bank="*i16", cells=False, erase=False) -> Target:
-    each = 8 if dtype != "fp32" and not cells else 4
-    group = math.gcd(3 * size[1], each)
+    each, group = _shape(size[1], 4 if dtype == "fp32" else 2, cells)
     types = dict(images="*u8", table="*i32", profiles="*i16", bank=bank, blocks="*i32", boxes="*i32", fill="*fp32")
     numbers = dict.fromkeys(("mean0", "mean1", "mean2", "scale0", "scale1", "scale2"), "fp32")
     chosen = dict(H=size[0], W=size[1], CELLS=cells, ERASE=erase, V=group, G=128 * each // group)

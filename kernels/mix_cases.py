@@ -1,0 +1,132 @@
+"""Random arguments for the mix pass, one plan of each kind: what the tests check and the benchmark measures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmix.kernels.erase import Erase, noise
+from fastmix.kernels.plan import Plan
+
+
+def _partners(rng, n):
+    return ((np.arange(n) + rng.integers(n)) % n).astype(np.int32)
+
+
+def _boxes(rng, n, size):
+    for length in size:
+        extent = rng.integers(0, length + 1, n)
+        start = rng.integers(0, length - extent + 1)
+        yield from (start, start + extent)
+
+
+def _waves(rng, n, size) -> Tensor:
+    """A small bank of rank maps with large blobs, int16 [4,H,W]."""
+    y, x = (np.arange(length) / length for length in size)
+    maps = []
+    for _ in range(4):
+        fy, fx, phase = rng.uniform(0.5, 2, 3)
+        value = np.sin(6 * (fy * y[:, None] + phase)) * np.cos(6 * fx * x) + 0.02 * rng.random(size)
+        maps.append(value.ravel().argsort().argsort().reshape(size))
+    return torch.from_numpy(np.stack(maps).astype(np.uint16).view(np.int16))
+
+
+def _fmix(rng, n, size):
+    counts = rng.integers(0, size[0] * size[1] + 1, n)
+    return Plan.ranks(_partners(rng, n), _waves(rng, n, size), rng.integers(0, 4, n), counts, rng.integers(0, 4, n))
+
+
+def _fmix_int32(rng, n, size):
+    plan = _fmix(rng, n, size)
+    plan.bank = plan.bank.int() & 0xFFFF
+    return plan
+
+
+def _grid(rng, n, size):
+    lines = [(np.arange(length) + rng.integers(0, 5, (n, 1))) % 5 < 3 for length in size]
+    return Plan.profile(_partners(rng, n), *lines)
+
+
+def _gauss(rng, n, size):
+    hills = [np.exp(-((np.arange(length) / length - rng.random((n, 1))) ** 2) / 0.1) for length in size]
+    return Plan.profile(_partners(rng, n), *hills)
+
+
+def _window(rng, n, size):
+    y0, y1, x0, x1 = _boxes(rng, n, size)
+    scales = (length / np.maximum(b - a, 1) for a, b, length in ((y0, y1, size[0]), (x0, x1, size[1])))
+    corner = (rng.integers(-1, 3, n) for _ in size)
+    return Plan.window(_partners(rng, n), y0, y1, x0, x1, *corner, *scales, size)
+
+
+def _puzzle(rng, n, size):
+    """Blocks with shuffled sources, as PuzzleMix and Co-Mixup make them."""
+    gh, gw = min(4, size[0]), min(7, size[1])
+    plan = Plan.cells(_partners(rng, n), rng.integers(0, 3, (n, gh, gw)) / 2, size)
+    shape = (*plan.blocks.shape[:2], 2)
+    plan.blocks[..., :2] = torch.from_numpy(rng.integers(0, n * gh * gw, shape).astype(np.int32))
+    return plan
+
+
+def _mixup(rng, n, size):
+    return Plan.blend(_partners(rng, n), rng.random(n))
+
+
+def _cutmix(rng, n, size):
+    return Plan.box(_partners(rng, n), *_boxes(rng, n, size), size)
+
+
+def _half(rng, n, size):
+    return Plan.select(np.arange(n) % 2, [_mixup(rng, n, size), _cutmix(rng, n, size)])
+
+
+def _all(rng, n, size):
+    makers = (lambda *_: Plan.plain(n), _mixup, _cutmix, _window, _gauss, _fmix, _puzzle, _grid)
+    return Plan.select(rng.permutation(n) % len(makers), [make(rng, n, size) for make in makers])
+
+
+PLANS: dict[str, Callable] = {
+    "plain": lambda rng, n, size: None,
+    "mixup": _mixup,
+    "cutmix": _cutmix,
+    "mixup+cutmix": _half,
+    "gridmix": _grid,
+    "smoothmix": _gauss,
+    "fmix": _fmix,
+    "fmix int32": _fmix_int32,
+    "resizemix": _window,
+    "blocks": _puzzle,
+    "all kinds": _all,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Random arguments of `mix`, a function of the seed."""
+
+    plan: str
+    n: int
+    size: tuple[int, int]
+    erase: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.plan} {self.n}x{self.size[0]}x{self.size[1]}{' erase' * self.erase}"
+
+    def build(self, seed: int = 0) -> tuple[Tensor, Plan | None, Erase | None]:
+        """images, plan, erase"""
+        rng = np.random.default_rng(seed)
+        images = torch.from_numpy(rng.integers(0, 256, (self.n, *self.size, 3), dtype=np.uint8))
+        fill = noise((120, 115, 100), (58, 57, 56))
+        erase = Erase.draw(rng, self.n, self.size, 0.75, fill) if self.erase else None
+        return images, PLANS[self.plan](rng, self.n, self.size), erase
+
+
+CASES = [
+    Case(plan, n, size, erase)
+    for plan in PLANS
+    for n, size, erase in ((1, (5, 7), False), (6, (12, 16), False), (9, (13, 20), False), (9, (14, 24), True))
+]
