@@ -12,6 +12,9 @@ from torch import Tensor
 from fastmix.kernels.erase import Erase, noise
 from fastmix.kernels.plan import Plan
 
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FILL_MEAN, FILL_STD = (120, 115, 100), (58, 57, 56)
+
 
 def _partners(rng, n):
     return ((np.arange(n) + rng.integers(n)) % n).astype(np.int32)
@@ -116,13 +119,13 @@ class Case:
     def __str__(self) -> str:
         return f"{self.plan} {self.n}x{self.size[0]}x{self.size[1]}{' erase' * self.erase}"
 
-    def build(self, seed: int = 0) -> tuple[Tensor, Plan | None, Erase | None]:
-        """images, plan, erase"""
+    def arguments(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
+        """The keyword arguments of one call of `mix` or of its reference."""
         rng = np.random.default_rng(seed)
         images = torch.from_numpy(rng.integers(0, 256, (self.n, *self.size, 3), dtype=np.uint8))
-        fill = noise((120, 115, 100), (58, 57, 56))
-        erase = Erase.draw(rng, self.n, self.size, 0.75, fill) if self.erase else None
-        return images, PLANS[self.plan](rng, self.n, self.size), erase
+        erase = Erase.draw(rng, self.n, self.size, 0.75, noise(FILL_MEAN, FILL_STD)) if self.erase else None
+        plan = PLANS[self.plan](rng, self.n, self.size)
+        return dict(images=images, plan=plan, mean=MEAN, std=STD, dtype=dtype, erase=erase)
 
 
 CASES = [

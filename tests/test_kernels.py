@@ -1,0 +1,299 @@
+"""The mix pass: every implementation against the reference, the reference against a walk over the pixels."""
+
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastmix.kernels import KERNELS, mix_cases
+from fastmix.kernels import plan as P
+from fastmix.kernels.erase import LEVELS, Erase, noise
+from fastmix.kernels.mix import AOT, CASES, DTYPES, mix, reference
+from fastmix.kernels.mix_cases import MEAN, PLANS, STD, Case
+from fastmix.kernels.plan import Plan
+
+HERE = Path(__file__).parent
+
+
+def script(name: str, **environment: str) -> None:
+    """Runs a file of this folder in its own process: TRITON_INTERPRET is read once, at the first import."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    env |= {"PYTHONPATH": str(HERE.parent)} | environment
+    result = subprocess.run([sys.executable, HERE / name], env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_triton_equals_the_reference():
+    pytest.importorskip("triton")
+    script("interpreter_check.py", TRITON_INTERPRET="1")
+
+
+def test_kernels_compile_without_spills():
+    pytest.importorskip("triton")
+    assert all(kernel.AOT for kernel in KERNELS)
+    script("aot_check.py")
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_cpu_twin_equals_the_reference(case):
+    for dtype in DTYPES:
+        arguments = case.arguments(dtype)
+        assert torch.equal(mix(**arguments), reference(**arguments))
+
+
+def test_a_reused_output_is_overwritten_and_returned():
+    case = Case("all kinds", 9, (13, 20))
+    for dtype in DTYPES:
+        arguments = case.arguments(dtype)
+        out = torch.full((9, 3, 13, 20), math.nan, dtype=dtype).to(memory_format=torch.channels_last)
+        assert mix(**arguments, out=out) is out
+        assert torch.equal(out, reference(**arguments))
+
+
+def test_inputs_are_not_changed_and_need_not_be_contiguous():
+    arguments = Case("all kinds", 9, (14, 24), erase=True).arguments()
+    images, plan = arguments["images"], arguments["plan"]
+    before = [t.clone() for t in (images, plan.table, plan.profiles, plan.bank, plan.blocks)]
+    wanted = mix(**arguments)
+    planar = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert not planar.is_contiguous()
+    assert torch.equal(mix(**arguments | {"images": planar}), wanted)
+    after = (images, plan.table, plan.profiles, plan.bank, plan.blocks)
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def as_float(word: int) -> float:
+    return struct.unpack("f", struct.pack("i", int(word)))[0]
+
+
+def sources(plan: Plan, i: int, y: int, x: int, height: int, width: int):
+    """What the documentation of Plan says of one pixel: weight and place of the first source, place of the second."""
+    row = [int(v) for v in plan.table[i]]
+    own, other = (i, y, x), (row[1], y, x)
+    inside = row[4] <= y < row[5] and row[6] <= x < row[7]
+    if row[0] == P.PLAIN:
+        return 1.0, own, own
+    if row[0] == P.BLEND:
+        return row[4] / 2**16, own, other
+    if row[0] == P.BOX:
+        return float(not inside), own, other
+    if row[0] == P.WINDOW:
+        from_y = row[8] + math.floor((y - row[4]) * as_float(row[10]))
+        from_x = row[9] + math.floor((x - row[6]) * as_float(row[11]))
+        return float(not inside), own, (row[1], min(max(from_y, 0), height - 1), min(max(from_x, 0), width - 1))
+    if row[0] == P.PROFILE:
+        return 1 - int(plan.profiles[row[4], y]) * int(plan.profiles[row[4], height + x]) / 2**16, own, other
+    if row[0] == P.RANKS:
+        bank = plan.bank[row[4]].numpy()
+        bank = bank.view(np.uint16) if bank.dtype == np.int16 else bank
+        bank = {0: bank, 1: np.fliplr(bank), 2: np.flipud(bank), 3: np.rot90(bank, 2)}[row[6]]
+        return float(bank[y, x] < row[5]), own, other
+    rows, columns = row[4], row[5]
+    edges_y, edges_x = P.cell_edges(height, rows), P.cell_edges(width, columns)
+    cy, cx = np.searchsorted(edges_y, y, "right") - 1, np.searchsorted(edges_x, x, "right") - 1
+    first, second, weight = (int(v) for v in plan.blocks[i, cy * columns + cx])
+
+    def place(source):
+        image, cell = divmod(source, rows * columns)
+        sy, sx = divmod(cell, columns)
+        return image, min(edges_y[sy] + y - edges_y[cy], height - 1), min(edges_x[sx] + x - edges_x[cx], width - 1)
+
+    return weight / 2**16, place(first), place(second)
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("n,size", [(1, (5, 7)), (8, (9, 6))])
+def test_the_reference_equals_a_walk_over_the_pixels(plan, n, size):
+    arguments = Case(plan, n, size).arguments(seed=1)
+    plan = arguments["plan"] if arguments["plan"] is not None else Plan.plain(n)
+    pixels = arguments["images"].numpy().astype(np.float64)
+    wanted = np.empty(pixels.shape)
+    for i, y, x in np.ndindex(pixels.shape[:3]):
+        weight, first, second = sources(plan, i, y, x, *size)
+        value = weight * pixels[first] + (1 - weight) * pixels[second]
+        wanted[i, y, x] = (value / 255 - MEAN) / STD
+    got = reference(**arguments).permute(0, 2, 3, 1).double().numpy()
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+
+
+def test_normalising_equals_the_usual_formula_for_every_value():
+    images = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
+    wanted = (images.double() / 255 - torch.tensor(MEAN).double()) / torch.tensor(STD).double()
+    got = mix(images, None, MEAN, STD).permute(0, 2, 3, 1)
+    torch.testing.assert_close(got.double(), wanted, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("plan", ["fmix", "blocks", "all kinds"])
+def test_the_label_weight_is_the_mean_of_the_mask(plan):
+    arguments = Case(plan, 9, (13, 20)).arguments()
+    plan = arguments["plan"]
+    if plan.blocks is not None:  # labels of cells are those of unshuffled sources
+        plan.blocks[..., 0] = torch.arange(9)[:, None] * 28 + torch.arange(28)
+        plan.blocks[..., 1] = plan.partner[:, None] * 28 + torch.arange(28)
+    plan.table[:, 1] = (torch.arange(9) + 1) % 9
+    if plan.blocks is not None:
+        plan.blocks[..., 1] = plan.partner[:, None] * 28 + torch.arange(28)
+    own = torch.empty(9)
+    for i in range(9):
+        arguments["images"] = (torch.arange(9) == i).byte().view(9, 1, 1, 1).expand(9, 13, 20, 3)
+        own[i] = (mix(**arguments | {"mean": (0, 0, 0), "std": (1 / 255,) * 3}))[i].mean()
+    torch.testing.assert_close(own, plan.own, rtol=0, atol=1e-6)
+
+
+def refused(match: str, **changes) -> None:
+    arguments = Case("all kinds", 9, (13, 20)).arguments() | changes
+    with pytest.raises(ValueError, match=match) as error:
+        mix(**arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    arguments = Case("all kinds", 9, (13, 20)).arguments()
+    images, plan = arguments["images"], arguments["plan"]
+    refused("images must be uint8", images=images.float())
+    refused("images must be uint8", images=images.permute(0, 3, 1, 2))
+    refused("empty", images=images[:, :0], plan=None)
+    refused("dtype is torch.float64", dtype=torch.float64)
+    refused("std above 0", std=(0.2, 0, 0.2))
+    refused("3 numbers", mean=(0.5,))
+    refused(r"plan.table must be int32 \[9,12\]", plan=Plan.plain(8))
+    refused("plan.profiles must be int16", plan=Plan(plan.table, plan.profiles[:, 1:], plan.bank, plan.blocks))
+    refused("plan.bank must be", plan=Plan(plan.table, plan.profiles, plan.bank[:, 1:], plan.blocks))
+    refused("plan.blocks must be int32", plan=Plan(plan.table, plan.profiles, plan.bank, plan.blocks[1:]))
+    refused("plan.table must be .* on cpu", plan=Plan(plan.table.to("meta")))
+    refused("erase.boxes must be", erase=Erase(torch.zeros(8, 5, dtype=torch.int32), torch.zeros(3, LEVELS)))
+    refused("erase.fill must be", erase=Erase(torch.zeros(9, 5, dtype=torch.int32), torch.zeros(3, 9)))
+    refused("out .* must be float32", out=torch.empty(9, 3, 13, 20))
+    refused("out .* must be float32", out=torch.empty(9, 13, 20, 3, dtype=torch.bfloat16).permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("column,value", [(0, 7), (0, -1), (1, 9), (1, -1)])
+def test_a_plan_that_points_outside_the_batch_is_refused(column, value):
+    plan = Case("all kinds", 9, (13, 20)).arguments()["plan"]
+    plan.table[3, column] = value
+    refused("row 3 of the plan", plan=plan)
+
+
+@pytest.mark.parametrize("kind", [P.PROFILE, P.RANKS, P.BLOCKS])
+def test_a_plan_that_points_outside_its_own_tables_is_refused(kind):
+    plan = Case("all kinds", 9, (13, 20)).arguments()["plan"]
+    row = int((plan.kind == kind).nonzero()[0])
+    if kind == P.BLOCKS:
+        plan.blocks[row, 0, 0] = 9 * 28
+    else:
+        plan.table[row, 4] = 1000
+    refused(f"row {row} of the plan", plan=plan)
+
+
+# ---- random erasing ----
+
+
+def test_rectangles_follow_timms_distribution():
+    from timm.data.random_erasing import RandomErasing
+
+    from fastmix import compat  # noqa: F401
+
+    n, size = 6000, (48, 64)
+    boxes = Erase.draw(np.random.default_rng(0), n, size, 0.25, noise((0, 0, 0), (1, 1, 1))).boxes[:, :4].numpy()
+    height, width = boxes[:, 1] - boxes[:, 0], boxes[:, 3] - boxes[:, 2]
+    erased = height > 0
+    assert ((boxes[:, [0, 2]] >= 0) & (boxes[:, [1, 3]] <= size)).all()
+    assert abs(erased.mean() - 0.25) < 4 * math.sqrt(0.25 * 0.75 / n)
+
+    import random
+
+    random.seed(0)
+    theirs = RandomErasing(probability=1.0, mode="const", device="cpu")
+    masks = np.empty((1500, *size), bool)
+    for mask in masks:
+        image = torch.ones(3, *size)
+        theirs(image)
+        mask[:] = image[0].numpy() == 0
+    their_height, their_width = masks.any(2).sum(1), masks.any(1).sum(1)
+    from scipy.stats import ks_2samp
+
+    ours = height[erased], width[erased], (height * width)[erased], boxes[erased, 0], boxes[erased, 2]
+    corner = masks.any(2).argmax(1), masks.any(1).argmax(1)
+    others = their_height, their_width, their_height * their_width, *corner
+    for a, b in zip(ours, others, strict=True):
+        assert ks_2samp(a, b).pvalue > 1e-3
+
+
+def test_erased_pixels_are_normal_after_normalising_and_others_unchanged():
+    size = (64, 64)
+    images = torch.zeros(8, *size, 3, dtype=torch.uint8)
+    fill = noise([255 * m for m in MEAN], [255 * s for s in STD])
+    erase = Erase.draw(np.random.default_rng(3), 8, size, 1.0, fill)
+    clean, got = mix(images, None, MEAN, STD), mix(images, None, MEAN, STD, erase=erase)
+    values = []
+    for i, (y0, y1, x0, x1, _) in enumerate(erase.boxes.tolist()):
+        values.append(got[i, :, y0:y1, x0:x1].flatten(1))
+        got[i, :, y0:y1, x0:x1] = clean[i, :, y0:y1, x0:x1]
+    assert torch.equal(got, clean)
+    from scipy.stats import kstest
+
+    for channel in torch.cat(values, 1):
+        assert kstest(channel.numpy(), "norm").pvalue > 1e-3
+
+
+def test_noise_differs_between_images_channels_and_neighbours():
+    boxes = torch.tensor([[0, 64, 0, 64, 1], [0, 64, 0, 64, 2]], dtype=torch.int32)
+    images = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
+    out = mix(images, None, (0, 0, 0), (1, 1, 1), erase=Erase(boxes, noise((0, 0, 0), (1, 1, 1)))).numpy()
+    pairs = (out[0], out[1]), (out[:, 0], out[:, 1]), (out[..., 1:], out[..., :-1]), (out[:, :, 1:], out[:, :, :-1])
+    for a, b in pairs:
+        assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 4 / math.sqrt(a.size)
+
+
+def test_noise_is_a_constant_or_whole_numbers_where_asked():
+    assert torch.equal(noise((1, 2, 3), (0, 0, 0)), torch.tensor([1.0, 2, 3])[:, None].expand(3, LEVELS))
+    whole = noise((128, 0, 255), (58, 57, 56), whole=True)
+    assert torch.equal(whole, whole.round()) and whole.min() == 0 and whole.max() == 255
+    assert abs(whole[0].mean() - 128) < 0.5
+
+
+def test_the_noise_of_a_partner_travels_with_it():
+    images = torch.full((2, 8, 8, 3), 10, dtype=torch.uint8)
+    erase = Erase(torch.tensor([[0, 0, 0, 0, 1], [2, 6, 2, 6, 5]], dtype=torch.int32), noise((200,) * 3, (9,) * 3))
+    plan = Plan.box(np.array([1, 1]), 0, 8, 0, 8, (8, 8))
+    out = mix(images, plan, MEAN, STD, erase=erase)
+    assert torch.equal(out[0], out[1])
+    assert (out[0] != mix(images, None, MEAN, STD)[0]).any(0).sum() == 16
+
+
+# ---- on a GPU ----
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "case", [*CASES, Case("all kinds", 16, (224, 224)), Case("all kinds", 16, (97, 225), True)], ids=str
+)
+def test_the_gpu_equals_the_reference_without_a_sync_and_in_a_graph(case):
+    for dtype in DTYPES:
+        arguments = case.arguments(dtype)
+        wanted = reference(**arguments)
+        on_gpu = {k: v.to("cuda") if hasattr(v, "to") else v for k, v in arguments.items()}
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            got = mix(**on_gpu)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.equal(got.cpu(), wanted)
+        out = torch.full_like(got, math.nan)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            mix(**on_gpu, out=out)
+        graph.replay()
+        assert torch.equal(out.cpu(), wanted)
+
+
+def test_targets_cover_every_output_type():
+    assert {target.types["out"] for target in AOT} >= {"*bf16", "*fp16", "*fp32"}
+    assert {case.plan for case in mix_cases.CASES} == set(PLANS)
