@@ -77,7 +77,7 @@ def draw(rng: np.random.Generator, name: str, size: int) -> np.ndarray:
         front = _colours(rng)
     mask = _mask(rng, SHAPES[name], size)[..., None]
     ground, surface = (c[0] + _texture(rng, size)[..., None] * (c[1] - c[0]) for c in (back, front))
-    pixels = mask * surface + (1 - mask) * ground + rng.normal(0, rng.uniform(2, 8), (size, size, 1))
+    pixels = mask * surface + (1 - mask) * ground + rng.normal(0, rng.uniform(1, 6), (size, size, 1))
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
@@ -151,7 +151,7 @@ def _colours(rng: np.random.Generator) -> np.ndarray:
 
 def _mask(rng: np.random.Generator, outlines: list[np.ndarray], size: int) -> np.ndarray:
     """How much of each pixel the shape covers, in [0,1]: drawn finer and averaged."""
-    turn, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.28, 0.45)
+    turn, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.32, 0.46)
     centre = rng.uniform(radius * 0.95, 1 - radius * 0.95, 2)
     spin = np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
     mask = Image.new("L", (size * FINE, size * FINE))
@@ -169,7 +169,7 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
     if kind == 0:
         return np.clip(0.5 + along, 0, 1)
     if kind == 1:
-        return 0.5 + 0.5 * np.sin(2 * np.pi * (rng.uniform(2, 8) * along + rng.uniform()))
+        return 0.5 + 0.5 * np.sin(2 * np.pi * (rng.uniform(1, 6) * along + rng.uniform()))
     cells = rng.integers(0, 256, (int(rng.integers(3, 12)),) * 2, dtype=np.uint8)
     smooth = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(smooth, np.float64) / 255
