@@ -139,11 +139,15 @@ def versions() -> str:
     return " ".join(found)
 
 
-def table(rows: list[dict]) -> str:
-    """The rows as aligned text, hardware and versions once below."""
+def table(rows: list[dict], ours: str = "fastmix") -> str:
+    """The rows as aligned text, hardware and versions once below; the last column is the median over that of ours."""
     heads = ("name", "provider", "shape", "dtype", "p20", "p50", "p80", "unit", "gbps", "share_of_copy")
-    lines = [heads] + [tuple(_text(row[head]) for head in heads) for row in rows]
-    widths = [max(len(line[k]) for line in lines) for k in range(len(heads))]
+    medians = {(row["name"], row["shape"], row["dtype"]): row["p50"] for row in rows if row["provider"] == ours}
+    lines = [(*heads, f"of {ours}")]
+    for row in rows:
+        median = medians.get((row["name"], row["shape"], row["dtype"]))
+        lines.append((*(_text(row[head]) for head in heads), _text(median and row["p50"] / median)))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join(text + [f"{rows[0]['hardware']}; {rows[0]['versions']}; {rows[0]['date']}"] if rows else text)
 
