@@ -49,7 +49,7 @@ class Loader:
              ranks, the last batch filled up with invalid images (black, label 0)
     seed     of order, crops and flips
     rank, world  of this process; every rank has the same number of steps
-    workers  threads; None: as many as the process may use cores
+    workers  threads; None: this process's share of the cores (torchrun tells how many processes share them)
     device   where the batches go
     bad      "raise", or "skip": a damaged image is left out of a training batch, which gets shorter, and marked invalid
              in validation; `skipped` lists file, row and reason, once per encounter
@@ -81,7 +81,7 @@ class Loader:
             raise ValueError(f"the batch is {batch}; it must be at least 1 image")
         self.source, self.batch, self.view, self.train = str(source), batch, view, train
         self.seed, self.rank, self.world, self.bad = seed, rank, world, bad
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         self.device = torch.device(device)
         self.skipped: list[str] = []
         self.open()
