@@ -35,7 +35,9 @@ def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.O
         return apex.FusedAdam(groups, **common) if apex else torch.optim.AdamW(groups, fused=cuda, **common)
     if apex:
         return apex.FusedLAMB(groups, **common)
-    import fastmix.compat  # noqa: F401
+    from fastmix.models import load_timm
+
+    load_timm()
     from timm.optim import Lamb
 
     return Lamb(groups, **common)

@@ -152,32 +152,27 @@ class Plan:
 
     @classmethod
     def select(cls, choice, plans: list[Plan]) -> Plan:
-        """One plan whose sample i follows plans[choice[i]]; all on the CPU. Raises ValueError for two different banks."""
-        table = torch.stack([p.table for p in plans])[torch.as_tensor(choice), torch.arange(len(choice))].clone()
+        """One plan whose sample i follows plans[choice[i]]; all on the CPU. Raises ValueError for two rank banks."""
+        choice = torch.as_tensor(choice)
         banks = {id(p.bank): p.bank for p in plans if p.bank is not None}
         if len(banks) > 1:
-            raise ValueError("one batch can draw its masks from one bank only: use one fmix setting in a choice by sample")
-        start, profiles = 0, []
-        for k, p in enumerate(plans):  # rows of the joined profiles
-            if p.profiles is not None:
-                table[(torch.as_tensor(choice) == k) & (table[:, 0] == PROFILE), 4] += start
-                start += len(p.profiles)
-                profiles.append(p.profiles)
-        blocks = [p.blocks for p in plans]
-        if any(b is not None for b in blocks):
-            cells = max(b.shape[1] for b in blocks if b is not None)
-            joined = torch.zeros(len(choice), cells, 3, dtype=torch.int32)
-            for k, b in enumerate(blocks):
-                if b is not None:
-                    rows = torch.as_tensor(choice) == k
-                    joined[rows, : b.shape[1]] = b[rows]
-        else:
-            joined = None
-        return cls(table, torch.cat(profiles) if profiles else None, next(iter(banks.values()), None), joined)
+            raise ValueError("a choice by sample has one fmix bank: list one fmix, or choose by batch")
+        table = torch.stack([p.table for p in plans])[choice, torch.arange(len(choice))]
+        profiles, first = [p.profiles for p in plans if p.profiles is not None], 0
+        for k, p in enumerate(plans):
+            if p.profiles is not None:  # its rows now begin at `first` of the joined profiles
+                table[(choice == k) & (table[:, 0] == PROFILE), 4] += first
+                first += len(p.profiles)
+        cells = max((p.blocks.shape[1] for p in plans if p.blocks is not None), default=0)
+        blocks = torch.zeros(len(choice), cells, 3, dtype=torch.int32) if cells else None
+        for k, p in enumerate(plans):
+            if p.blocks is not None:
+                blocks[choice == k, : p.blocks.shape[1]] = p.blocks[choice == k]
+        return cls(table, torch.cat(profiles) if profiles else None, next(iter(banks.values()), None), blocks)
 
 
 def cell_edges(length: int, cells: int) -> np.ndarray:
-    """First pixel of each cell, and the end: pixel p lies in cell p * cells // length (nearest upsampling). [cells+1]"""
+    """First pixel of each cell, and the end, [cells+1]: pixel p lies in cell p * cells // length (nearest)."""
     return -(-np.arange(cells + 1) * length // cells)
 
 

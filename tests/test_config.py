@@ -71,7 +71,8 @@ def test_missing_file_names_the_nearest_config():
 
 
 def test_later_files_and_words_win_key_by_key(tmp_path):
-    write(tmp_path, "epochs: 5\noptim: {lr: 0.1, momentum: 0.8}\nmixers: {cutmix: {alpha: 1.0, granularity: sample}}", "b.yaml")
+    low = "epochs: 5\noptim: {lr: 0.1, momentum: 0.8}\nmixers: {cutmix: {alpha: 1.0, granularity: sample}}"
+    write(tmp_path, low, "b.yaml")
     path = write(tmp_path, "base: b.yaml\noptim: {lr: 0.2}\nmixers: {cutmix: {alpha: 0.5}, mixup: {}}")
     cfg = config.load(path, ["optim.lr=0.3", "mixers.mixup.alpha=2e-1"])
     assert (cfg.epochs, cfg.optim.lr, cfg.optim.momentum) == (5, 0.3, 0.8)

@@ -216,7 +216,7 @@ def test_wrong_rows_are_named_in_one_line(case):
 
 def test_two_banks_cannot_meet_in_one_batch():
     choice = Choice({FMix(bank=2): 0.5, FMix(bank=2, seed=1): 0.5}, "sample")
-    with pytest.raises(ValueError, match="one bank"):
+    with pytest.raises(ValueError, match="one fmix bank"):
         choice.plan(constants(4, (8, 8)))
 
 

@@ -89,9 +89,10 @@ def stop_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(state.State, "record", recording)
 
 
-@pytest.mark.parametrize("mix, step", [("cutmix", 3), ("mixup", 5), ("fmix", 8)])  # in an epoch, at its end, in the last
+@pytest.mark.parametrize("mix, step", [("cutmix", 3), ("mixup", 5), ("fmix", 8)])  # in an epoch, at its end, later
 def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, mix, step):
-    words = (f"mix={mix}", "accum=2", "ema.decay=0.9", "ema.ramp_steps=4", "model.args.drop_path_rate=0.2", "save_every=4")
+    words = (f"mix={mix}", "accum=2", "save_every=4", "model.args.drop_path_rate=0.2")
+    words += ("ema.decay=0.9", "ema.ramp_steps=4")
     assert run(*words, "out=whole") == 0
     with monkeypatch.context() as patch:
         stop_at(patch, step)
@@ -235,10 +236,10 @@ def test_bad_input_is_one_line_exit_code_2_and_nothing_written(folder, capsys, w
 
 def test_damaged_and_empty_data_name_the_place(folder, capsys):
     (folder / "data/a").mkdir(parents=True)
-    for what, says in [("data", "data"), ("small.yaml", "small.yaml")]:
-        words = ["small.yaml", "mix=cutmix", f"data.train={what}", "data.loader=" + ("folder" if what == "data" else "beton")]
+    for loader, source in [("folder", "data"), ("beton", "small.yaml")]:
+        words = ["small.yaml", "mix=cutmix", f"data.loader={loader}", f"data.train={source}"]
         assert cli.run(train.main, "train", words) == 2
-        assert says in capsys.readouterr().err
+        assert source in capsys.readouterr().err
 
 
 def test_resume_from_another_config_and_an_existing_folder_are_refused(folder, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from importlib import import_module
 
 import torch
 from torch import nn
@@ -32,12 +33,9 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
 
 def load_timm():
     """The timm package, importable beside a CPU build of torch and knowing our backbones."""
-    import fastmix.compat  # noqa: F401  (before torchvision, which timm imports)
-    import fastmix.models.cifar  # noqa: F401  (registers its models)
-
-    import timm  # isort: skip
-
-    return timm
+    import_module("fastmix.compat")  # before torchvision, which timm imports
+    import_module("fastmix.models.cifar")
+    return import_module("timm")
 
 
 def _initialise(model: nn.Module) -> None:
