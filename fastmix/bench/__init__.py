@@ -27,6 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, summary in BENCHES.items():
         command = commands.add_parser(name, help=summary, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         command.add_argument("--json", metavar="FILE", help="write the rows there too, as a list of objects")
+        command.add_argument("--csv", metavar="FILE", help="append the rows to this table")
         if name in argv[:1]:  # the others need not even be importable
             module = import_module(f"fastmix.bench.{name}")
             module.add_arguments(command)
@@ -35,3 +36,5 @@ def main(argv: list[str] | None = None) -> None:
     print(measure.table(rows))
     if args.json:
         measure.write_json(rows, args.json)
+    if args.csv:
+        measure.append_csv(rows, args.csv)

@@ -7,6 +7,7 @@ versions, date. Peers of one comparison share name, shape and dtype.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import platform
@@ -158,6 +159,16 @@ def _text(value) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
     return str(value)
+
+
+def append_csv(rows: list[dict], path: str) -> None:
+    """Adds the rows to a csv file, with a header if it is new."""
+    new = not Path(path).exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_json(rows: list[dict], path: str) -> None:

@@ -1,0 +1,46 @@
+"""The benchmark commands on small work: what a row says, and that the README's tables come from the csv files."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from fastmix.bench import main, measure, readme
+
+ROOT = Path(__file__).parent.parent
+FIELDS = ["bench", "name", "provider", "shape", "dtype", "unit", "p20", "p50", "p80", "bytes", "gbps", "share_of_copy"]
+FIELDS += ["hardware", "versions", "date"]
+
+
+def test_step_measures_every_mixer_and_timm(tmp_path, capsys):
+    words = ["step", "--model", "test_resnet", "--batch", "4", "--size", "32", "--repeats", "2", "--mix", "cutmix", "fmix"]
+    main([*words, "--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")])
+    rows = json.loads((tmp_path / "a.json").read_text())
+    names = [("fastmix", "vanilla"), ("fastmix", "cutmix"), ("fastmix", "fmix"), ("timm", "cutmix")]
+    assert [(row["provider"], row["name"].split()[1]) for row in rows] == names
+    assert all(list(row) == FIELDS and 0 < row["p20"] <= row["p50"] <= row["p80"] for row in rows)
+    table = capsys.readouterr().out
+    assert all(row["provider"] in table for row in rows)
+    main([*words, "--csv", str(tmp_path / "a.csv")])
+    with open(tmp_path / "a.csv") as f:
+        assert len(list(csv.DictReader(f))) == 2 * len(rows)
+
+
+def test_quantiles_are_numpys():
+    import numpy as np
+
+    values = np.random.default_rng(0).random(11).tolist()
+    assert measure.quantiles(values) == pytest.approx(np.quantile(values, [0.2, 0.5, 0.8]).tolist())
+
+
+def test_the_readmes_tables_are_those_of_the_csv_files():
+    text = (ROOT / "README.md").read_text()
+    assert readme.BLOCK.findall(text)
+    assert readme.fill(text, ROOT) == text
+
+
+@pytest.mark.parametrize("words", [["mixx"], ["step", "--batch", "x"], ["step", "--device", "tpu"]])
+def test_wrong_arguments(words):
+    with pytest.raises(ValueError):
+        main(words)
