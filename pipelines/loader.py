@@ -21,8 +21,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastmix.pipelines import sampling
-from fastmix.pipelines.decode import jpeg
-from fastmix.pipelines.resize import place
+from fastmix.pipelines.decode import factor, jpeg
+from fastmix.pipelines.resize import place, sees
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
 from fastmix.pipelines.view import View
 
@@ -187,8 +187,11 @@ class Loader:
 def _develop(record: Record, window: ndarray, flip: bool, view: View, out: ndarray) -> None:
     """Decodes an image and writes its window into out uint8 [S,S,3]."""
     height, width, data, raw = record
-    pixels, factor = data, 1
-    if not raw:
-        needed = min(window[2], window[3]) / view.size  # source pixels for one of the result
-        pixels, factor = jpeg(data, height, width, needed if view.decode == "fast" else 1)
-    place(pixels, window / factor, flip, out, view.interpolation, view.whole)
+    if raw:
+        pixels, origin = data, (0, 0)
+    else:
+        reduced = factor(min(window[2:]) / view.size) if view.decode == "fast" else 1
+        window = window / reduced
+        part = sees(window, view.size, view.interpolation, view.whole)
+        pixels, origin = jpeg(data, height, width, reduced, part)
+    place(pixels, window, flip, out, view.interpolation, view.whole, origin)

@@ -14,6 +14,8 @@ float32 without contraction or reordering, so the bytes are the same on every ma
 
 from __future__ import annotations
 
+from math import ceil, floor
+
 import numpy as np
 from numba import njit
 
@@ -53,9 +55,10 @@ def _taps(start, extent, low, high, target, support):
 
 
 @njit(nogil=True, cache=True)
-def _resample(image, y, x, h, w, whole, flip, support, out):
+def _resample(image, origin, y, x, h, w, whole, flip, support, out):
     rows, columns = out.shape[0], out.shape[1]
-    low, high, near, far = 0, image.shape[0], 0, image.shape[1]
+    low, near = origin
+    high, far = low + image.shape[0], near + image.shape[1]
     if not whole:
         low, near = int(np.floor(y + 1e-6)), int(np.floor(x + 1e-6))
         high, far = min(int(np.ceil(y + h - 1e-6)), high), min(int(np.ceil(x + w - 1e-6)), far)
@@ -73,7 +76,9 @@ def _resample(image, y, x, h, w, whole, flip, support, out):
             line[:] = 0
             for k in range(tall[block + r]):
                 weight = down[block + r, k]
-                source = image[top[block + r] + k].reshape(-1)[3 * near : 3 * far]
+                source = image[top[block + r] + k - origin[0]].reshape(-1)[
+                    3 * (near - origin[1]) : 3 * (far - origin[1])
+                ]
                 for j in range(length):
                     line[j] += weight * np.float32(source[j])
             for j in range(length):
@@ -108,6 +113,13 @@ def _copy(image, y, x, flip, out):
                 out[i, to, c] = image[y + i, x + j, c] if inside else 0
 
 
+def sees(window: np.ndarray, size: int, interpolation: str, whole: bool) -> tuple[int, int, int, int]:
+    """The pixels (top, left, bottom, right) that can enter a size x size result; they may reach beyond the image."""
+    y, x, h, w = map(float, window)
+    down, across = (INTERPOLATIONS[interpolation] * max(side / size, 1) if whole else 0 for side in (h, w))
+    return floor(y - down), floor(x - across), ceil(y + h + down), ceil(x + w + across)
+
+
 def place(
     image: np.ndarray,
     window: np.ndarray,
@@ -115,15 +127,17 @@ def place(
     out: np.ndarray,
     interpolation: str = "bilinear",
     whole: bool = False,
+    origin: tuple[int, int] = (0, 0),
 ) -> None:
     """Writes the window (y, x, h, w) of an image uint8 [h,w,3] into out uint8 [H,W,3], resized and flipped.
 
     image and out are contiguous, the window's numbers are floats in pixels. A window of the size of `out` at an integer
     place is copied, and is 0 outside the image; any other must lie inside the image. whole: the filter sees the pixels
-    around the window too.
+    around the window too. origin: the place (y, x) of the image's first pixel, where it is a part of a larger one; that
+    part must hold all that `sees` tells.
     """
     y, x, h, w = map(float, window)
     if (h, w) == out.shape[:2] and y.is_integer() and x.is_integer():
-        _copy(image, int(y), int(x), flip, out)
+        _copy(image, int(y) - origin[0], int(x) - origin[1], flip, out)
     else:
-        _resample(image, y, x, h, w, whole, flip, INTERPOLATIONS[interpolation], out)
+        _resample(image, origin, y, x, h, w, whole, flip, INTERPOLATIONS[interpolation], out)
