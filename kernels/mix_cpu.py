@@ -1,7 +1,7 @@
 """The mixing pass on the CPU: numba, one row at a time in the first-level cache, samples spread over a few threads.
 
-Each row is put together in fp32 (own pixels, partner's pixels, noise), blended where a weight is between 0 and 1, then
-normalised and rounded into the output. Bit for bit equal to `kernels.mix.reference`.
+Each row is put together from its sources (own pixels, partner's pixels, noise), then blended where a weight is between
+0 and 1, normalised and rounded into the output. Bit for bit equal to `kernels.mix.reference`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fastmix.kernels.erase import LEVELS, Erase
 from fastmix.kernels.plan import BLEND, BLOCKS, BOX, COLUMNS, ONE, PROFILE, RANKS, WINDOW, Plan
 
 UNIT = np.float32(1 / ONE)
+SHARE = 200_000  # elements below which handing a part to a thread takes longer than doing it
 
 
 @njit(nogil=True)
@@ -34,25 +35,24 @@ def _noise(fill, position, channel, seed):
 def _read(row, at, images, boxes, fill, image, y, start, stop):
     """Puts elements start..stop of row y of a source image, erased where its box is, at row[at:]."""
     source, target = images[image, y, start:stop], row[at : at + stop - start]
-    for e in range(len(source)):
-        target[e] = np.float32(source[e])
+    for e in range(len(source)):  # slice assignment is slower in numba
+        target[e] = source[e]
     if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
         for e in range(max(start, 3 * boxes[image, 2]), min(stop, 3 * boxes[image, 3])):
             row[at + e - start] = _noise(fill, y * images.shape[2] + e, e % 3, boxes[image, 4])
 
 
 @njit(nogil=True)
-def _blend(a, b, weight):
-    """a becomes weight * a + (1 - weight) * b, exact for whole pixel values and where the weight is 0 or 1."""
-    for e in range(len(a)):
-        mixed = b[e] + weight[e] * (a[e] - b[e])
-        a[e] = a[e] if weight[e] == 1 else mixed
-
-
-@njit(nogil=True)
-def _normalise(out, row, mean, scale):
+def _finish(out, a, b, weight, mean, scale, blended):
+    """Normalises a, or weight * a + (1 - weight) * b: exact for whole pixel values and where the weight is 0 or 1."""
+    if not blended:
+        for e in range(len(out)):
+            out[e] = (np.float32(a[e]) - mean[e]) * scale[e]
+        return
     for e in range(len(out)):
-        out[e] = (row[e] - mean[e]) * scale[e]
+        first, second = np.float32(a[e]), np.float32(b[e])
+        mixed = second + weight[e] * (first - second)
+        out[e] = ((first if weight[e] == 1 else mixed) - mean[e]) * scale[e]
 
 
 @njit(nogil=True)
@@ -106,7 +106,7 @@ def _gather(row, across, images, boxes, fill, image, y, start, stop):
     """Puts elements across[start:stop] of row y of a source image, erased where its box is, at row[start:stop]."""
     source = images[image, y]
     for e in range(start, stop):
-        row[e] = np.float32(source[across[e]])
+        row[e] = source[across[e]]
     if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
         for e in range(start, stop):
             if 3 * boxes[image, 2] <= across[e] < 3 * boxes[image, 3]:
@@ -120,15 +120,16 @@ def _windowed(pixel, corner, source, scale, length):
 
 
 @njit(nogil=True, cache=True)
-def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill, mean, scale, out, bits, half):
+def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill, mean, scale, a, b, out, bits, half):
     """Samples first..last, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16); images and outputs [B,H,W*3].
 
-    Whichever output is not wanted, and what the plan does not use, is empty.
+    Whichever output is not wanted, and what the plan does not use, is empty. a, b [W*3]: where rows are put
+    together, of type uint8 unless there may be noise, else fp32.
     """
     height, n = images.shape[1], images.shape[2]
     width = n // 3
-    a, b, weight = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
-    scratch, along_x, across = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.int32)
+    weight, scratch = np.empty(n, np.float32), np.empty(n, np.float32)
+    along_x, across = np.empty(n, np.float32), np.empty(n, np.int32)
     for i in range(first, last):
         row = table[i]
         kind, partner = row[0], row[1]
@@ -141,19 +142,16 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
             for e in range(n):
                 across[e] = 3 * _windowed(e // 3, row[6], row[9], floats[i, 11], width) + e % 3
         for y in range(height):
+            blended = kind == BLEND or kind == BLOCKS or (kind == PROFILE and profiles[row[4], y] > 0)
             if kind == BLOCKS:
                 rows, columns = row[4], row[5]
                 cy, x0 = y * rows // height, 0
                 for cx in range(columns):
                     x1 = _cell_start(cx + 1, width, columns)
                     source, other_source, own = blocks[i, cy * columns + cx]
-                    if own == 0:
-                        source = other_source
                     _read_block(a, images, boxes, fill, source, (rows, columns), (cy, cx), y, x0, x1)
-                    if 0 < own < ONE:
-                        _read_block(b, images, boxes, fill, other_source, (rows, columns), (cy, cx), y, x0, x1)
-                        weight[3 * x0 : 3 * x1] = np.float32(own) * UNIT
-                        _blend(a[3 * x0 : 3 * x1], b[3 * x0 : 3 * x1], weight[3 * x0 : 3 * x1])
+                    _read_block(b, images, boxes, fill, other_source, (rows, columns), (cy, cx), y, x0, x1)
+                    weight[3 * x0 : 3 * x1] = np.float32(own) * UNIT
                     x0 = x1
             elif kind == RANKS:
                 count, flip = row[5], row[6]
@@ -168,15 +166,12 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
                     x0 = x1
             else:
                 _read(a, 0, images, boxes, fill, i, y, 0, n)
-                if kind == BLEND:
+                if blended:
                     _read(b, 0, images, boxes, fill, partner, y, 0, n)
-                    _blend(a, b, weight)
-                elif kind == PROFILE and profiles[row[4], y] > 0:
-                    _read(b, 0, images, boxes, fill, partner, y, 0, n)
+                if blended and kind == PROFILE:
                     along_y = np.float32(profiles[row[4], y])
                     for e in range(n):
                         weight[e] = (np.float32(ONE) - along_y * along_x[e]) * UNIT
-                    _blend(a, b, weight)
                 elif (kind == BOX or kind == WINDOW) and row[4] <= y < row[5]:
                     start = 3 * max(row[6], 0)
                     stop = max(start, 3 * min(row[7], width))
@@ -186,13 +181,13 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
                         from_y = _windowed(y, row[4], row[8], floats[i, 10], height)
                         _gather(a, across, images, boxes, fill, partner, from_y, start, stop)
             if bits.size == 0:
-                _normalise(out[i - first, y], a, mean, scale)
+                _finish(out[i - first, y], a, b, weight, mean, scale, blended)
+                continue
+            _finish(scratch, a, b, weight, mean, scale, blended)
+            if half:
+                _to_float16(bits[i - first, y], scratch)
             else:
-                _normalise(scratch, a, mean, scale)
-                if half:
-                    _to_float16(bits[i - first, y], scratch)
-                else:
-                    _to_bfloat16(bits[i - first, y], scratch)
+                _to_bfloat16(bits[i - first, y], scratch)
 
 
 def mix_cpu(
@@ -211,21 +206,24 @@ def mix_cpu(
     boxes, fill = _array(erase and erase.boxes, np.int32, 2), _array(erase and erase.fill, np.float32, 2)
     constants = [np.tile(v, width) for v in (mean, scale)]
     pixels = images.numpy().reshape(shape)
+    row_type = np.uint8 if erase is None else np.float32
     args = (pixels, table, table.view(np.float32), profiles, bank, blocks, boxes, fill, *constants)
     floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
 
     def work(first: int, last: int) -> None:
         target = out[first:last].view(last - first, height, 3 * width)
+        rows = np.empty((2, 3 * width), row_type)
         if out.dtype == torch.float32:
-            _mix(first, last, *args, target.numpy(), bits, False)
+            _mix(first, last, *args, *rows, target.numpy(), bits, False)
         else:
-            _mix(first, last, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
+            _mix(first, last, *args, *rows, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
 
     workers = torch.get_num_threads()
-    if workers == 1 or n == 1:
+    parts = min(n, 2 * workers, images.numel() // SHARE)
+    if workers == 1 or parts < 2:
         work(0, n)
     else:
-        edges = [n * k // (2 * workers) for k in range(2 * workers + 1)]
+        edges = [n * k // parts for k in range(parts + 1)]
         list(_pool(os.getpid(), workers).map(work, edges[:-1], edges[1:]))
 
 
