@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 
@@ -158,9 +159,10 @@ def _eager(mask, other, dtype, device) -> Callable:
 def _timm(mixup: float, cutmix: float, labels, dtype, device) -> Callable:
     """The arithmetic of timm's PrefetchLoader, then its Mixup for the whole batch, from the NCHW that it collates."""
     import torch
+
+    import_module("fastmix.compat")  # before torchvision, which timm imports
     from timm.data import Mixup
 
-    from fastmix import compat  # noqa: F401
     from fastmix.kernels.mix_cases import MEAN, STD
 
     mean, std = (torch.tensor([255 * v for v in c], device=device, dtype=dtype).view(1, 3, 1, 1) for c in (MEAN, STD))
@@ -176,9 +178,10 @@ def _timm(mixup: float, cutmix: float, labels, dtype, device) -> Callable:
 def _torchvision(mixup: float, cutmix: float, labels, dtype) -> Callable:
     """ToDtype, Normalize, then MixUp or CutMix or either by chance, from uint8 NCHW."""
     import torch
+
+    import_module("fastmix.compat")
     from torchvision.transforms import v2
 
-    from fastmix import compat  # noqa: F401
     from fastmix.kernels.mix_cases import MEAN, STD
 
     prepare = v2.Compose([v2.ToDtype(dtype, scale=True), v2.Normalize(MEAN, STD)])
