@@ -29,7 +29,7 @@ DEFAULTS = {"size": 96, "seed": 0}  # pixels a side
 VERSION = 1  # of the drawings; part of the cached file's name
 FINE = 4  # subpixels a side
 QUALITY = 90
-CONTRAST = 70  # least difference of brightness between shape and background, in grey levels
+CONTRAST = 90  # least difference of brightness between shape and background, in grey levels
 
 
 def _arc(radius: float, start: float = 0.0, stop: float = 2 * np.pi, points: int = 64) -> np.ndarray:
@@ -151,7 +151,7 @@ def _colours(rng: np.random.Generator) -> np.ndarray:
 
 def _mask(rng: np.random.Generator, outlines: list[np.ndarray], size: int) -> np.ndarray:
     """How much of each pixel the shape covers, in [0,1]: drawn finer and averaged."""
-    turn, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.32, 0.46)
+    turn, radius = rng.uniform(0, 2 * np.pi), rng.uniform(0.36, 0.46)
     centre = rng.uniform(radius * 0.95, 1 - radius * 0.95, 2)
     spin = np.array([(np.cos(turn), np.sin(turn)), (-np.sin(turn), np.cos(turn))])
     mask = Image.new("L", (size * FINE, size * FINE))
@@ -170,6 +170,6 @@ def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
         return np.clip(0.5 + along, 0, 1)
     if kind == 1:
         return 0.5 + 0.5 * np.sin(2 * np.pi * (rng.uniform(1, 6) * along + rng.uniform()))
-    cells = rng.integers(0, 256, (int(rng.integers(3, 12)),) * 2, dtype=np.uint8)
+    cells = rng.integers(0, 256, (int(rng.integers(3, 9)),) * 2, dtype=np.uint8)
     smooth = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(smooth, np.float64) / 255
