@@ -27,7 +27,7 @@ class Erase:
     fill: Tensor
 
     def to(self, device) -> Erase:
-        """The same on `device`, copied without a sync."""
+        """The same on `device`, copied without a sync; fill, which does not change, had better be there already."""
         device = torch.device(device)
         pin = device.type == "cuda" and self.boxes.device.type == "cpu"
         boxes = self.boxes.pin_memory() if pin else self.boxes
