@@ -73,7 +73,7 @@ def _turbo() -> Decoder | None:
 
 
 def _memory(size: int) -> ndarray:
-    """Reused by the thread: page faults of fresh memory would cost a fifth of a decode."""
+    """At least so many bytes, the same every time: fresh memory would cost page faults."""
     if getattr(_scratch, "memory", None) is None or len(_scratch.memory) < size:
         _scratch.memory = np.empty(size, np.uint8)
     return _scratch.memory

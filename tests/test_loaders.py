@@ -297,6 +297,14 @@ def test_a_decoded_part_has_the_pixels_of_the_whole(kind):
             assert (part[top - y : bottom - y, left - x : right - x] == whole[top:bottom, left:right]).all()
 
 
+def test_a_file_cut_short_is_damaged_even_where_the_crop_is_whole():
+    data = encoded(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
+    assert jpeg(data, 200, 200, 1, (0, 0, 20, 20))[0].shape[0] in (20, 200)
+    for cut in (1, 2, 1000):
+        with pytest.raises(ValueError, match="Premature end"):
+            jpeg(data[:-cut], 200, 200, 1, (0, 0, 20, 20))
+
+
 @pytest.mark.parametrize(
     "view",
     [

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from fastmix.pipelines.resize import place
+from fastmix.pipelines.resize import place, sees
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 CASES = [  # image, window (y, x, h, w), output
@@ -102,6 +102,18 @@ def test_within_one_level_of_torchvision(name):
     )
     result = torch.from_numpy(ours(image, (10, 20, 70, 90), (48, 48), name))
     assert (result.int() - expected.permute(1, 2, 0).int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("shape, window, out", [*CASES, ((64, 80), (3.3, 5.5, 40.2, 41.9), (32, 32))])
+@pytest.mark.parametrize("name", FILTERS)
+@pytest.mark.parametrize("whole", [False, True])
+def test_only_the_part_that_is_said_to_be_seen_counts(shape, window, out, name, whole):
+    image, size = noise(shape), min(out)
+    top, left, bottom, right = sees(window, size, name, whole)
+    y, x = max(top, 0), max(left, 0)
+    part = np.full((size, size, 3), 77, np.uint8)
+    place(np.ascontiguousarray(image[y:bottom, x:right]), np.array(window), False, part, name, whole, (y, x))
+    assert (part == ours(image, window, (size, size), name, whole)).all()
 
 
 @pytest.mark.parametrize("shape, window, out", CASES)

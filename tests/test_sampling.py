@@ -99,6 +99,12 @@ def test_crop_of_an_extreme_image_is_the_centred_one(height, width, box):
     assert (windows(height, width, 50, scale=(0.9, 1.0)) == box).all()
 
 
+def test_crop_reaches_every_place_equally():
+    counts = np.histogram2d(*windows(8, 9, 30000, (16 / 72,) * 2, (1, 1)).T[:2], bins=[np.arange(6), np.arange(7)])[0]
+    assert counts.sum() == 30000, "4 x 4 pixels of 8 x 9: top 0 to 4, left 0 to 5"
+    assert stats.chisquare(counts.ravel()).pvalue > 1e-3
+
+
 def test_padded_crop_reaches_every_place_equally():
     u = sampling.uniforms(0, 0, np.arange(50000), 2)
     boxes = sampling.padded_crop(np.full(50000, 32), np.full(50000, 32), u, 32, 4)
