@@ -43,6 +43,8 @@ setup(
         "safetensors",
         "simplejpeg>=1.7",
         "tqdm",
+        # Decodes parts of a JPEG; without it whole images are decoded. Wheels only for these.
+        "turbojpeg>=0.0.2; platform_machine in 'x86_64 AMD64' and python_version < '3.14'",
     ],
     extras_require={
         "ffcv": ["ffcv==1.0.2"],
