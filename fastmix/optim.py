@@ -29,10 +29,10 @@ def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.O
     if cfg.name == "sgd":
         if apex and cfg.momentum:
             return apex.FusedSGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, **common)
-        return torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=cuda, **common)
+        return torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=True, **common)
     common |= {"betas": cfg.betas, "eps": cfg.eps}
     if cfg.name == "adamw":
-        return apex.FusedAdam(groups, **common) if apex else torch.optim.AdamW(groups, fused=cuda, **common)
+        return apex.FusedAdam(groups, **common) if apex else torch.optim.AdamW(groups, fused=True, **common)
     if apex:
         return apex.FusedLAMB(groups, **common)
     from fastmix.models import load_timm
