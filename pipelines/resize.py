@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 INTERPOLATIONS = {"bilinear": 1.0, "bicubic": 2.0}  # how far the filter reaches at scale 1, in pixels
-_ROWS = 16  # output rows that go through the horizontal pass side by side: one vector register's worth
+_ROWS = 16  # output rows that go through the horizontal pass side by side, in vector registers
 
 
 @njit(nogil=True, cache=True)
@@ -65,24 +65,24 @@ def _resample(image, origin, y, x, h, w, whole, flip, support, out):
     top, tall, down = _taps(y, h, low, high, rows, support)
     left, broad, across = _taps(x, w, near, far, columns, support)
     near, far = left[0], left[-1] + broad[-1]
-    length = 3 * (far - near)
-    line = np.empty(length, np.float32)
-    tile = np.zeros(length * _ROWS, np.float32)
+    begin, length = 3 * (near - origin[1]), 3 * (far - near)
+    lines = np.zeros((_ROWS, length), np.float32)
+    tile = np.empty(length * _ROWS, np.float32)  # lines, transposed: the next pass then runs along memory too
     pixel = np.empty(3 * _ROWS, np.float32)
     done = np.empty(3 * columns * _ROWS, np.uint8)
     for block in range(0, rows, _ROWS):
         used = min(_ROWS, rows - block)
         for r in range(used):
+            line = lines[r]
             line[:] = 0
             for k in range(tall[block + r]):
                 weight = down[block + r, k]
-                source = image[top[block + r] + k - origin[0]].reshape(-1)[
-                    3 * (near - origin[1]) : 3 * (far - origin[1])
-                ]
+                source = image[top[block + r] + k - origin[0]].reshape(-1)[begin : begin + length]
                 for j in range(length):
                     line[j] += weight * np.float32(source[j])
-            for j in range(length):
-                tile[j * _ROWS + r] = line[j]
+        for j in range(length):
+            for r in range(_ROWS):
+                tile[j * _ROWS + r] = lines[r, j]
         for i in range(columns):
             pixel[:] = np.float32(0.5)  # rounds half up when cut to an integer
             for k in range(broad[i]):
