@@ -1,7 +1,7 @@
-"""The mixing pass on the CPU: numba, one row at a time in the first-level cache, samples spread over a few threads.
+"""The mixing pass on the CPU: numba, one row at a time, samples spread over a few threads.
 
-Each row is put together from its sources (own pixels, partner's pixels, noise), then blended where a weight is between
-0 and 1, normalised and rounded into the output. Bit for bit equal to `kernels.mix.reference`.
+Rows are made piece by piece, each normalised straight from its source, or blended from two; 16-bit outputs are rounded
+from a row in fp32. Bit for bit equal to `kernels.mix.reference`.
 """
 
 from __future__ import annotations
@@ -32,27 +32,44 @@ def _noise(fill, position, channel, seed):
 
 
 @njit(nogil=True)
-def _read(row, at, images, boxes, fill, image, y, start, stop):
-    """Puts elements start..stop of row y of a source image, erased where its box is, at row[at:]."""
-    source, target = images[image, y, start:stop], row[at : at + stop - start]
-    for e in range(len(source)):  # slice assignment is slower in numba
-        target[e] = source[e]
+def _put(line, at, images, boxes, fill, image, y, start, stop, mean, scale):
+    """Normalises elements start..stop of row y of a source image, erased where its box is, into line[at:].
+
+    Beyond the end of the row its last pixel is repeated.
+    """
+    end = min(stop, images.shape[2])
+    source, target = images[image, y, start:end], line[at : at + end - start]
+    shift, factor = mean[at : at + end - start], scale[at : at + end - start]
+    for e in range(len(source)):
+        target[e] = (np.float32(source[e]) - shift[e]) * factor[e]
     if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
-        for e in range(max(start, 3 * boxes[image, 2]), min(stop, 3 * boxes[image, 3])):
-            row[at + e - start] = _noise(fill, y * images.shape[2] + e, e % 3, boxes[image, 4])
+        for e in range(max(start, 3 * boxes[image, 2]), min(end, 3 * boxes[image, 3])):
+            noise = _noise(fill, y * images.shape[2] + e, e % 3, boxes[image, 4])
+            line[at + e - start] = (noise - mean[at + e - start]) * scale[at + e - start]
+    for e in range(at + end - start, at + stop - start):
+        line[e] = line[e - 3]
 
 
 @njit(nogil=True)
-def _finish(out, a, b, weight, mean, scale, blended):
-    """Normalises a, or weight * a + (1 - weight) * b: exact for whole pixel values and where the weight is 0 or 1."""
-    if not blended:
-        for e in range(len(out)):
-            out[e] = (np.float32(a[e]) - mean[e]) * scale[e]
-        return
-    for e in range(len(out)):
+def _put_window(line, across, images, boxes, fill, image, y, start, stop, mean, scale):
+    """Normalises elements across[start:stop] of row y of a source image, erased likewise, into line[start:stop]."""
+    source = images[image, y]
+    for e in range(start, stop):
+        line[e] = (np.float32(source[across[e]]) - mean[e]) * scale[e]
+    if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
+        for e in range(start, stop):
+            if 3 * boxes[image, 2] <= across[e] < 3 * boxes[image, 3]:
+                noise = _noise(fill, y * images.shape[2] + across[e], e % 3, boxes[image, 4])
+                line[e] = (noise - mean[e]) * scale[e]
+
+
+@njit(nogil=True)
+def _blend(line, a, b, weight, mean, scale):
+    """Normalises weight * a + (1 - weight) * b: exact for whole pixel values and where the weight is 0 or 1."""
+    for e in range(len(line)):
         first, second = np.float32(a[e]), np.float32(b[e])
         mixed = second + weight[e] * (first - second)
-        out[e] = ((first if weight[e] == 1 else mixed) - mean[e]) * scale[e]
+        line[e] = ((first if weight[e] == 1 else mixed) - mean[e]) * scale[e]
 
 
 @njit(nogil=True)
@@ -87,30 +104,12 @@ def _cell_start(cell, length, cells):
 
 
 @njit(nogil=True)
-def _read_block(row, images, boxes, fill, source, grid, cell, y, x0, x1):
-    """Puts columns x0..x1 of row y, all in one cell, at their place in row, from the source cell's pixels."""
-    height, width = images.shape[1], images.shape[2] // 3
-    rows, columns = grid
-    image, source_cell = divmod(source, rows * columns)
-    sy, sx = divmod(source_cell, columns)
-    from_y = min(_cell_start(sy, height, rows) + y - _cell_start(cell[0], height, rows), height - 1)
-    from_x = _cell_start(sx, width, columns)
-    inside = min(x1 - x0, width - from_x)
-    _read(row, 3 * x0, images, boxes, fill, image, from_y, 3 * from_x, 3 * (from_x + inside))
-    for x in range(x0 + inside, x1):
-        _read(row, 3 * x, images, boxes, fill, image, from_y, 3 * (width - 1), 3 * width)
-
-
-@njit(nogil=True)
-def _gather(row, across, images, boxes, fill, image, y, start, stop):
-    """Puts elements across[start:stop] of row y of a source image, erased where its box is, at row[start:stop]."""
-    source = images[image, y]
-    for e in range(start, stop):
-        row[e] = source[across[e]]
-    if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
-        for e in range(start, stop):
-            if 3 * boxes[image, 2] <= across[e] < 3 * boxes[image, 3]:
-                row[e] = _noise(fill, y * images.shape[2] + across[e], e % 3, boxes[image, 4])
+def _cell_source(source, rows, columns, cy, y, height, width):
+    """Image, row and first element that a source cell shows in row y, which lies in cell row cy."""
+    image, cell = divmod(source, rows * columns)
+    sy, sx = divmod(cell, columns)
+    from_y = min(_cell_start(sy, height, rows) + y - _cell_start(cy, height, rows), height - 1)
+    return image, from_y, 3 * _cell_start(sx, width, columns)
 
 
 @njit(nogil=True)
@@ -120,15 +119,20 @@ def _windowed(pixel, corner, source, scale, length):
 
 
 @njit(nogil=True, cache=True)
-def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill, mean, scale, a, b, out, bits, half):
+def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill, mean, scale, out, bits, half):
     """Samples first..last, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16); images and outputs [B,H,W*3].
 
-    Whichever output is not wanted, and what the plan does not use, is empty. a, b [W*3]: where rows are put
-    together, of type uint8 unless there may be noise, else fp32.
+    Whichever output is not wanted, and what the plan does not use, is empty.
     """
     height, n = images.shape[1], images.shape[2]
     width = n // 3
-    weight, scratch = np.empty(n, np.float32), np.empty(n, np.float32)
+    a, b, weight, scratch = (
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+    )
+    zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)  # normalising by these leaves pixels as they are
     along_x, across = np.empty(n, np.float32), np.empty(n, np.int32)
     for i in range(first, last):
         row = table[i]
@@ -142,17 +146,27 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
             for e in range(n):
                 across[e] = 3 * _windowed(e // 3, row[6], row[9], floats[i, 11], width) + e % 3
         for y in range(height):
-            blended = kind == BLEND or kind == BLOCKS or (kind == PROFILE and profiles[row[4], y] > 0)
+            line = scratch if bits.size else out[i - first, y]
             if kind == BLOCKS:
                 rows, columns = row[4], row[5]
-                cy, x0 = y * rows // height, 0
+                cy, start = y * rows // height, 0
                 for cx in range(columns):
-                    x1 = _cell_start(cx + 1, width, columns)
-                    source, other_source, own = blocks[i, cy * columns + cx]
-                    _read_block(a, images, boxes, fill, source, (rows, columns), (cy, cx), y, x0, x1)
-                    _read_block(b, images, boxes, fill, other_source, (rows, columns), (cy, cx), y, x0, x1)
-                    weight[3 * x0 : 3 * x1] = np.float32(own) * UNIT
-                    x0 = x1
+                    stop = 3 * _cell_start(cx + 1, width, columns)
+                    one_source, other_source, own = blocks[i, cy * columns + cx]
+                    image, from_y, x = _cell_source(one_source, rows, columns, cy, y, height, width)
+                    other, other_y, other_x = _cell_source(other_source, rows, columns, cy, y, height, width)
+                    end, other_end = x + stop - start, other_x + stop - start
+                    if own == ONE:
+                        _put(line, start, images, boxes, fill, image, from_y, x, end, mean, scale)
+                    elif own == 0:
+                        _put(line, start, images, boxes, fill, other, other_y, other_x, other_end, mean, scale)
+                    else:
+                        _put(a, start, images, boxes, fill, image, from_y, x, end, zero, one)
+                        _put(b, start, images, boxes, fill, other, other_y, other_x, other_end, zero, one)
+                        cell = slice(start, stop)
+                        weight[cell] = np.float32(own) * UNIT
+                        _blend(line[cell], a[cell], b[cell], weight[cell], mean[cell], scale[cell])
+                    start = stop
             elif kind == RANKS:
                 count, flip = row[5], row[6]
                 ranks = bank[row[4], height - 1 - y if flip & 2 else y]
@@ -162,31 +176,35 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
                     x1 = x0 + 1
                     while x1 < width and (ranks[width - 1 - x1 if flip & 1 else x1] < count) == own:
                         x1 += 1
-                    _read(a, 3 * x0, images, boxes, fill, i if own else partner, y, 3 * x0, 3 * x1)
+                    source = i if own else partner
+                    _put(line, 3 * x0, images, boxes, fill, source, y, 3 * x0, 3 * x1, mean, scale)
                     x0 = x1
-            else:
-                _read(a, 0, images, boxes, fill, i, y, 0, n)
-                if blended:
-                    _read(b, 0, images, boxes, fill, partner, y, 0, n)
-                if blended and kind == PROFILE:
+            elif kind == BLEND or (kind == PROFILE and profiles[row[4], y] > 0):
+                if kind == PROFILE:
                     along_y = np.float32(profiles[row[4], y])
                     for e in range(n):
                         weight[e] = (np.float32(ONE) - along_y * along_x[e]) * UNIT
-                elif (kind == BOX or kind == WINDOW) and row[4] <= y < row[5]:
-                    start = 3 * max(row[6], 0)
-                    stop = max(start, 3 * min(row[7], width))
-                    if kind == BOX:
-                        _read(a, start, images, boxes, fill, partner, y, start, stop)
-                    else:
-                        from_y = _windowed(y, row[4], row[8], floats[i, 10], height)
-                        _gather(a, across, images, boxes, fill, partner, from_y, start, stop)
-            if bits.size == 0:
-                _finish(out[i - first, y], a, b, weight, mean, scale, blended)
-                continue
-            _finish(scratch, a, b, weight, mean, scale, blended)
-            if half:
-                _to_float16(bits[i - first, y], scratch)
+                if len(boxes):
+                    _put(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
+                    _put(b, 0, images, boxes, fill, partner, y, 0, n, zero, one)
+                    _blend(line, a, b, weight, mean, scale)
+                else:
+                    _blend(line, images[i, y], images[partner, y], weight, mean, scale)
+            elif (kind == BOX or kind == WINDOW) and row[4] <= y < row[5]:
+                start = min(3 * max(row[6], 0), n)
+                stop = max(start, 3 * min(row[7], width))
+                _put(line, 0, images, boxes, fill, i, y, 0, start, mean, scale)
+                if kind == BOX:
+                    _put(line, start, images, boxes, fill, partner, y, start, stop, mean, scale)
+                else:
+                    from_y = _windowed(y, row[4], row[8], floats[i, 10], height)
+                    _put_window(line, across, images, boxes, fill, partner, from_y, start, stop, mean, scale)
+                _put(line, stop, images, boxes, fill, i, y, stop, n, mean, scale)
             else:
+                _put(line, 0, images, boxes, fill, i, y, 0, n, mean, scale)
+            if bits.size and half:
+                _to_float16(bits[i - first, y], scratch)
+            elif bits.size:
                 _to_bfloat16(bits[i - first, y], scratch)
 
 
@@ -206,17 +224,15 @@ def mix_cpu(
     boxes, fill = _array(erase and erase.boxes, np.int32, 2), _array(erase and erase.fill, np.float32, 2)
     constants = [np.tile(v, width) for v in (mean, scale)]
     pixels = images.numpy().reshape(shape)
-    row_type = np.uint8 if erase is None else np.float32
     args = (pixels, table, table.view(np.float32), profiles, bank, blocks, boxes, fill, *constants)
     floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
 
     def work(first: int, last: int) -> None:
         target = out[first:last].view(last - first, height, 3 * width)
-        rows = np.empty((2, 3 * width), row_type)
         if out.dtype == torch.float32:
-            _mix(first, last, *args, *rows, target.numpy(), bits, False)
+            _mix(first, last, *args, target.numpy(), bits, False)
         else:
-            _mix(first, last, *args, *rows, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
+            _mix(first, last, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
 
     workers = torch.get_num_threads()
     parts = min(n, 2 * workers, images.numel() // SHARE)
