@@ -35,8 +35,17 @@ class Buffers:
         if k == len(self.tensors):
             self.tensors.append(torch.empty(0))
         if self.tensors[k].shape != shape or self.tensors[k].dtype != dtype:
-            self.tensors[k] = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
+            n, c, h, w = shape
+            self.tensors[k] = _large_pages(n * h * w * c, dtype).view(n, h, w, c).permute(0, 3, 1, 2)
         return self.tensors[k]
+
+
+def _large_pages(count: int, dtype: torch.dtype) -> Tensor:
+    """Uninitialised memory [count] in large pages where the system has them: numpy asks for them, torch does not."""
+    line = 64  # bytes of a cache line, where vectors of the pass should begin
+    memory = np.empty(count * dtype.itemsize + line, np.uint8)
+    first = -memory.ctypes.data % line
+    return torch.from_numpy(memory[first : first + count * dtype.itemsize]).view(dtype)
 
 
 @dataclass

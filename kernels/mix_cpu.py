@@ -190,18 +190,16 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
                     _blend(line, a, b, weight, mean, scale)
                 else:
                     _blend(line, images[i, y], images[partner, y], weight, mean, scale)
-            elif (kind == BOX or kind == WINDOW) and row[4] <= y < row[5]:
+            else:
+                _put(line, 0, images, boxes, fill, i, y, 0, n, mean, scale)
+            if (kind == BOX or kind == WINDOW) and row[4] <= y < row[5]:  # over the row, which is still in the cache
                 start = min(3 * max(row[6], 0), n)
                 stop = max(start, 3 * min(row[7], width))
-                _put(line, 0, images, boxes, fill, i, y, 0, start, mean, scale)
                 if kind == BOX:
                     _put(line, start, images, boxes, fill, partner, y, start, stop, mean, scale)
                 else:
                     from_y = _windowed(y, row[4], row[8], floats[i, 10], height)
                     _put_window(line, across, images, boxes, fill, partner, from_y, start, stop, mean, scale)
-                _put(line, stop, images, boxes, fill, i, y, stop, n, mean, scale)
-            else:
-                _put(line, 0, images, boxes, fill, i, y, 0, n, mean, scale)
             if bits.size and half:
                 _to_float16(bits[i - first, y], scratch)
             elif bits.size:
@@ -235,7 +233,7 @@ def mix_cpu(
             _mix(first, last, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
 
     workers = torch.get_num_threads()
-    parts = min(n, 2 * workers, images.numel() // SHARE)
+    parts = min(n, 4 * workers, images.numel() // SHARE)
     if workers == 1 or parts < 2:
         work(0, n)
     else:

@@ -14,7 +14,8 @@ FIELDS += ["hardware", "versions", "date"]
 
 
 def test_step_measures_every_mixer_and_timm(tmp_path, capsys):
-    words = ["step", "--model", "test_resnet", "--batch", "4", "--size", "32", "--repeats", "2", "--mix", "cutmix", "fmix"]
+    words = ["step", "--model", "test_resnet", "--batch", "4", "--size", "32", "--repeats", "2"]
+    words += ["--mix", "cutmix", "fmix"]
     main([*words, "--json", str(tmp_path / "a.json"), "--csv", str(tmp_path / "a.csv")])
     rows = json.loads((tmp_path / "a.json").read_text())
     names = [("fastmix", "vanilla"), ("fastmix", "cutmix"), ("fastmix", "fmix"), ("timm", "cutmix")]

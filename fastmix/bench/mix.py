@@ -70,6 +70,7 @@ def _compare(args, name: str, dtype: str, copy: float) -> list[dict]:
     import numpy as np
     import torch
 
+    from fastmix.batch import Buffers
     from fastmix.kernels.mix import mix
     from fastmix.kernels.mix_cases import MEAN, PLANS, STD
 
@@ -85,7 +86,7 @@ def _compare(args, name: str, dtype: str, copy: float) -> list[dict]:
     plan = plan and plan.to(args.device)
     out = None
     if args.device == "cpu":
-        out = torch.empty(args.batch, 3, *shape[1:3], dtype=kind).to(memory_format=torch.channels_last)
+        out = Buffers().next((args.batch, 3, *shape[1:3]), kind)  # as in training
     work = {"fastmix": lambda images: mix(images, plan, MEAN, STD, kind, out=out)}
     if name not in ("resizemix", "blocks"):
         other = None if plan is None else plan.partner.long()
