@@ -20,7 +20,7 @@ lint: $(DEV)
 
 bench: $(CORE)
 	$(VENV)/bin/python -m fastmix.bench mix $(ARGS)
-	$(VENV)/bin/python -m fastmix.bench loader $(ARGS)
+	$(VENV)/bin/python -m fastmix.bench loader shapes:train $(ARGS)
 	$(VENV)/bin/python -m fastmix.bench step $(ARGS)
 
 venv: $(DEV)

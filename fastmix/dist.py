@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import torch
 import torch.distributed as dist
@@ -17,6 +18,8 @@ def init(device: str = "auto") -> torch.device:
     local = int(os.environ.get("LOCAL_RANK", 0))
     if cuda:
         torch.cuda.set_device(local)
+    # A 1x1 convolution's gradient is the same memory in both layouts; torch warns of a copy that costs nothing.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if cuda else "gloo")
     return torch.device("cuda", local) if cuda else torch.device("cpu")

@@ -42,16 +42,22 @@ def validation(cfg: Config, device: torch.device) -> Loader:
 
 
 def classes(cfg: Config, *loaders: Loader) -> int:
-    """The number of classes, on which config and data must agree. Raises ValueError."""
+    """The number of classes, on which config and data must agree. Raises ValueError.
+
+    Data without class names (a .beton file of another program) need not contain the last of the classes.
+    """
+    count = cfg.model.classes or loaders[0].classes
+    named = [loader for loader in loaders if loader.class_names != [str(k) for k in range(loader.classes)]]
     for loader in loaders:
-        if cfg.model.classes is not None and loader.classes != cfg.model.classes:
-            raise ValueError(f"{loader.source} has {loader.classes} classes, but model.classes is {cfg.model.classes}")
-        if loader.class_names != loaders[0].class_names:
+        if loader.classes > count or (loader in named and loader.classes < count):
+            raise ValueError(f"{loader.source} has {loader.classes} classes, but the model is to have {count}")
+    for loader in named:
+        if loader.class_names != named[0].class_names:
             raise ValueError(
-                f"{loader.source} and {loaders[0].source} do not have the same classes: convert the one with "
+                f"{loader.source} and {named[0].source} do not have the same classes: convert the one with "
                 "--classes of the other"
             )
-    return loaders[0].classes
+    return count
 
 
 def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:

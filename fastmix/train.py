@@ -39,8 +39,8 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     cfg.precision = precision(cfg.precision, device)
     mixer = mixers.build(cfg.mix, cfg.mixers)
     data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
-    classes = loaders.classes(cfg, data, val)
-    model = models.build(cfg.model, classes, cfg.seed, device)
+    cfg.model.classes = loaders.classes(cfg, data, val)
+    model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
     task = Task(model, mixer, cfg).to(device)
     opt = optim.build(cfg.optim, model, mixer.param_groups())
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
@@ -66,7 +66,8 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: setattr(state, "stop", True))
     log, began, first = Log(folder / "log.jsonl", steps, state.step, lead), time.perf_counter(), state.step
-    log.say(f"{name}: {cfg.model.name}, {cfg.mix}, {classes} classes, {data.n} images, {cfg.epochs} epochs -> {folder}")
+    what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {data.n} images, {cfg.epochs} epochs"
+    log.say(f"{name}: {what}, {cfg.precision} on {device.type} -> {folder}")
     try:
         loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
         if state.stop:

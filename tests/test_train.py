@@ -109,7 +109,7 @@ def test_a_run_folder_holds_what_it_says(folder, capsys):
     assert {p.name for p in out.iterdir()} == {
         "config.yaml", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png", "model.safetensors",
     }  # fmt: skip
-    assert config.load(out / "config.yaml") == config.load("small.yaml", ["mix=cutmix"])
+    assert config.load(out / "config.yaml") == config.load("small.yaml", ["mix=cutmix", "model.classes=10"])
     assert [row["step"] for row in rows(out, "train")] == [3, 5, 6, 9, 10]
     assert all(row["images"] == 43 for row in rows(out, "val"))
     assert re.search(r"^done: top-1 .* % \(best .* %\) after 2 epochs", capsys.readouterr().out)
@@ -218,7 +218,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         (["data.train="], "data.train is empty"),
         (["batch_total=101"], "101"),
         (["batch_total=21", "accum=2"], "batch_total"),
-        (["model.classes=7"], "10 classes"),
+        (["model.classes=7"], "10 classes, but the model is to have 7"),
+        (["model.classes=12"], "10 classes, but the model is to have 12"),
         (["epochz=1"], "did you mean 'epochs'"),
         (["device=cuda"], "no GPU"),
     ],

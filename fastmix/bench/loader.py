@@ -25,7 +25,7 @@ MODES = ("rrc", "centre")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a .beton file or a folder of images")
+    parser.add_argument("source", help="a .beton file, shapes:train, or a folder of images")
     parser.add_argument("--originals", help="a folder with the original files, when SOURCE is a .beton file")
     parser.add_argument("--size", type=int, default=224, help="pixels")
     parser.add_argument("--batch", type=int, default=128)
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     """Rows in CPU ms an image and in images/s, and peers' CPU time over ours. Raises ValueError for a bad source."""
     from fastmix.bench.measure import row
 
-    packed = args.source if args.source.endswith(".beton") else None
+    packed = args.source if args.source.endswith(".beton") or args.source.startswith("shapes:") else None
     originals = args.originals if packed else args.source
     with tempfile.TemporaryDirectory() as folder:
         sources = {

@@ -1,8 +1,9 @@
 """python -m fastmix.bench.readme [FILE]: writes the tables of measured numbers into the README.
 
-A table stands between `<!-- table: results/NAME.csv -->` and `<!-- end -->` and holds the rows of the newest date in
-that file (written by `python -m fastmix.bench ... --csv results/NAME.csv`). Nobody types a number.
-"""
+A table stands between `<!-- table: results/NAME.csv; key=value; ... -->` and `<!-- end -->`. It holds the medians of the
+rows of that file (written by `python -m fastmix.bench ... --csv results/NAME.csv`) that are of the newest date and in
+which the keys have these values: a line for each work, a column for each provider, and how many times the first
+provider's. Nobody types a number.
 
 from __future__ import annotations
 
@@ -13,8 +14,7 @@ from pathlib import Path
 
 from fastmix.cli import run
 
-BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
-COLUMNS = ("name", "provider", "shape", "dtype", "p20", "p50", "p80", "unit", "share_of_copy")
+BLOCK = re.compile(r"(<!-- table: ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,28 +26,38 @@ def main(argv: list[str] | None = None) -> int:
 
 def fill(text: str, root: Path) -> str:
     """The text with every block's table made anew from its csv file, a path below `root`."""
-    return BLOCK.sub(lambda m: m[1] + table(root / m[2]) + m[3], text)
+
+    def replace(match: re.Match) -> str:
+        conditions = dict(part.strip().split("=", 1) for part in match[3].split(";")[1:])
+        return match[1] + table(root / match[2], conditions) + match[4]
+
+    return BLOCK.sub(replace, text)
 
 
-def table(path: Path) -> str:
-    """The newest rows of a csv file as a Markdown table, hardware, versions and date below."""
+def table(path: Path, conditions: dict[str, str]) -> str:
+    """Medians as a Markdown table, hardware, versions and date below it."""
     with open(path, newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
     newest = max(row["date"] for row in rows)
-    rows = [row for row in rows if row["date"] == newest]
-    used = [c for c in COLUMNS if any(row[c] for row in rows)]
-    lines = [used, ["---"] * len(used)] + [[_cell(c, row[c]) for c in used] for row in rows]
+    rows = [row for row in rows if row["date"] == newest and all(row[k] == v for k, v in conditions.items())]
+    providers = list(dict.fromkeys(row["provider"] for row in rows))
+    works: dict[tuple, dict[str, float]] = {}
+    for row in rows:
+        work = row["name"], f"{row['shape']} {row['dtype']}", row["unit"]
+        works.setdefault(work, {})[row["provider"]] = float(row["p50"])
+    lines = [["", "", "median in", *providers], ["---"] * (3 + len(providers))]
+    for work, medians in works.items():
+        lines.append([*work, *(_cell(medians, p, providers[0]) for p in providers)])
     notes = dict.fromkeys(f"{row['hardware']}; {row['versions']}; {row['date']}" for row in rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n" + "\n".join(notes) + "\n"
 
 
-def _cell(column: str, text: str) -> str:
-    if column == "share_of_copy" and text:
-        return f"{float(text):.0%}"
-    if column in ("p20", "p50", "p80"):
-        value = float(text)
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return text
+def _cell(medians: dict[str, float], provider: str, first: str) -> str:
+    if provider not in medians:
+        return ""
+    value = medians[provider]
+    text = f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    return text if provider == first or first not in medians else f"{text} ({value / medians[first]:.2g}x)"
 
 
 if __name__ == "__main__":
