@@ -1,9 +1,10 @@
 """python -m fastmix.bench.readme [FILE]: writes the tables of measured numbers into the README.
 
-A table stands between `<!-- table: results/NAME.csv; key=value; ... -->` and `<!-- end -->`. It holds the medians of the
-rows of that file (written by `python -m fastmix.bench ... --csv results/NAME.csv`) that are of the newest date and in
-which the keys have these values: a line for each work, a column for each provider, and how many times the first
-provider's. Nobody types a number.
+A table stands between `<!-- table: results/NAME.csv; key=value; ... -->` and `<!-- end -->`. It holds the medians of
+that file's rows (written by `python -m fastmix.bench ... --csv FILE`) that are of the newest date and in which the keys
+have these values: a line for each work, a column for each provider, and how many times the first provider's. Nobody
+types a number.
+"""
 
 from __future__ import annotations
 
