@@ -131,7 +131,7 @@ class Config:
     """A run. One file holds a column of the benchmark, `mix` picks the row from its `mixers`."""
 
     mix: str = "vanilla"
-    mixers: dict = field(default_factory=dict)
+    mixers: dict = field(default_factory=lambda: {"vanilla": {}})
     epochs: int = 300
     batch_total: int = 256
     """Images of one optimiser step, over all processes and accumulated parts."""

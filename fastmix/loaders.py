@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from fastmix.config import Config
 from fastmix.dist import rank, world
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.shapes import PREFIX
 from fastmix.pipelines.view import View
 
 
@@ -62,8 +65,13 @@ def classes(cfg: Config, *loaders: Loader) -> int:
 
 def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
     source = getattr(cfg.data, split)
-    if not source and cfg.data.loader != "synthetic":
-        raise ValueError(f"data.{split} is empty: give a .beton file, a folder or shapes:{split} as data.{split}=...")
+    made = cfg.data.loader == "synthetic" or source.startswith(PREFIX)
+    if not made and not (source and Path(source).exists()):
+        what = f"data.{split} is {source!r}, which does not exist" if source else f"data.{split} is empty"
+        raise ValueError(
+            f"{what}: give data.{split}=PATH of a .beton file (`python -m fastmix.convert` makes one of a folder of "
+            f"images), or with data.loader=folder of a folder that holds a folder for each class"
+        )
     return loader_class(cfg.data.loader)(
         source,
         batch,

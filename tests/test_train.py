@@ -213,8 +213,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         (["model.name=resnet5"], "unknown model 'resnet5'; did you mean"),
         (["model.args.depths=3"], "model test_resnet: "),
         (["data.loader=betonn"], "did you mean 'beton'"),
-        (["data.train=nowhere.beton"], "nowhere.beton"),
-        (["data.loader=folder", "data.train=nowhere"], "nowhere"),
+        (["data.train=nowhere.beton"], "data.train is 'nowhere.beton', which does not exist: give data.train=PATH"),
+        (["data.loader=folder", "data.train=nowhere"], "data.train is 'nowhere', which does not exist"),
+        (["data.train=shapes:test"], "shapes:test"),
         (["data.train="], "data.train is empty"),
         (["batch_total=101"], "101"),
         (["batch_total=21", "accum=2"], "batch_total"),
@@ -274,6 +275,25 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match="last.pt: not a readable checkpoint"):
         state.read(path)
+
+
+def test_erasing_changes_training_inputs_inside_its_rectangles_and_validation_not(folder):
+    import numpy as np
+    from torch import nn
+
+    from fastmix.mixers import MIXERS
+    from fastmix.task import Task
+
+    images, labels = torch.full((6, 20, 24, 3), 90, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64)
+    plain = Task(nn.Identity(), MIXERS["vanilla"](), config.load("small.yaml")).batch(images, labels).mix().clone()
+    for mode in ("pixel", "uint8", "constant"):
+        cfg = config.load("small.yaml", ["erase.prob=1", f"erase.mode={mode}"])
+        task = Task(nn.Identity(), MIXERS["vanilla"](), cfg)
+        batch = task.batch(images, labels, np.random.default_rng(0))
+        changed = (batch.mix() != plain).any(1)
+        for i, (y0, y1, x0, x1, _) in enumerate(batch.erase.boxes.tolist()):
+            assert changed[i, y0:y1, x0:x1].float().mean() > 0.9 and changed[i].sum() <= (y1 - y0) * (x1 - x0)
+        assert torch.equal(task.batch(images, labels).mix(), plain)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
