@@ -11,6 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 
+MINUTE = 60.0
+
+
 class Log:
     """A progress bar over `steps`, and one JSON line in `path` for each call."""
 
@@ -18,7 +21,8 @@ class Log:
         self.file = open(path, "a", buffering=1, encoding="utf-8") if active else None
         bar = active and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=first, disable=not bar, unit="step", dynamic_ncols=True, smoothing=0.05)
-        self.began = time.perf_counter()
+        self.steps, self.first = steps, first
+        self.began = self.told = time.perf_counter()
 
     def __call__(self, kind: str, **values) -> None:
         """Writes one line; `kind` is train or val."""
@@ -26,9 +30,14 @@ class Log:
             row = {"kind": kind, "time": round(time.perf_counter() - self.began, 3), **values}
             self.file.write(json.dumps(row) + "\n")
 
-    def show(self, text: str) -> None:
-        """The words behind the bar."""
+    def show(self, step: int, text: str) -> None:
+        """The words behind the bar; where there is no bar, a line a minute with the time left."""
         self.bar.set_postfix_str(text, refresh=False)
+        now = time.perf_counter()
+        if self.bar.disable and now - self.told > MINUTE:
+            self.told = now
+            left = (now - self.began) / max(1, step - self.first) * (self.steps - step)
+            self.say(f"step {step} of {self.steps}, {text}, {left / MINUTE:.0f} min left")
 
     def say(self, text: str) -> None:
         """One line above the bar, or on standard error where there is no bar."""

@@ -84,7 +84,7 @@ def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> Non
     pace = clock.read()
     pace["images_per_s"] = round(pace["images_per_s"] * world(), 1)
     log("train", step=state.step, epoch=round(epoch, 4), loss=loss, lr=lr, **pace)
-    log.show(f"{pace['images_per_s']:.0f} images/s, waiting {pace['data_wait']:.0%}, loss {loss:.3f}")
+    log.show(state.step, f"{pace['images_per_s']:.0f} images/s, waiting {pace['data_wait']:.0%}, loss {loss:.3f}")
     state.meter.zero_()
 
 

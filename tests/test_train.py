@@ -117,6 +117,12 @@ def test_a_run_folder_holds_what_it_says(folder, capsys):
     same(out / "last.pt", folder / "runs/small_cutmix_s0-2/last.pt")
 
 
+def test_without_a_terminal_a_line_tells_the_progress(folder, capsys, monkeypatch):
+    monkeypatch.setattr("fastmix.log.MINUTE", 0.001)
+    assert run("mix=vanilla", "out=a", "epochs=1") == 0
+    assert re.search(r"step 3 of 5, \d+ images/s, waiting \d+%, loss \d\.\d+, \d+ min left", capsys.readouterr().err)
+
+
 def test_validate_repeats_the_last_validation_and_timm_loads_the_export(folder, capsys):
     assert run("mix=vanilla", "out=a", "ema.decay=0.5") == 0
     assert validate.main(["a", "--json", "a.json"]) == 0
