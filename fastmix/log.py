@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-
 MINUTE = 60.0
 
 
