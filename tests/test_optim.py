@@ -1,6 +1,8 @@
 """Learning rates against the recipes' closed forms, weight-decay groups, the weight average."""
 
 import math
+import sys
+import types
 
 import pytest
 import torch
@@ -79,3 +81,18 @@ def test_ema_equals_the_recursion_in_float64():
     torch.testing.assert_close(ema.module[0].weight.double(), expected.detach(), rtol=1e-6, atol=0)
     assert torch.equal(ema.module[1].running_mean, model[1].running_mean)
     assert not ema.module.training and not any(p.requires_grad for p in ema.module.parameters())
+
+
+@pytest.mark.parametrize("nvidias", [True, False])
+def test_apex_is_used_only_if_it_is_nvidias(monkeypatch, nvidias):
+    """PyPI's package of that name has no optimizers; NVIDIA's has FusedLAMB among them."""
+    from fastmix import optim
+
+    package = types.ModuleType("apex")
+    if nvidias:
+        package.optimizers = types.ModuleType("apex.optimizers")
+        package.optimizers.FusedLAMB = object
+    monkeypatch.setitem(sys.modules, "apex", package)
+    assert optim._apex() is (package.optimizers if nvidias else None)
+    model = nn.Linear(2, 2)
+    assert type(build(Optim(), model)) is torch.optim.SGD, "on a CPU never"
