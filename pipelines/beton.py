@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.format import RAW
 from fastmix.pipelines.format import Beton as File
-from fastmix.pipelines.loader import Loader, Record
+from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.shapes import resolve
 
 
@@ -19,7 +20,7 @@ class Beton(Loader):
     def record(self, row: int) -> Record:
         height, width, data = int(self.file.heights[row]), int(self.file.widths[row]), self.file.data(row)
         raw = self.file.modes[row] == RAW
-        return Record(height, width, data.reshape(height, width, 3) if raw else data, raw)
+        return Record(height, width, data, raw)
 
     def where(self, row: int) -> str:
         return f"{self.file.path}: row {row}"

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.decode import plain_size
 from fastmix.pipelines.images import rgb
 from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.loader import Loader, Record
+from fastmix.pipelines.loader import Loader
 
 
 class Folder(Loader):
@@ -25,7 +26,7 @@ class Folder(Loader):
         if size := plain_size(data):
             return Record(*size, data, False)
         pixels = np.ascontiguousarray(rgb(data))
-        return Record(*pixels.shape[:2], pixels, True)
+        return Record(*pixels.shape[:2], pixels.reshape(-1), True)
 
     def where(self, row: int) -> str:
         return f"{self.files[row]} (row {row})"

@@ -1,6 +1,6 @@
 """The loader's engine: threads decode ahead into batch buffers; the order and every crop are functions of the seed.
 
-    rows of the epoch -> chunks of a batch -> threads: read, window, decode, resize into the buffer -> device -> caller
+    entries of an epoch -> chunks of a batch -> threads: find, window, decode, resize into the buffer -> device -> caller
 
 The decoder and the resize kernel release the interpreter's lock, so threads are enough: nothing is pickled, nothing is
 copied twice, and there are no processes to leak.
@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,26 +20,18 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastmix.pipelines import sampling
-from fastmix.pipelines.decode import factor, jpeg
-from fastmix.pipelines.resize import place, sees
+from fastmix.pipelines.chunk import Chunk, Record
+from fastmix.pipelines.develop import develop
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
 from fastmix.pipelines.view import View
 
 AHEAD = 2  # batches in work beyond the one that the caller asked for
+ANNOUNCED = 8  # batches whose rows are announced before they are read
 CHUNKS = 4  # parts of a batch a thread, so that all finish at about the same time
 
 
-class Record(NamedTuple):
-    """An image as it is stored: height, width, and a JPEG's bytes or, if raw, pixels uint8 [height,width,3]."""
-
-    height: int
-    width: int
-    data: bytes | ndarray
-    raw: bool
-
-
 class Loader:
-    """Batches of images, one epoch at a time. A subclass writes open(), record() and where().
+    """Batches of images, one epoch at a time. A subclass writes open(), record() and where(); more where it pays.
 
     source   what the subclass reads
     batch    images of a step, on each rank
@@ -49,6 +40,8 @@ class Loader:
              ranks, the last batch filled up with invalid images (black, label 0)
     seed     of order, crops and flips
     rank, world  of this process; every rank has the same number of steps
+    repeats  training shows so many crops of an image in a batch, and 1 / repeats of the images in an epoch (repeated
+             augmentation, Hoffer et al. 2019); 1: every image once
     workers  threads; None: this process's share of the cores (torchrun tells how many processes share them)
     device   where the batches go
     bad      "raise", or "skip": a damaged image is left out of a training batch, which gets shorter, and marked invalid
@@ -71,6 +64,7 @@ class Loader:
         seed: int = 0,
         rank: int = 0,
         world: int = 1,
+        repeats: int = 1,
         workers: int | None = None,
         device: str | torch.device = "cpu",
         bad: str = "raise",
@@ -79,8 +73,10 @@ class Loader:
             raise ValueError(f"bad is {bad!r}; choose raise or skip")
         if batch < 1:
             raise ValueError(f"the batch is {batch}; it must be at least 1 image")
+        if repeats < 1 or (repeats > 1 and not train):
+            raise ValueError(f"repeats is {repeats}; it must be at least 1, and 1 without training")
         self.source, self.batch, self.view, self.train = str(source), batch, view, train
-        self.seed, self.rank, self.world, self.bad = seed, rank, world, bad
+        self.seed, self.rank, self.world, self.repeats, self.bad = seed, rank, world, repeats, bad
         self.workers = workers or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         self.device = torch.device(device)
         self.skipped: list[str] = []
@@ -102,6 +98,29 @@ class Loader:
         """File and row, for messages."""
         raise NotImplementedError
 
+    def stored(self, rows: ndarray) -> tuple[list[ndarray], dict[int, str]]:
+        """How these rows [n] are stored: rows, heights, widths, raw and data of a Chunk, of those that can be had; and,
+        by their index, why the others cannot. For a subclass that knows many at once better than one by one."""
+        found, failed = [], {}
+        for k, row in enumerate(rows):
+            try:
+                found.append((row, *self.record(row)))
+            except (OSError, ValueError) as error:
+                failed[k] = str(error)
+        row, heights, widths, data, raw = zip(*found, strict=True) if found else [()] * 5
+        numbers = [np.array(column, np.int64) for column in (row, heights, widths)]
+        return [*numbers, np.array(raw, bool), data], failed
+
+    def announce(self, rows: ndarray) -> None:
+        """Called some batches before these rows are read; a subclass may have the disk begin."""
+
+    def develop(self, chunk: Chunk, view: View, images: ndarray) -> dict[int, str]:
+        """Writes a chunk's crops into their places of images uint8 [B,S,S,3]; a subclass may have a decoder of its own.
+
+        Returns, by index in the chunk, why an image could not be decoded.
+        """
+        return develop(chunk, view, images)
+
     def __len__(self) -> int:
         """Steps of an epoch."""
         together = self.batch * self.world
@@ -114,84 +133,93 @@ class Loader:
         stays as it is until the second batch after it is asked for. Leaving the loop early ends the threads.
         Raises ValueError with file, row and reason for a damaged image, within a batch of its place.
         """
-        return deliver(self._produce(self.view.at(res), epoch, first, *self.rows(epoch)), self.device)
+        return deliver(self.produce(self.view.at(res), epoch, first, *self.entries(epoch)), self.device)
 
-    def rows(self, epoch: int) -> tuple[ndarray, ndarray]:
-        """This rank's rows of an epoch, int64 [steps, batch], and which of them are valid, bool [steps, batch]."""
-        rows = sampling.order(self.n, self.seed, epoch) if self.train else np.arange(self.n)
-        return sampling.shard(rows, self.batch, self.rank, self.world, self.train)
+    def entries(self, epoch: int) -> tuple[ndarray, ndarray]:
+        """What this rank shows in an epoch, int64 [steps, batch], and which of it is valid, bool [steps, batch].
 
-    def _produce(self, view: View, epoch: int, first: int, rows: ndarray, valid: ndarray) -> Iterator[Delivery]:
+        An entry is row + n * copy; only with `repeats` there are copies above 0, each with a crop of its own.
+        """
+        entries = sampling.order(self.n, self.seed, epoch, self.repeats) if self.train else np.arange(self.n)
+        return sampling.shard(entries, self.batch, self.rank, self.world, self.train, spread=self.repeats > 1)
+
+    def produce(self, view: View, epoch: int, first: int, entries: ndarray, valid: ndarray) -> Iterator[Delivery]:
+        """The batches on the host, in order; a subclass whose decoder takes whole batches writes its own."""
         ring = [Slot(self.batch, view.size, self.device) for _ in range(AHEAD + 2)]
-        steps = iter(range(first, len(rows)))
-        parts = np.array_split(np.arange(self.batch), min(self.batch, CHUNKS * self.workers))
+
+        def begin(step: int) -> tuple[Slot, list[Callable[[], list[str]]]]:
+            slot = ring[step % len(ring)]
+            slot.begin(valid[step])
+            return slot, [partial(self._fill, slot, part, entries[step], view, epoch) for part in self.parts()]
+
+        for step, slot, skipped in self.ahead(first, entries, begin):
+            self.skipped += [line for lines in skipped for line in lines]
+            yield self.finish(slot, entries[step])
+
+    def parts(self) -> list[ndarray]:
+        """The places of a batch, int64, in parts for the threads."""
+        return np.array_split(np.arange(self.batch), min(self.batch, CHUNKS * self.workers))
+
+    def ahead(self, first: int, entries: ndarray, begin: Callable) -> Iterator[tuple[int, object, list]]:
+        """Yields (step, what, results) from step `first` on, where begin(step) returned (what, jobs).
+
+        The jobs, functions without arguments, run on threads, up to AHEAD steps ahead; the first error of one is raised
+        in its step's turn. Leaving the loop ends the threads.
+        """
+        steps, announced = iter(range(first, len(entries))), first
         pool, work = ThreadPoolExecutor(self.workers, "fastmix-loader"), deque()
         try:
             while True:
                 while len(work) <= AHEAD and (step := next(steps, None)) is not None:
-                    slot = ring[step % len(ring)]
-                    slot.begin(valid[step])
-                    jobs = [pool.submit(self._fill, slot, part, rows[step], view, epoch) for part in parts]
-                    work.append((slot, rows[step], jobs))
+                    while announced < min(step + ANNOUNCED, len(entries)):
+                        self.announce(entries[announced] % self.n)
+                        announced += 1
+                    what, jobs = begin(step)
+                    work.append((step, what, [pool.submit(job) for job in jobs]))
                 if not work:
                     return
-                slot, taken, jobs = work.popleft()
-                for job in jobs:
-                    self.skipped += job.result()
-                yield self._finish(slot, self.labels[taken])
+                step, what, jobs = work.popleft()
+                yield step, what, [job.result() for job in jobs]
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _finish(self, slot: Slot, labels: ndarray) -> Delivery:
-        valid = slot.valid.numpy()
+    def finish(self, slot: Slot, entries: ndarray) -> Delivery:
+        """A filled slot with its labels; what was left out of a training batch is taken out of it."""
+        valid, labels = slot.valid.numpy(), self.labels[entries % self.n]
         if self.train and not valid.all():
             keep = torch.from_numpy(valid.nonzero()[0])
             return slot, slot.images[keep], torch.from_numpy(labels)[keep], slot.valid[keep]
         return slot, slot.images, torch.from_numpy(np.where(valid, labels, 0)), slot.valid
 
-    def _fill(self, slot: Slot, part: ndarray, rows: ndarray, view: View, epoch: int) -> list[str]:
-        """Fills the places `part` of a batch of these rows, in a thread; returns what it had to leave out, and why."""
+    def chunk(self, places: ndarray, entries: ndarray, view: View, epoch: int) -> tuple[Chunk, list[str]]:
+        """The images at these places of a batch of entries, ready to be decoded, and lines about what was left out.
+
+        Raises ValueError for an image that is damaged, unless these are skipped, or too small for the view.
+        """
+        (rows, heights, widths, raw, data), failed = self.stored(entries[places] % self.n)
+        skipped = [self.judge(entries[places[k]] % self.n, reason) for k, reason in failed.items()]
+        places = np.delete(places, list(failed))
+        small = np.minimum(heights, widths) < view.smallest()
+        if small.any():
+            k = int(small.argmax())
+            size = f"{widths[k]} x {heights[k]} pixels"
+            raise ValueError(f"{self.where(rows[k])}: {size}, too small for crop {view.crop!r} of {view.size}")
+        windows, flips = view.windows(heights, widths, self.seed, epoch, entries[places])
+        return Chunk(places, rows, heights, widths, raw, data, windows, flips), skipped
+
+    def judge(self, row: int, reason: str) -> str:
+        """A line about a damaged image, where these are skipped. Raises it as a ValueError otherwise."""
+        line = f"{self.where(row)}: {reason}"
+        if self.bad == "raise":
+            raise ValueError(line)
+        return line
+
+    def _fill(self, slot: Slot, part: ndarray, entries: ndarray, view: View, epoch: int) -> list[str]:
+        """Fills the places `part` of a batch, in a thread; returns what it had to leave out, and why."""
         images, valid = slot.images.numpy(), slot.valid.numpy()
-        skipped, found = [], []
-        for k in part[valid[part]]:
-            with self._judged(rows[k], skipped):
-                found.append((k, self.record(rows[k])))
-        for k, record in found:
-            if min(record.height, record.width) < view.smallest():
-                size = f"{record.width} x {record.height} pixels"
-                raise ValueError(f"{self.where(rows[k])}: {size}, too small for crop {view.crop!r} of {view.size}")
-        heights, widths = (np.array([getattr(r, side) for _, r in found], np.int64) for side in ("height", "width"))
-        places = np.array([k for k, _ in found], np.int64)
-        windows, flips = view.windows(heights, widths, self.seed, epoch, rows[places])
-        done = []
-        for (k, record), window, flip in zip(found, windows, flips, strict=True):
-            with self._judged(rows[k], skipped):
-                _develop(record, window, flip, view, images[k])
-                done.append(k)
-        left = np.setdiff1d(part, done)
+        chunk, skipped = self.chunk(part[valid[part]], entries, view, epoch)
+        failed = self.develop(chunk, view, images)
+        skipped += [self.judge(chunk.rows[k], reason) for k, reason in failed.items()]
+        left = np.setdiff1d(part, np.delete(chunk.places, list(failed)))
         images[left], valid[left] = 0, False
         return skipped
-
-    @contextmanager
-    def _judged(self, row: int, skipped: list[str]) -> Iterator[None]:
-        """What is wrong with a row becomes an error that names it, or a line in `skipped`."""
-        try:
-            yield
-        except (OSError, ValueError) as error:
-            message = f"{self.where(row)}: {error}"
-            if self.bad == "raise":
-                raise ValueError(message) from error
-            skipped.append(message)
-
-
-def _develop(record: Record, window: ndarray, flip: bool, view: View, out: ndarray) -> None:
-    """Decodes an image and writes its window into out uint8 [S,S,3]."""
-    height, width, data, raw = record
-    if raw:
-        pixels, origin = data, (0, 0)
-    else:
-        reduced = factor(min(window[2:]) / view.size) if view.decode == "fast" else 1
-        window = window / reduced
-        part = sees(window, view.size, view.interpolation, view.whole)
-        pixels, origin = jpeg(data, height, width, reduced, part)
-    place(pixels, window, flip, out, view.interpolation, view.whole, origin)

@@ -17,25 +17,35 @@ _STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 _MASK = 2**64 - 1
 
 
-def order(n: int, seed: int, epoch: int) -> ndarray:
-    """A permutation of range(n), int64 [n]: the order of the rows in an epoch."""
+def order(n: int, seed: int, epoch: int, repeats: int = 1) -> ndarray:
+    """What an epoch of n images shows, in order: entries, int64 [n], each row + n * copy.
+
+    Without repeats a permutation of range(n). With them the copies of an image follow one another, so that an epoch of
+    the same length has 1 / repeats of the images (repeated augmentation; Hoffer et al. 2019, Berman et al. 2019).
+    """
     key = np.array([seed & _MASK, epoch & _MASK], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key)).permutation(n)
+    rows = np.random.Generator(np.random.Philox(key=key)).permutation(n)
+    return (rows[: -(-n // repeats), None] + n * np.arange(repeats)).reshape(-1)[:n]
 
 
-def shard(rows: ndarray, batch: int, rank: int, world: int, train: bool) -> tuple[ndarray, ndarray]:
-    """One rank's share of an epoch's rows [n]: (rows int64 [steps, batch], valid bool [steps, batch]).
+def shard(
+    entries: ndarray, batch: int, rank: int, world: int, train: bool, spread: bool = False
+) -> tuple[ndarray, ndarray]:
+    """One rank's share of an epoch's entries [n]: (entries int64 [steps, batch], valid bool [steps, batch]).
 
-    Step s of all ranks together takes rows[s * batch * world : (s+1) * batch * world], rank r the r-th part of it, so
-    every rank has the same number of steps. Training drops the incomplete last step; validation has every row once
-    over all ranks and fills up with invalid entries (row 0).
+    Step s of all ranks together takes entries[s * batch * world : (s+1) * batch * world], rank r the r-th part of it,
+    or, spread, every world-th from its r-th on (so that copies of an image go to different ranks). Every rank has the
+    same number of steps. Training drops the incomplete last step; validation has every row once over all ranks and
+    fills up with invalid entries (row 0).
     """
     together = batch * world
-    steps = len(rows) // together if train else -(-len(rows) // together)
+    steps = len(entries) // together if train else -(-len(entries) // together)
     padded = np.zeros(steps * together, np.int64)
-    kept = rows[: steps * together]
+    kept = entries[: steps * together]
     padded[: len(kept)] = kept
     valid = np.arange(steps * together) < len(kept)
+    if spread:
+        return padded.reshape(steps, batch, world)[..., rank], valid.reshape(steps, batch, world)[..., rank]
     return padded.reshape(steps, world, batch)[:, rank], valid.reshape(steps, world, batch)[:, rank]
 
 

@@ -33,6 +33,6 @@ class Synthetic(Loader):
         side = self.view.at(res).size
         noise = np.random.Generator(np.random.Philox(self.seed)).integers(0, 256, (self.batch, side, side, 3), np.uint8)
         images = torch.from_numpy(noise).to(self.device)
-        for rows, valid in zip(*(table[first:] for table in self.rows(epoch)), strict=True):
-            labels = np.where(valid, self.labels[rows], 0)
+        for entries, valid in zip(*(table[first:] for table in self.entries(epoch)), strict=True):
+            labels = np.where(valid, self.labels[entries % self.n], 0)
             yield images, torch.from_numpy(labels).to(self.device), torch.from_numpy(valid).to(self.device)

@@ -13,11 +13,12 @@ from PIL import Image
 
 from fastmix.pipelines import LOADERS, loader_class, sampling, shapes
 from fastmix.pipelines.beton import Beton
+from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.decode import jpeg, plain_size
 from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.format import JPEG, RAW, classes_path
 from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.loader import Loader, Record
+from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.pack import pack
 from fastmix.pipelines.synthetic import Synthetic
 from fastmix.pipelines.turbo import library
@@ -407,7 +408,7 @@ class Failing(Loader):
     def record(self, row):
         if row == self.bad_row:
             raise RuntimeError("the disk is on fire")
-        return Record(40, 40, np.zeros((40, 40, 3), np.uint8), True)
+        return Record(40, 40, np.zeros(40 * 40 * 3, np.uint8), True)
 
     def where(self, row):
         return f"row {row}"

@@ -1,0 +1,39 @@
+"""How images are stored, and what of them is wanted: what a loader's source hands to the decoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from numpy import ndarray
+
+
+class Record(NamedTuple):
+    """An image as it is stored: height, width, and a JPEG's bytes or, if raw, pixels uint8 [height * width * 3]."""
+
+    height: int
+    width: int
+    data: bytes | ndarray
+    raw: bool
+
+
+class Chunk(NamedTuple):
+    """Some images of a batch, as they are stored, and what of each is wanted.
+
+    places   int64 [n]        of the batch
+    rows     int64 [n]
+    heights, widths  int64 [n]  pixels
+    raw      bool [n]         pixels, not a JPEG
+    data     [n] times bytes or uint8; read when it is asked for, which may raise OSError or ValueError
+    windows  float64 [n,4]    y, x, h, w in pixels
+    flips    bool [n]
+    """
+
+    places: ndarray
+    rows: ndarray
+    heights: ndarray
+    widths: ndarray
+    raw: ndarray
+    data: Sequence
+    windows: ndarray
+    flips: ndarray
