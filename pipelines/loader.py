@@ -1,6 +1,6 @@
 """The loader's engine: threads decode ahead into batch buffers; the order and every crop are functions of the seed.
 
-    entries of an epoch -> chunks of a batch -> threads: find, window, decode, resize into the buffer -> device -> caller
+    entries of an epoch -> chunks of a batch -> threads: find, window, decode and resize into the buffer -> device
 
 The decoder and the resize kernel release the interpreter's lock, so threads are enough: nothing is pickled, nothing is
 copied twice, and there are no processes to leak.

@@ -125,8 +125,7 @@ def next_marker(data, at):
 
 @njit(nogil=True, cache=True)
 def _copy(data, start, end, out, at):
-    for k in range(end - start):
-        out[at + k] = data[start + k]
+    out[at : at + end - start] = data[start:end]
     return at + end - start
 
 
