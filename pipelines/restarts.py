@@ -12,7 +12,49 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from fastmix.pipelines.huffman import NO_CODE, components, standard_dc, transcode
 from fastmix.pipelines.markers import APP0, APP14, DHT, DRI, EOI, RST0, SOF0, SOF1, SOS, frame, next_marker, segment
+
+
+def insert(data: bytes, least: int = 4) -> bytes | None:
+    """The same JPEG with restart markers that divide each row of MCUs into equal parts: what `cut` needs.
+
+    A part has the smallest number of MCUs, `least` or more, that divides a row; else it is a whole row. The decoded
+    pixels are the same bit for bit; all segments (EXIF, ICC, ...) and what follows the image are kept. Restart markers
+    that are there are replaced. Where the DC tables lack a code that is needed, the standard ones are put in.
+    None where that cannot be: progressive, arithmetic, lossless or 12 bit coding, several scans, CMYK, or damaged data.
+    """
+    source = np.frombuffer(data, np.uint8)
+    grid = frame(source)
+    if not grid.scan:
+        return None
+    step = next((k for k in range(least, grid.columns) if grid.columns % k == 0), grid.columns)
+    out = np.empty(2 * len(data) + 16 * min(grid.rows * grid.columns, 4 * len(data)) + 4096, np.uint8)
+    tables = b""
+    length, end = transcode(source, grid, step, False, out)
+    if length == NO_CODE:
+        tables = _standard_tables(source, grid.scan)
+        length, end = transcode(source, grid, step, True, out)
+    if length <= 0 or source[end + 1] != EOI:
+        return None
+    at, head = 2, [data[:2]]
+    while at < grid.scan:
+        start = at
+        marker, _, at = segment(source, at)
+        if marker == SOS:
+            head += [tables, bytes((0xFF, DRI, 0, 4, step >> 8, step & 255))]
+        if marker != DRI:
+            head.append(data[start:at])
+    return b"".join([*head, out[:length].tobytes(), data[end:]])
+
+
+def _standard_tables(data: np.ndarray, scan: int) -> bytes:
+    """A DHT segment with the standard DC tables, under the numbers that the scan's components use."""
+    content, numbers = b"", components(data, scan)[1][:, 0].tolist()
+    for number in sorted(set(numbers)):
+        counts, symbols = standard_dc(number != numbers[0])
+        content += bytes([number, *counts[1:], *symbols[:12]])
+    return bytes((0xFF, DHT, 0, 2 + len(content))) + content
 
 
 @njit(nogil=True, cache=True)
