@@ -40,9 +40,13 @@ class Data:
     """Short side before the centre crop at validation; null: no resize."""
     interpolation: str = "bicubic"
     decode: str = "fast"
-    """Training images: fast (scaled in the DCT domain where the crop is large) or exact. Validation is always exact."""
+    """Training images: fast (a bounded difference, see docs/loaders.md), exact, or gpu. Validation: exact or gpu."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    repeats: int = 1
+    """Crops of an image in a batch (repeated augmentation); an epoch then has 1 / repeats of the images. 1: each once."""
+    ramp: tuple[int, int, int] | None = None
+    """Progressive resolution: pixels at the start, the epoch until which it stays, the epoch from which it is `size`."""
     workers: int | None = None
     """Decoding threads of a process; null: its share of the machine's cores."""
     bad: str = "raise"
@@ -161,7 +165,7 @@ class Config:
 CHOICES = {
     "data.crop": ("rrc", "pad", "centre", "none"),
     "data.interpolation": ("bilinear", "bicubic"),
-    "data.decode": ("fast", "exact"),
+    "data.decode": ("fast", "exact", "gpu"),
     "data.bad": ("raise", "skip"),
     "erase.mode": ("pixel", "uint8", "constant"),
     "model.compile": ("off", "default", "reduce-overhead", "max-autotune"),
@@ -173,7 +177,7 @@ CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),
     "device": ("auto", "cpu", "cuda"),
 }
-AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "data.size")
+AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "data.size", "data.repeats")
 
 
 def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:

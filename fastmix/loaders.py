@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from fastmix.config import Config
 from fastmix.dist import rank, world
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.loader import Loader
-from fastmix.pipelines.shapes import PREFIX
+from fastmix.pipelines.sources import exists
 from fastmix.pipelines.view import View
 
 
@@ -33,15 +31,41 @@ def training(cfg: Config, device: torch.device) -> Loader:
         interpolation=data.interpolation,
         decode=data.decode,
     )
+    if data.ramp is not None:
+        low, begin, end = data.ramp
+        if low < 32 or not 0 <= begin <= end:
+            raise ValueError(f"data.ramp is {list(data.ramp)}; give [pixels from 32, first epoch, last epoch]")
+        view.at(low)
     return _loader(cfg, "train", cfg.batch_total // world(), view, device)
 
 
 def validation(cfg: Config, device: torch.device) -> Loader:
-    """The centre of every image, decoded exactly, each image once over all processes. Raises ValueError."""
+    """The centre of every image, decoded exactly (or by the GPU, if training is), each image once over all processes.
+
+    Raises ValueError.
+    """
     data = cfg.data
-    size = data.val_size or data.size
-    view = View(size=size, crop="centre", flip=0.0, resize=data.val_resize, interpolation=data.interpolation)
+    view = View(
+        size=data.val_size or data.size,
+        crop="centre",
+        flip=0.0,
+        resize=data.val_resize,
+        interpolation=data.interpolation,
+        decode="gpu" if data.decode == "gpu" else "exact",
+    )
     return _loader(cfg, "val", max(1, cfg.batch_total // (world() * cfg.accum)), view, device)
+
+
+def resolution(cfg: Config, epoch: int) -> int:
+    """Pixels a side of an epoch's training images: data.size, or on the way there, in multiples of 32.
+
+    Linear between the two epochs of data.ramp, as ffcv-imagenet trains.
+    """
+    if cfg.data.ramp is None:
+        return cfg.data.size
+    low, begin, end = cfg.data.ramp
+    share = min(max((epoch - begin) / max(end - begin, 1), 0.0), 1.0)
+    return cfg.data.size if share == 1 else max(32, round((low + share * (cfg.data.size - low)) / 32) * 32)
 
 
 def classes(cfg: Config, *loaders: Loader) -> int:
@@ -65,8 +89,7 @@ def classes(cfg: Config, *loaders: Loader) -> int:
 
 def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
     source = getattr(cfg.data, split)
-    made = cfg.data.loader == "synthetic" or source.startswith(PREFIX)
-    if not made and not (source and Path(source).exists()):
+    if cfg.data.loader != "synthetic" and not exists(source):
         what = f"data.{split} is {source!r}, which does not exist" if source else f"data.{split} is empty"
         raise ValueError(
             f"{what}: give data.{split}=PATH of a .beton file (`python -m fastmix.convert` makes one of a folder of "
@@ -80,6 +103,7 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
         seed=cfg.seed,
         rank=rank(),
         world=world(),
+        repeats=cfg.data.repeats if split == "train" else 1,
         workers=cfg.data.workers,
         device=device,
         bad=cfg.data.bad,

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastmix.dist import average_buffers, rank, total, world
 from fastmix.ema import Ema
 from fastmix.evaluate import evaluate
+from fastmix.loaders import resolution
 from fastmix.log import Clock, Log
 from fastmix.optim import learning_rate
 from fastmix.state import State
@@ -37,7 +38,7 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             break
         task.train()
         clock.read()
-        for images, labels, _ in clock.waiting(data.epoch(epoch, first)):
+        for images, labels, _ in clock.waiting(data.epoch(epoch, first, resolution(cfg, epoch))):
             torch.manual_seed(step_rng(cfg.seed, state.step, rank(), cfg.accum).integers(2**63))  # dropout, drop path
             lr = learning_rate(cfg.schedule, cfg.optim.lr, state.step, epoch_steps, cfg.epochs)
             for group in opt.param_groups:

@@ -6,7 +6,7 @@ from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.format import RAW
 from fastmix.pipelines.format import Beton as File
 from fastmix.pipelines.loader import Loader
-from fastmix.pipelines.shapes import resolve
+from fastmix.pipelines.sources import resolve
 
 
 class Beton(Loader):

@@ -2,13 +2,11 @@
 
 Only the shape tells the class: colours, size, turn and place are drawn independently of it, before a textured
 background. An image is a function of (seed, split, index), so the same seed gives the same bytes. The JPEG files are
-written into class folders, packed like anybody's data and kept in a cache folder: $FASTMIX_CACHE, else
-$XDG_CACHE_HOME/fastmix, else ~/.cache/fastmix.
+written into class folders, packed like anybody's data and kept in the cache folder (cache.py).
 """
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import sys
@@ -19,6 +17,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fastmix.pipelines import cache
 from fastmix.pipelines.format import classes_path
 from fastmix.pipelines.layouts import scan
 from fastmix.pipelines.pack import pack
@@ -99,11 +98,8 @@ def resolve(source: str) -> str:
         return source
     split, options = _parse(source)
     name = "-".join(["shapes", split, *(f"{key}{value}" for key, value in options.items()), f"v{VERSION}"])
-    folder = _cache()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.beton"
-    with open(folder / f"{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes, one draws and the other waits
+    path = cache.folder() / f"{name}.beton"
+    with cache.alone(path):
         if not path.is_file():
             sys.stderr.write(f"drawing {options['n']} shapes once, kept as {path}\n")
             _make(path, split, **options)
@@ -135,12 +131,6 @@ def _parse(source: str) -> tuple[str, dict[str, int]]:
             raise ValueError(f"'{source}': {key} must be a whole number from {least}")
         options[key] = int(value)
     return split, options
-
-
-def _cache() -> Path:
-    if os.environ.get("FASTMIX_CACHE"):
-        return Path(os.environ["FASTMIX_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastmix")
 
 
 def _colours(rng: np.random.Generator) -> np.ndarray:

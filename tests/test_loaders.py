@@ -196,6 +196,28 @@ def test_same_pixels_for_any_number_of_ranks(packed, train, view):
         assert equal(whole, [tuple(torch.cat(column) for column in zip(*parts, strict=True)) for parts in steps])
 
 
+def test_repeats_are_crops_of_their_own_and_of_any_number_of_ranks(packed):
+    loader = Beton(packed, 12, view=TRAIN, train=True, seed=2, repeats=3)
+    whole = copies(loader.epoch(1))
+    first, labels, _ = whole[0]
+    rows = loader.entries(1)[0][0] % N
+    assert len(set(rows)) == 4 and (labels.numpy() == loader.labels[rows]).all()
+    once = {row: (image, k) for k, (image, row) in enumerate(zip(first, rows, strict=True))}
+    assert all((image != once[row][0]).any() for k, (image, row) in enumerate(zip(first, rows, strict=True))
+               if once[row][1] != k)  # fmt: skip
+    for world in (2, 3):
+        parts = [
+            copies(Beton(packed, 12 // world, view=TRAIN, train=True, seed=2, repeats=3, rank=r, world=world).epoch(1))
+            for r in range(world)
+        ]
+        for step, batch in enumerate(whole):
+            shares = [part[step][0] for part in parts]
+            assert torch.equal(torch.stack(shares, 1).flatten(0, 1), batch[0])
+    assert equal(copies(loader.epoch(1, first=5)), whole[5:])
+    with pytest.raises(ValueError, match="repeats is 2; it must be at least 1, and 1 without training"):
+        Beton(packed, 12, view=VAL, train=False, repeats=2)
+
+
 def test_epochs_and_seeds_differ(packed):
     def first(seed, epoch):
         return next(Beton(packed, 50, view=TRAIN, train=True, seed=seed).epoch(epoch))[0].clone()

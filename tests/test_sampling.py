@@ -154,3 +154,34 @@ def test_shards_of_all_ranks_are_the_steps_of_one(n, world, train):
         assert (taken == rows[step * batch * world : (step + 1) * batch * world]).all()
         seen += list(taken)
     assert len(seen) == (steps * batch * world if train else n)
+
+
+# ---- repeated augmentation ----
+
+
+def test_repeats_show_fewer_images_more_often_in_one_step():
+    n, repeats, batch = 100, 3, 4
+    plain, entries = sampling.order(n, 5, 2), sampling.order(n, 5, 2, repeats)
+    assert len(entries) == n and len(set(entries)) == n
+    rows, copies = entries % n, entries // n
+    assert (rows == np.repeat(plain[:34], 3)[:n]).all() and (copies[:99].reshape(33, 3) == np.arange(3)).all()
+    for world in (1, 2, 3):
+        shares = [sampling.shard(entries, batch, rank, world, True, spread=True)[0] for rank in range(world)]
+        together = batch * world
+        for step in range(n // together):
+            shown = np.concatenate([share[step] for share in shares])
+            assert sorted(shown) == sorted(entries[step * together : (step + 1) * together])
+        if world == repeats:  # so that a rank's mixing partners are other images
+            assert all(len(set(step % n)) == batch for share in shares for step in share)
+
+
+def test_repeats_are_the_images_of_timms_sampler():
+    """The same share of the images, each so often: timm shuffles by torch's generator, so only counts compare."""
+    import fastmix.compat  # noqa: F401
+
+    sampler = pytest.importorskip("timm.data.distributed_sampler").RepeatAugSampler
+    n, world = 512, 2
+    theirs = np.concatenate([list(sampler(range(n), world, rank, num_repeats=3)) for rank in range(world)])
+    ours = sampling.order(n, 0, 0, 3) % n
+    counts = [np.bincount(np.bincount(rows, minlength=n), minlength=5) for rows in (ours, theirs)]
+    assert counts[0].tolist() == counts[1].tolist()

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> list[dict]:
 
 def _repeated_beton(path: str, rows: int, folder: Path) -> str:
     from fastmix.pipelines.format import Beton
-    from fastmix.pipelines.shapes import resolve
+    from fastmix.pipelines.sources import resolve
     from fastmix.pipelines.writer import BetonWriter
 
     with Beton(resolve(path)) as file:
