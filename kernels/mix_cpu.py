@@ -6,10 +6,6 @@ from a row in fp32. Bit for bit equal to `kernels.mix.reference`.
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
-
 import numpy as np
 import torch
 from numba import njit
@@ -17,9 +13,9 @@ from torch import Tensor
 
 from fastmix.kernels.erase import LEVELS, Erase
 from fastmix.kernels.plan import BLEND, BLOCKS, BOX, COLUMNS, ONE, PROFILE, RANKS, WINDOW, Plan
+from fastmix.kernels.threads import share
 
 UNIT = np.float32(1 / ONE)
-SHARE = 200_000  # elements below which handing a part to a thread takes longer than doing it
 
 
 @njit(nogil=True)
@@ -232,19 +228,7 @@ def mix_cpu(
         else:
             _mix(first, last, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
 
-    workers = torch.get_num_threads()
-    parts = min(n, 4 * workers, images.numel() // SHARE)
-    if workers == 1 or parts < 2:
-        work(0, n)
-    else:
-        edges = [n * k // parts for k in range(parts + 1)]
-        list(_pool(os.getpid(), workers).map(work, edges[:-1], edges[1:]))
-
-
-@lru_cache(maxsize=1)
-def _pool(process: int, workers: int) -> ThreadPoolExecutor:
-    """Kept from call to call; a forked process has none of its parent's threads and makes its own."""
-    return ThreadPoolExecutor(workers, thread_name_prefix="mix")
+    share(work, n, images.numel())
 
 
 def _array(tensor: Tensor | None, dtype, dimensions: int) -> np.ndarray:

@@ -1,0 +1,224 @@
+"""The augmentation pass on the CPU: numba, one sample at a time, samples spread over a few threads.
+
+Bit for bit equal to `kernels.randaugment.reference`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from torch import Tensor
+
+from fastmix.kernels.operations import (
+    AUTOCONTRAST,
+    BLUR_X,
+    BLUR_Y,
+    BRIGHTNESS,
+    COLOR,
+    CONTRAST,
+    COPY,
+    EQUALIZE,
+    POSTERIZE,
+    SHARPNESS,
+    SOLARIZE,
+    SOLARIZE_ADD,
+    TAPS,
+)
+from fastmix.kernels.threads import share
+
+ZERO, HALF, TOP = np.float32(0), np.float32(0.5), np.float32(255)
+
+
+@njit(nogil=True, inline="always")
+def _blend(first, second, factor):
+    first, second = np.float32(first), np.float32(second)
+    return np.uint8(min(max(first + factor * (second - first), ZERO), TOP))
+
+
+@njit(nogil=True, inline="always")
+def _grey(image, e):
+    r, g, b = np.int64(image[e]), np.int64(image[e + 1]), np.int64(image[e + 2])
+    return (r * 19595 + g * 38470 + b * 7471 + 32768) >> 16
+
+
+@njit(nogil=True)
+def _levels(image, operation, word, factor, out):
+    """Fills out uint8 [3,256] with what each value of each channel becomes."""
+    pixels = len(image) // 3
+    mean = 0
+    if operation == CONTRAST:
+        for e in range(0, len(image), 3):
+            mean += _grey(image, e)
+        mean = (2 * mean + pixels) // (2 * pixels)
+    for c in range(3):
+        histogram = np.zeros(256, np.int64)
+        if operation == AUTOCONTRAST or operation == EQUALIZE:
+            for e in range(c, len(image), 3):
+                histogram[image[e]] += 1
+        low, high = 0, 255
+        while low < 255 and histogram[low] == 0:
+            low += 1
+        while high > 0 and histogram[high] == 0:
+            high -= 1
+        step, below = (pixels - histogram[high]) // 255, np.int64(0)
+        scale = 255.0 / max(high - low, 1)
+        for v in range(256):
+            level = v
+            if operation == POSTERIZE:
+                level = v & word
+            elif operation == SOLARIZE and v >= word:
+                level = 255 - v
+            elif operation == SOLARIZE_ADD and v < 128:
+                level = min(v + word, 255)
+            elif operation == BRIGHTNESS:
+                level = _blend(0, v, factor)
+            elif operation == CONTRAST:
+                level = _blend(mean, v, factor)
+            elif operation == AUTOCONTRAST and low < high:
+                level = np.int64(min(max(v * scale - low * scale, 0.0), 255.0))
+            elif operation == EQUALIZE and step > 0:
+                level = min((step // 2 + below) // step, 255)
+            below += histogram[v]
+            out[c, v] = level
+
+
+@njit(nogil=True)
+def _look_up(image, levels, out):
+    for e in range(0, len(image), 3):
+        for c in range(3):
+            out[e + c] = levels[c, image[e + c]]
+
+
+@njit(nogil=True)
+def _color(image, factor, out):
+    for e in range(0, len(image), 3):
+        grey = _grey(image, e)
+        for c in range(3):
+            out[e + c] = _blend(grey, image[e + c], factor)
+
+
+@njit(nogil=True)
+def _sharpness(image, factor, out):
+    """image and out uint8 [H,3W]: the sums of three rows, then of three columns."""
+    height, n = image.shape
+    out[:] = image
+    rows = np.empty(n, np.int32)
+    for y in range(1, height - 1):
+        for e in range(n):
+            rows[e] = np.int32(image[y - 1, e]) + np.int32(image[y, e]) + np.int32(image[y + 1, e])
+        for e in range(3, n - 3):
+            total = rows[e - 3] + rows[e] + rows[e + 3] + np.int32(4) * np.int32(image[y, e])
+            out[y, e] = _blend((total + np.int32(6)) // np.int32(13), image[y, e], factor)
+
+
+@njit(nogil=True)
+def _blur(image, weights, along_y, out):
+    height, n = image.shape
+    line, both = np.empty(n, np.float32), np.empty(n, np.float32)
+    for y in range(height):
+        for e in range(n):
+            line[e] = weights[0] * np.float32(image[y, e])
+        for k in range(1, TAPS + 1):
+            if along_y:
+                before, after = image[max(y - k, 0)], image[min(y + k, height - 1)]
+                for e in range(n):
+                    both[e] = np.float32(before[e]) + np.float32(after[e])
+            else:
+                for e in range(n):
+                    first = e - 3 * k if e >= 3 * k else e % 3
+                    second = e + 3 * k if e + 3 * k < n else n - 3 + e % 3
+                    both[e] = np.float32(image[y, first]) + np.float32(image[y, second])
+            for e in range(n):
+                line[e] += weights[k] * both[e]
+        for e in range(n):
+            out[y, e] = np.uint8(min(line[e] + HALF, TOP))
+
+
+@njit(nogil=True, inline="always")
+def _cubic(v0, v1, v2, v3, t):
+    two = np.float32(2)
+    return v1 + t * ((v2 - v0) + t * ((two * (v0 - v1) + v2 - v3) + t * (v1 - v0 - v2 + v3)))
+
+
+@njit(nogil=True)
+def _affine(image, matrix, interpolation, fill, out):
+    """image and out uint8 [H,W,3]; interpolation 0, 1, 2: nearest, bilinear, bicubic."""
+    height, width, _ = image.shape
+    a, b, c, d, e, f = matrix[0], matrix[1], matrix[2], matrix[3], matrix[4], matrix[5]
+    right, bottom = np.float32(width), np.float32(height)
+    for y in range(height):
+        centre_y = np.float32(y) + HALF
+        for x in range(width):
+            centre_x = np.float32(x) + HALF
+            from_x, from_y = (a * centre_x + b * centre_y) + c, (d * centre_x + e * centre_y) + f
+            if not (ZERO <= from_x < right and ZERO <= from_y < bottom):
+                for k in range(3):
+                    out[y, x, k] = fill[k]
+                continue
+            if interpolation == 0:
+                for k in range(3):
+                    out[y, x, k] = image[int(from_y), int(from_x), k]
+                continue
+            from_x, from_y = from_x - HALF, from_y - HALF
+            floor_x, floor_y = np.floor(from_x), np.floor(from_y)
+            dx, dy = from_x - floor_x, from_y - floor_y
+            x1, y1 = int(floor_x), int(floor_y)
+            x2, y2 = min(x1 + 1, width - 1), min(y1 + 1, height - 1)
+            x0, y0, x3, y3 = max(x1 - 1, 0), max(y1 - 1, 0), min(x1 + 2, width - 1), min(y1 + 2, height - 1)
+            x1, y1 = max(x1, 0), max(y1, 0)
+            for k in range(3):
+                if interpolation == 1:
+                    upper = _linear(image[y1, x1, k], image[y1, x2, k], dx)
+                    lower = _linear(image[y2, x1, k], image[y2, x2, k], dx)
+                    value = upper + (lower - upper) * dy
+                else:
+                    v0 = _cubic_line(image[y0], x0, x1, x2, x3, k, dx)
+                    v1 = _cubic_line(image[y1], x0, x1, x2, x3, k, dx)
+                    v2 = _cubic_line(image[y2], x0, x1, x2, x3, k, dx)
+                    v3 = _cubic_line(image[y3], x0, x1, x2, x3, k, dx)
+                    value = min(max(_cubic(v0, v1, v2, v3, dy), ZERO), TOP)
+                out[y, x, k] = np.uint8(value)
+
+
+@njit(nogil=True, inline="always")
+def _linear(first, second, t):
+    first, second = np.float32(first), np.float32(second)
+    return first + (second - first) * t
+
+
+@njit(nogil=True, inline="always")
+def _cubic_line(row, x0, x1, x2, x3, k, t):
+    v0, v1, v2, v3 = np.float32(row[x0, k]), np.float32(row[x1, k]), np.float32(row[x2, k]), np.float32(row[x3, k])
+    return _cubic(v0, v1, v2, v3, t)
+
+
+@njit(nogil=True, cache=True)
+def _augment(first, last, images, words, numbers, interpolation, fill, out):
+    """Samples first..last of images to out, uint8 [B,H,W,3]."""
+    height, width = images.shape[1:3]
+    levels = np.empty((3, 256), np.uint8)
+    for i in range(first, last):
+        operation, factor = words[i, 0], numbers[i, 1]
+        flat, target = images[i].reshape(-1), out[i].reshape(-1)
+        lines, target_lines = flat.reshape(height, 3 * width), target.reshape(height, 3 * width)
+        if operation == COPY:
+            target[:] = flat
+        elif operation <= EQUALIZE:
+            _levels(flat, operation, words[i, 1], factor, levels)
+            _look_up(flat, levels, target)
+        elif operation == COLOR:
+            _color(flat, factor, target)
+        elif operation == SHARPNESS:
+            _sharpness(lines, factor, target_lines)
+        elif operation == BLUR_X or operation == BLUR_Y:
+            _blur(lines, numbers[i, 1:], operation == BLUR_Y, target_lines)
+        else:
+            _affine(images[i], numbers[i, 1:], interpolation, fill, out[i])
+
+
+def randaugment_cpu(images: Tensor, rows: Tensor, interpolation: int, fill: tuple[int, int, int], out: Tensor) -> None:
+    """Fills out from images uint8 [B,H,W,3]: checked arguments of one layer of `randaugment`, all on the CPU."""
+    words = rows.numpy()
+    colour = np.array(fill, np.uint8)
+    args = (images.numpy(), words, words.view(np.float32), interpolation, colour, out.numpy())
+    share(lambda first, last: _augment(first, last, *args), len(images), images.numel())
