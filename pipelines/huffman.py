@@ -97,17 +97,17 @@ def _unstuff(data, at, intervals):
     starts = np.zeros(intervals + 1, np.int64)
     size = 0
     for k in range(intervals):
-        end = next_marker(data, at)
-        if end == len(data) or (k + 1 < intervals and data[end + 1] != RST0 + k % 8):
+        end = marker = next_marker(data, at)
+        while marker + 2 < len(data) and data[marker + 1] == 0xFF:  # fill bytes
+            marker += 1
+        if end == len(data) or (k + 1 < intervals and data[marker + 1] != RST0 + k % 8):
             return plain, starts, 0
         while at < end:
             plain[size] = data[at]
             size += 1
             at += 2 if data[at] == 0xFF else 1
         starts[k + 1] = size
-        while data[end + 1] == 0xFF:  # fill bytes
-            end += 1
-        at = end + 2
+        at = marker + 2
     return plain, starts, at - 2
 
 
@@ -122,15 +122,15 @@ def _peek(data, position):
 
 
 @njit(nogil=True, cache=True)
-def _symbol(bits, look, limits, bases, symbols):
-    """(length, symbol) of the code that the bits begin with; length 0: there is none."""
-    entry = look[bits >> np.uint64(64 - _LOOK)]
+def _symbol(bits, table, look, limits, bases, symbols):
+    """(length, symbol) of the code that the bits begin with, by one of the tables; length 0: there is none."""
+    entry = look[table, bits >> np.uint64(64 - _LOOK)]
     if entry:
         return entry >> 8, entry & 255
     for length in range(_LOOK + 1, 17):
         code = np.int64(bits >> np.uint64(64 - length))
-        if code < limits[length]:
-            return length, np.int64(symbols[bases[length] + code])
+        if code < limits[table, length]:
+            return length, np.int64(symbols[table, bases[table, length] + code])
     return 0, 0
 
 
@@ -195,9 +195,9 @@ def components(data, scan):
 def transcode(data, grid, step, standard, out):
     """Writes the scan of a JPEG to `out`, with a restart marker every `step` MCUs: (length, end).
 
-    grid: the markers.Frame of data. standard: code the DC coefficients by the standard tables, that of luminance
-    where component 0 has its table. end: where the first marker after the scan stands in data. length is INVALID for damaged data, or where
-    `out` is too short, and NO_CODE where the DC tables lack a code that is needed.
+    grid: the markers.Frame of data. standard: code the DC coefficients by the standard tables, that of luminance where
+    component 0 has its table. end: where the first marker after the scan stands in data. length is INVALID for damaged
+    data, or where `out` is too short, and NO_CODE where the DC tables lack a code that is needed.
     """
     order, tables = components(data, grid.scan)
     counts, symbols = _tables(data, grid.scan)
@@ -238,7 +238,7 @@ def transcode(data, grid, step, standard, out):
             c = order[block]
             dc, ac = tables[c, 0], tables[c, 1]
             bits = _peek(plain, position)
-            length, size = _symbol(bits, look[dc], limits[dc], bases[dc], symbols[dc])
+            length, size = _symbol(bits, dc, look, limits, bases, symbols)
             if length == 0 or size > 15 or at + _SLACK > len(out):
                 return INVALID, 0
             difference = np.int64(bits << np.uint64(length) >> np.uint64(1)) >> (63 - size)
@@ -257,15 +257,20 @@ def transcode(data, grid, step, standard, out):
             pending, waiting, at = _put(value, size, pending, waiting, out, at)
             begin, k = position, 1
             while k < 64:
-                length, symbol = _symbol(_peek(plain, position), look[ac], limits[ac], bases[ac], symbols[ac])
-                run, size = symbol >> 4, symbol & 15
-                if length == 0:
-                    return INVALID, 0
-                position += length + size
-                if size:
-                    k += run + 1
-                else:
-                    k = k + 16 if run == 15 else 64
+                bits = _peek(plain, position)
+                used = 0
+                while k < 64 and used <= 26:  # of 57 bits; a code and its value have 31 at most
+                    length, symbol = _symbol(bits, ac, look, limits, bases, symbols)
+                    run, size = symbol >> 4, symbol & 15
+                    if length == 0:
+                        return INVALID, 0
+                    used += length + size
+                    bits <<= np.uint64(length + size)
+                    if size:
+                        k += run + 1
+                    else:
+                        k = k + 16 if run == 15 else 64
+                position += used
             if k > 64 or position > stop:
                 return INVALID, 0
             while begin < position:

@@ -46,7 +46,7 @@ def word(data, at):
 
 @njit(nogil=True, cache=True)
 def segment(data, at):
-    """(marker, first, end) of the marker segment at `at`: its content begins at first, after the length. Marker 0: none."""
+    """(marker, first, end) of the segment at `at`: its content is [first, end), after the length. Marker 0: none."""
     size = len(data)
     if at + 1 >= size or data[at] != 0xFF:
         return 0, 0, 0
@@ -119,5 +119,3 @@ def next_marker(data, at):
             return at
         at += 1
     return size
-
-

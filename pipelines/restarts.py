@@ -2,9 +2,9 @@
 
 A baseline JPEG's Huffman stream can be entered at its start and after restart markers only (ITU T.81, E.1.4 and
 F.2.1.3.1). Where these stand at equal parts of each row of MCUs, they are found by looking for the bytes FF D0..D7,
-which occur nowhere else in the stream, and the parts that a crop needs make a JPEG of their own: the same tables, another
-height and width, the markers numbered anew. `insert` makes such files of others by rewriting the DC differences at the
-markers; the coefficients stay what they are.
+which occur nowhere else in the stream, and the parts that a crop needs make a JPEG of their own: the same tables,
+another height and width, the markers numbered anew. `insert` makes such files of others by rewriting the DC differences
+at the markers; the coefficients stay what they are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def insert(data: bytes, least: int = 4) -> bytes | None:
     if not grid.scan:
         return None
     step = next((k for k in range(least, grid.columns) if grid.columns % k == 0), grid.columns)
-    out = np.empty(2 * len(data) + 16 * min(grid.rows * grid.columns, 4 * len(data)) + 4096, np.uint8)
+    out = np.empty(2 * len(data) + 32 * min(grid.rows * grid.columns, 4 * len(data)) + 4096, np.uint8)
     tables = b""
     length, end = transcode(source, grid, step, False, out)
     if length == NO_CODE:
@@ -74,7 +74,8 @@ def _head(data, scan, height, width, out):
             length = _copy(data, start, at, out, length)
             if marker == SOF0 or marker == SOF1:
                 size = length - (at - first) + 1
-                out[size], out[size + 1], out[size + 2], out[size + 3] = height >> 8, height & 255, width >> 8, width & 255
+                out[size], out[size + 1] = height >> 8, height & 255
+                out[size + 2], out[size + 3] = width >> 8, width & 255
     return length
 
 
@@ -86,20 +87,22 @@ def cut(data, top, left, bottom, right, out):
     height, width): the new JPEG is out[:length], its first pixel is the pixel y, x of the whole image.
 
     A margin of 1 pixel, as far as the image goes, is added: libjpeg's "fancy" upsampling reads the neighbouring chroma
-    sample, so that the pixels asked for (not those of the margin) are the same as those of the whole image, bit for bit.
+    sample. So the pixels asked for, not those of the margin, are the same as those of the whole image, bit for bit.
     Then the region grows to whole MCUs in height (8 or 16 pixels, by the chroma subsampling), and to whole restart
     intervals in width, or to the image's edges.
 
     length is 0, and nothing else means anything, where that cannot be: no pixels asked for; `out` too short; not a
-    baseline JPEG of one scan; restart intervals that do not divide the MCUs of a row; markers that are missing, too many
-    or out of order; no end marker. Damage between the markers is left to the decoder.
+    baseline JPEG of one scan; restart intervals that do not divide the MCUs of a row; markers that are missing, too
+    many or out of order; no end marker. Damage between the markers is left to the decoder.
     """
     grid = frame(data)
+    step = grid.interval
+    if step == 0 or grid.columns % step or len(out) < len(data):
+        return 0, 0, 0, 0, 0
+    if max(top, 0) >= min(bottom, grid.height) or max(left, 0) >= min(right, grid.width):
+        return 0, 0, 0, 0, 0
     top, left = max(top - 1, 0), max(left - 1, 0)
     bottom, right = min(bottom + 1, grid.height), min(right + 1, grid.width)
-    step = grid.interval
-    if step == 0 or grid.columns % step or bottom - top < 2 or right - left < 2 or len(out) < len(data):
-        return 0, 0, 0, 0, 0
     low, high = top // grid.down, -(-bottom // grid.down)
     near, far = left // (step * grid.across), -(-right // (step * grid.across))
     y, x = low * grid.down, near * step * grid.across
