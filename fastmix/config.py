@@ -54,6 +54,27 @@ class Data:
 
 
 @dataclass
+class Augment:
+    """Augmentations of single training images on the device, before erasing and the mix."""
+
+    kind: str = "none"
+    """none; randaugment (timm's rand-m<magnitude>-n<n>-mstd<std>-p<prob>-inc1); three (DeiT III: grey, solarised or
+    blurred)."""
+    n: int = 2
+    magnitude: float = 9.0
+    std: float = 0.5
+    """Deviation of the magnitude; .inf: uniform from 0 to `magnitude`."""
+    prob: float = 0.5
+    variant: str = "timm"
+    """mmcls: posterizing keeps a bit less, see fastmix/augment.py."""
+    interpolation: str = "bicubic"
+    fill: tuple[int, int, int] | None = None
+    """Colour of what a turn or shift uncovers; null: data.mean. (mmcls's recipes: 104, 116, 124.)"""
+    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Colour jitter after it: brightness, contrast, saturation (DeiT III: 0.3 each)."""
+
+
+@dataclass
 class Erase:
     """Random erasing, before the mix."""
 
@@ -154,6 +175,7 @@ class Config:
     val_every: int = 1
     """Epochs between validations; the last epoch always is validated."""
     data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
     erase: Erase = field(default_factory=Erase)
     model: Model = field(default_factory=Model)
     optim: Optim = field(default_factory=Optim)
@@ -167,6 +189,9 @@ CHOICES = {
     "data.interpolation": ("bilinear", "bicubic"),
     "data.decode": ("fast", "exact", "gpu"),
     "data.bad": ("raise", "skip"),
+    "augment.kind": ("none", "randaugment", "three"),
+    "augment.variant": ("timm", "mmcls"),
+    "augment.interpolation": ("nearest", "bilinear", "bicubic"),
     "erase.mode": ("pixel", "uint8", "constant"),
     "model.compile": ("off", "default", "reduce-overhead", "max-autotune"),
     "optim.name": ("sgd", "adamw", "lamb"),

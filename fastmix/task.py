@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastmix.augment import augmentation
 from fastmix.batch import Batch, Buffers
 from fastmix.config import Config
 from fastmix.kernels.erase import Erase, noise
@@ -27,16 +28,18 @@ class Task(nn.Module):
         super().__init__()
         self.model, self.mixer, self.criterion = model, mixer, criterion(cfg)
         self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
-        self.reused = Buffers()
+        self.augmentation, self.reused = augmentation(cfg), Buffers()
         self.register_buffer("noise", erasing_noise(cfg), persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
         return self.mixer(self.model, self.batch(images, labels, rng), self.criterion)
 
     def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
-        """The batch as mixers see it; without a generator, as validation does: nothing is erased."""
+        """The batch as mixers see it; without a generator, as validation does: not augmented, not erased."""
         data = self.cfg.data
         self.reused.restart()
+        if rng is not None and self.augmentation is not None:
+            images = self.augmentation(images, rng, self.reused)
         erase = None
         if rng is not None and self.cfg.erase.prob > 0:
             erase = Erase.draw(rng, len(labels), images.shape[1:3], self.cfg.erase.prob, self.noise).to(images.device)

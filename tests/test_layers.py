@@ -11,7 +11,7 @@ FLOORS = (  # each knows only itself and those before it
     {"kernels"},
     {"pipelines"},
     {"compat", "config", "configs", "dist"},
-    {"batch", "targets", "models"},
+    {"batch", "augment", "targets", "models"},
     {"mixers"},
     {"task", "optim", "ema", "state", "log", "loaders", "evaluate", "picture"},
     {"loop"},
