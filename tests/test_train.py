@@ -9,10 +9,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from fastmix import cli, config, state, train, validate
+from fastmix.loaders import resolution
+from fastmix.task import Task
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -101,6 +104,21 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, mix, 
     assert run(*words, "out=parts", resume=True) == 0
     same(folder / "whole/last.pt", folder / "parts/last.pt")
     assert [row["step"] for row in rows(folder / "parts", "val")] == [5, 10]
+
+
+def test_progressive_resolution_and_repeats_reach_the_model(folder, monkeypatch):
+    sizes, forward = [], Task.forward
+    monkeypatch.setattr(Task, "forward", lambda *args: sizes.append(args[1].shape[1]) or forward(*args))
+    words = ("data.size=96", "data.val_size=32", "data.ramp=[32,0,2]", "data.repeats=3", "epochs=3", "val_every=3", "mix=cutmix")
+    assert run(*words) == 0
+    assert sizes == [32] * 5 + [64] * 5 + [96] * 5
+
+
+def test_the_ramp_is_that_of_ffcv_imagenet():
+    cfg = config.Config(data=config.Data(size=192, ramp=(160, 65, 76)))
+    for epoch in range(88):
+        expected = int(np.round(np.interp([epoch], [65, 76], [160, 192])[0] / 32)) * 32
+        assert resolution(cfg, epoch) == expected
 
 
 def test_a_run_folder_holds_what_it_says(folder, capsys):
