@@ -5,6 +5,8 @@ from importlib import import_module
 
 LOADERS = {
     "beton": "fastmix.pipelines.beton:Beton",
+    "dali": "fastmix.pipelines.dali:Dali",
+    "ffcv": "fastmix.pipelines.ffcv:Ffcv",
     "folder": "fastmix.pipelines.folder:Folder",
     "synthetic": "fastmix.pipelines.synthetic:Synthetic",
 }

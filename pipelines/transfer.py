@@ -25,7 +25,7 @@ class Slot:
         self.valid.numpy()[:] = valid
 
 
-Delivery = tuple[Slot, Tensor, Tensor, Tensor]  # the buffer, and images, labels, valid on the host
+Delivery = tuple[Slot, Tensor, Tensor, Tensor]  # the buffer, and images, labels, valid: on the host, or where made
 
 
 def deliver(batches: Iterator[Delivery], device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -41,13 +41,17 @@ def deliver(batches: Iterator[Delivery], device: torch.device) -> Iterator[tuple
     stream, ahead = torch.cuda.Stream(device), None
     for slot, *tensors in batches:
         with torch.cuda.stream(stream):
-            copies = tuple(tensor.pin_memory().to(device, non_blocking=True) for tensor in tensors)
+            copies = tuple(_copy(tensor, device) for tensor in tensors)
             slot.copied.record(stream)
         if ahead is not None:
             yield _take(*ahead, device)
         ahead = copies, slot.copied
     if ahead is not None:
         yield _take(*ahead, device)
+
+
+def _copy(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.clone() if tensor.is_cuda else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _take(copies: tuple[Tensor, ...], copied: torch.cuda.Event, device: torch.device) -> tuple[Tensor, ...]:

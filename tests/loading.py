@@ -1,0 +1,67 @@
+"""What the loaders' tests share: data sets small enough to look at every pixel, and how to compare batches."""
+
+import io
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from fastmix.pipelines import shapes
+from fastmix.pipelines.format import JPEG, RAW
+from fastmix.pipelines.writer import BetonWriter
+
+PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}  # what a loader needs that need not be installed
+
+
+def installed(loader: str) -> bool:
+    """Whether what a loader of LOADERS needs is there."""
+    package = PACKAGES.get(loader)
+    return package is None or (find_spec(package.split(".")[0]) is not None and find_spec(package) is not None)
+
+
+def image_folder(root: Path, n: int) -> Path:
+    """n JPEGs of three classes and of varied sizes, from 40 to 120 pixels."""
+    for k in range(n):
+        rng = np.random.default_rng(k)
+        picture = Image.fromarray(shapes.draw(rng, list(shapes.SHAPES)[k % 10], 120))
+        width, height = rng.integers(40, 121, 2)
+        (root / f"class{k % 3}").mkdir(exist_ok=True, parents=True)
+        picture.crop((0, 0, width, height)).save(root / f"class{k % 3}" / f"{k:03}.jpg", quality=85)
+    return root
+
+
+def encoded(pixels: np.ndarray, kind: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def beton_of(path: Path, images: list[np.ndarray | bytes]) -> Path:
+    """A file of raw pixels (arrays) and JPEGs (bytes), labels 0, 1, ..."""
+    with BetonWriter(path, len(images)) as writer:
+        for k, image in enumerate(images):
+            raw = isinstance(image, np.ndarray)
+            height, width = image.shape[:2] if raw else Image.open(io.BytesIO(image)).size[::-1]
+            writer.add(RAW if raw else JPEG, height, width, image.tobytes() if raw else image, k)
+        writer.finish()
+        writer.publish(None)
+    return path
+
+
+def copies(batches: Iterable) -> list[tuple]:
+    return [tuple(tensor.clone() for tensor in batch) for batch in batches]
+
+
+def joined(batches: Iterable) -> tuple[np.ndarray, np.ndarray]:
+    """All valid images and labels of some batches."""
+    parts = [(images[valid].numpy(), labels[valid].numpy()) for images, labels, valid in batches]
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def equal(a: list[tuple], b: list[tuple]) -> bool:
+    return len(a) == len(b) and all(
+        torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(p, q, strict=True)
+    )
