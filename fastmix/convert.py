@@ -1,6 +1,7 @@
 """fastmix convert SOURCE OUT.beton: packs images and labels into one file that the trainer reads at full speed.
 
 SOURCE is a folder of class folders, Tiny-ImageNet's val folder, or a .csv/.tsv list of path,label.
+With --verify and a finished FILE.beton alone, every image of that file is checked.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from fastmix.cli import Parser, run
 
 def parser() -> Parser:
     """The command's arguments."""
-    p = Parser("fastmix convert", description=__doc__.split("\n\n", 1)[1], epilog="Class names are written beside OUT.")
+    p = Parser(
+        "fastmix convert", description=__doc__.split("\n\n", 1)[1], epilog="Class names and checksums go beside OUT."
+    )
     p.add_argument("source", help="class folders, Tiny-ImageNet val folder, or a .csv/.tsv list of path,label")
-    p.add_argument("out", help="the .beton file to write")
+    p.add_argument("out", nargs="?", help="the .beton file to write")
     p.add_argument(
         "--max-resolution", type=_whole, metavar="N", help="longest side, in pixels; larger ones are reduced"
     )
     p.add_argument("--quality", type=_quality, default=90, metavar="Q", help="of newly encoded JPEGs (%(default)s)")
+    p.add_argument("--recompress", action="store_true", help="encode every JPEG anew at --quality; not lossless")
+    p.add_argument("--seekable", action="store_true", help="put restart markers into JPEGs, lossless: fast crops")
     p.add_argument("--jpeg-share", type=_share, default=1.0, metavar="P", help="share stored as JPEG, the rest raw")
     p.add_argument("--workers", type=_whole, metavar="N", help="threads (default: one a core)")
     p.add_argument("--classes", metavar="FROM", help="class names in order: a .beton, a class folder or a text file")
     p.add_argument("--skip-bad", action="store_true", help="leave damaged images out and list them in OUT.bad.csv")
-    p.add_argument("--verify", action="store_true", help="read the file back and compare each row with its source")
+    p.add_argument("--verify", action="store_true", help="read the file back and compare; or check a finished file")
     p.add_argument("--overwrite", action="store_true", help="replace OUT")
     return p
 
@@ -34,6 +39,10 @@ def parser() -> Parser:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; raises ValueError or OSError, with one line, for what cannot be converted."""
     args = parser().parse_args(argv)
+    if args.out is None:
+        if args.verify and Path(args.source).suffix == ".beton":
+            return _check(args.source, args.workers)
+        raise ValueError("the following arguments are required: out (see fastmix convert --help)")
     if Path(args.out).suffix != ".beton":
         raise ValueError(f"{args.out}: give the packed file a name that ends in .beton")
 
@@ -47,7 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         args.out,
         max_resolution=args.max_resolution,
         quality=args.quality,
+        recompress=args.recompress,
         jpeg_share=args.jpeg_share,
+        seekable=args.seekable,
         workers=args.workers,
         skip_bad=args.skip_bad,
         verify=args.verify,
@@ -55,12 +66,26 @@ def main(argv: list[str] | None = None) -> int:
     )
     seconds = time.perf_counter() - start
     classes = f" in {len(listing.classes)} classes" if listing.classes else ""
+    ways = [f"{packed.kept} JPEGs kept untouched"]
+    if args.seekable:
+        ways = [f"{packed.seekable} JPEGs made seekable", f"{packed.kept} kept untouched (progressive and the like)"]
+    ways += [f"{packed.encoded} encoded anew"] * (packed.encoded > 0) + [f"{packed.raw} raw"] * (packed.raw > 0)
     print(
-        f"{args.out}: {packed.rows} images{classes}, {packed.bytes / 1e6:.1f} MB, {packed.kept} JPEGs kept untouched, "
+        f"{args.out}: {packed.rows} images{classes}, {packed.bytes / 1e6:.1f} MB, {', '.join(ways)}, "
         f"{packed.rows / seconds:.0f} images/s" + (", verified" if args.verify else "")
     )
     if packed.bad:
         print(f"{len(packed.bad)} damaged images left out, listed in {bad_path(args.out)}")
+    return 0
+
+
+def _check(path: str, workers: int | None) -> int:
+    from fastmix.pipelines.check import check
+    from fastmix.pipelines.sums import sums_path
+
+    rows, sums = check(path, workers)
+    compared = "as it was written" if sums else f"there is no {sums_path(path)} to compare with"
+    print(f"{path}: {rows} images, all decode whole; {compared}")
     return 0
 
 

@@ -28,12 +28,12 @@ LONGEST = 65535  # pixels a side, in the .beton's metadata
 
 
 class Encoded(NamedTuple):
-    """What a `.beton` row holds: mode JPEG or RAW, size in pixels, bytes; kept: the source's own bytes."""
+    """What a `.beton` row holds: mode JPEG or RAW, size in pixels, bytes; kept: they are the source's own."""
 
     mode: int
     height: int
     width: int
-    data: bytes
+    data: bytes | memoryview
     kept: bool
 
 
@@ -42,11 +42,18 @@ def rgb(data: bytes) -> np.ndarray:
     return _read(data)[0]
 
 
-def encode(data: bytes, max_resolution: int | None = None, quality: int = 90, as_jpeg: bool = True) -> Encoded:
+def encode(
+    data: bytes,
+    max_resolution: int | None = None,
+    quality: int = 90,
+    as_jpeg: bool = True,
+    recompress: bool = False,
+) -> Encoded:
     """An image file's bytes as a `.beton` row: the same JPEG bytes where that can be, else a new JPEG or raw pixels.
 
     max_resolution: longest side in pixels; a longer image is reduced with Pillow's antialiased Lanczos filter, never
-    enlarged. quality: of a new JPEG (4:2:0), 1..100. Raises ValueError with the reason for a damaged image.
+    enlarged. quality: of a new JPEG (4:2:0), 1..100. recompress: make a new JPEG of every one. Raises ValueError with
+    the reason for a damaged image.
     """
     pixels, plain = _read(data)
     height, width = pixels.shape[:2]
@@ -58,11 +65,12 @@ def encode(data: bytes, max_resolution: int | None = None, quality: int = 90, as
     if max(height, width) > LONGEST:
         raise ValueError(f"{width} x {height} pixels; a side can have {LONGEST} at most, see --max-resolution")
     if not as_jpeg:
-        return Encoded(RAW, height, width, pixels.tobytes(), False)
-    if not plain:
+        return Encoded(RAW, height, width, np.ascontiguousarray(pixels).reshape(-1).data, False)
+    if recompress or not plain:
         pixels = np.ascontiguousarray(pixels)
         data = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
-    return Encoded(JPEG, height, width, data, plain)
+        return Encoded(JPEG, height, width, data, False)
+    return Encoded(JPEG, height, width, data, True)
 
 
 def _read(data: bytes) -> tuple[np.ndarray, bool]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from fastmix.pipelines.format import ALLOCATION, FIELD, HEADER, INT, RGB, VERSION, classes_path, record
+from fastmix.pipelines.sums import dump, sums_path
 
 PAGE = 1 << 23  # bytes, ffcv's default
 
@@ -28,7 +29,7 @@ class BetonWriter:
     """
 
     def __init__(self, path: str | Path, capacity: int, page_size: int = PAGE):
-        self.path, self.part = Path(path), Path(f"{path}.part")
+        self.path, self.part = Path(path), _part(path)
         self.page = page_size
         self.meta = np.zeros(capacity, record([RGB, INT]))
         self.table = np.zeros(capacity, ALLOCATION)
@@ -68,17 +69,23 @@ class BetonWriter:
         os.fsync(self._file.fileno())
         return self.part
 
-    def publish(self, classes: list[str] | None) -> None:
-        """Gives the finished file its name, and the class names theirs beside it."""
-        names = classes_path(self.path)
+    def publish(self, classes: list[str] | None, sums: list[int] | None = None) -> None:
+        """Gives the finished file its name, and the class names and the checksums of the rows theirs beside it."""
+        beside = {}
+        if sums is not None:
+            first = int(self.table["ptr"][0]) if self.rows else self.at
+            beside[sums_path(self.path)] = dump(self.part, first, self.at, np.array(sums, np.uint32))
         if classes is not None:
-            part = Path(f"{names}.part")
-            self._files.append(part)
-            write_durably(part, json.dumps(classes, ensure_ascii=False, indent=0) + "\n")
-        names.unlink(missing_ok=True)  # never new rows under old names
+            text = json.dumps(classes, ensure_ascii=False, indent=0) + "\n"
+            beside[classes_path(self.path)] = text.encode()
+        for path, content in beside.items():
+            self._files.append(_part(path))
+            write_durably(_part(path), content)
+        for path in (sums_path(self.path), classes_path(self.path)):
+            path.unlink(missing_ok=True)  # never new rows under old names or sums
         os.replace(self.part, self.path)
-        if classes is not None:
-            os.replace(part, names)
+        for path in beside:
+            os.replace(_part(path), path)
         self._files = []
 
     def __exit__(self, kind, error, trace) -> None:
@@ -97,16 +104,20 @@ class BetonWriter:
         self._file.write(np.array([(VERSION, 2, self.page, self.rows, table)], HEADER).tobytes())
 
 
+def _part(path: str | Path) -> Path:
+    return Path(f"{path}.part")
+
+
 def check_page(size: int, page: int = PAGE) -> None:
     """Raises ValueError where `size` bytes do not fit into a page."""
     if size > page:
         raise ValueError(f"{size} bytes do not fit into a page of {page}; see --max-resolution")
 
 
-def write_durably(path: Path, text: str) -> None:
-    """Writes a text file and waits until it is on the disk."""
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file and waits until it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 

@@ -205,7 +205,7 @@ def test_rows_follow_the_listing(tmp_path):
         for k, file in enumerate(listing.files):
             assert beton.data(k).tobytes() == Path(file).read_bytes()
     assert packed.rows == packed.kept == 12 and packed.bytes == (tmp_path / "a.beton").stat().st_size
-    assert sorted(os.listdir(tmp_path)) == ["a.beton", "a.beton.classes.json", "in"]
+    assert sorted(os.listdir(tmp_path)) == ["a.beton", "a.beton.classes.json", "a.beton.sums", "in"]
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path):
