@@ -45,3 +45,36 @@ def test_the_readmes_tables_are_those_of_the_csv_files():
 def test_wrong_arguments(words):
     with pytest.raises(ValueError):
         main(words)
+
+
+SMALL = ["loader", "shapes:train?n=40&size=64", "--size", "32", "--batch", "10", "--rows", "40", "--rounds", "2"]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path))
+
+
+def test_loader_measures_time_memory_and_the_first_batch(cache, tmp_path):
+    main(
+        [*SMALL, "--modes", "rrc", "--only", "fastmix beton, exact", "--label", "drawn", "--json", f"{tmp_path}/a.json"]
+    )
+    rows = json.loads((tmp_path / "a.json").read_text())
+    units = {row["unit"]: row for row in rows if row["bench"] == "loader"}
+    assert list(units) == ["CPU ms/image", "images/s", "s to the first batch", "MB"]
+    assert {row["name"] for row in rows} == {"rrc drawn"}
+    assert 0 < units["s to the first batch"]["p50"] < 60 and 50 < units["MB"]["p50"] < 4000
+    parts = {row["provider"]: row["p50"] for row in rows if row["bench"] == "loader parts"}
+    longest = max(("read", "decode", "resize"), key=parts.get)
+    total = sum(parts[part] for part in ("read", "decode", "resize"))
+    assert parts[f"longest: {longest}"] == pytest.approx(100 * parts[longest] / total)
+
+
+def test_loader_parity_is_zero_for_the_same_way_and_not_for_another(cache, tmp_path):
+    ours = ["fastmix beton, exact", "fastmix resident", "fastmix beton, fast"]
+    main([*SMALL, "--size", "16", "--modes", "rrc", "--parity", "--only", *ours, "--json", f"{tmp_path}/a.json"])
+    rows = json.loads((tmp_path / "a.json").read_text())
+    found = {(row["provider"], row["unit"]): row["p50"] for row in rows}
+    exact = "fastmix beton, exact"
+    assert found[f"fastmix resident - {exact}", "levels, largest"] == 0
+    assert 0 < found[f"fastmix beton, fast - {exact}", "levels, mean"] < 4
