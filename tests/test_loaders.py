@@ -140,21 +140,6 @@ def test_folder_turns_every_kind_of_file_upright_and_rgb(tmp_path):
 # ---- order, ranks, resume ----
 
 
-def test_same_pixels_for_any_number_of_workers(packed):
-    a, b, c = (copies(Beton(packed, 17, view=TRAIN, train=True, workers=w).epoch(4)) for w in (1, 2, 3))
-    assert equal(a, b) and equal(a, c)
-
-
-@pytest.mark.parametrize("train, view", [(True, TRAIN), (False, VAL)])
-def test_same_pixels_for_any_number_of_ranks(packed, train, view):
-    whole = copies(Beton(packed, 12, view=view, train=train, workers=1).epoch(1))
-    for world in (2, 3):
-        loaders = [Beton(packed, 12 // world, view=view, train=train, rank=r, world=world) for r in range(world)]
-        assert {len(loader) for loader in loaders} == {len(whole)}
-        steps = zip(*(copies(loader.epoch(1)) for loader in loaders), strict=True)
-        assert equal(whole, [tuple(torch.cat(column) for column in zip(*parts, strict=True)) for parts in steps])
-
-
 def test_repeats_are_crops_of_their_own_and_of_any_number_of_ranks(packed):
     loader = Beton(packed, 12, view=TRAIN, train=True, seed=2, repeats=3)
     whole = copies(loader.epoch(1))
@@ -175,21 +160,6 @@ def test_repeats_are_crops_of_their_own_and_of_any_number_of_ranks(packed):
     assert equal(copies(loader.epoch(1, first=5)), whole[5:])
     with pytest.raises(ValueError, match="repeats is 2; it must be at least 1, and 1 without training"):
         Beton(packed, 12, view=VAL, train=False, repeats=2)
-
-
-def test_epochs_and_seeds_differ(packed):
-    def first(seed, epoch):
-        return next(Beton(packed, 50, view=TRAIN, train=True, seed=seed).epoch(epoch))[0].clone()
-
-    pictures = {first(seed, epoch).numpy().tobytes() for seed in (0, 1) for epoch in (0, 1)}
-    assert len(pictures) == 4 and first(1, 1).numpy().tobytes() in pictures
-
-
-@pytest.mark.parametrize("first", [0, 1, 5, 9, 10])
-def test_first_gives_the_tail_of_the_epoch(packed, first):
-    loader = Beton(packed, 10, view=TRAIN, train=True, workers=2)
-    assert len(loader) == 10
-    assert equal(copies(loader.epoch(3))[first:], copies(loader.epoch(3, first)))
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -219,15 +189,6 @@ def test_other_resolution(packed):
     assert equal(half, copies(Beton(packed, 20, view=VAL, train=False).epoch(0, res=16)))
     with pytest.raises(ValueError, match="no other resolution"):
         Beton(packed, 20, view=View(32, crop="pad"), train=True).epoch(0, res=24)
-
-
-def test_a_batch_stays_as_it_is_until_the_second_one_after_it(packed):
-    expected = copies(Beton(packed, 10, view=TRAIN, train=True).epoch(0))
-    batches = Beton(packed, 10, view=TRAIN, train=True).epoch(0)
-    before = next(batches)
-    for k, batch in enumerate(batches):
-        assert equal([before], [expected[k]])
-        before = batch
 
 
 # ---- decoding ----
@@ -477,13 +438,6 @@ def test_leaving_early_ends_the_threads_and_frees_the_memory(packed):
     before = resident()
     leave_all(20)
     assert resident() - before < 40e6, "20 sets of buffers would be 320 MB"
-
-
-def test_two_epochs_at_once_do_not_disturb_each_other(packed):
-    loader = Beton(packed, 20, view=TRAIN, train=True, workers=2)
-    expected = copies(loader.epoch(0)), copies(loader.epoch(1))
-    pairs = [copies(pair) for pair in zip(loader.epoch(0), loader.epoch(1), strict=True)]
-    assert equal([a for a, _ in pairs], expected[0]) and equal([b for _, b in pairs], expected[1])
 
 
 # ---- the loaders by name ----
