@@ -159,7 +159,7 @@ COPY, POSTERIZE, SOLARIZE, SOLARIZE_ADD = map(constant, (O.COPY, O.POSTERIZE, O.
 BRIGHTNESS, CONTRAST, AUTOCONTRAST, EQUALIZE = map(constant, (O.BRIGHTNESS, O.CONTRAST, O.AUTOCONTRAST, O.EQUALIZE))
 COLOR, SHARPNESS, BLUR_X, BLUR_Y = map(constant, (O.COLOR, O.SHARPNESS, O.BLUR_X, O.BLUR_Y))
 COLUMNS, TAPS = map(constant, (O.COLUMNS, O.TAPS))
-BLOCKS = dict(PART=1 << 15, WIDE=1 << 12, NARROW=1 << 10, PIXELS=1 << 10)  # elements; see randaugment_kernel
+BLOCKS = dict(PART=1 << 15, WIDE=1 << 12, NARROW=1 << 10, PIXELS=1 << 11)  # elements; see randaugment_kernel
 
 
 @jit
@@ -257,8 +257,9 @@ def _curve(v0, v1, v2, v3, t):
 
 @jit
 def _cubic_line(source, y, x, c, t, mask, H: tl.constexpr, W: tl.constexpr):
-    v0, v1 = _pixel(source, y, x - 1, c, mask, H, W), _pixel(source, y, x, c, mask, H, W)
-    v2, v3 = _pixel(source, y, x + 1, c, mask, H, W), _pixel(source, y, x + 2, c, mask, H, W)
+    between = mask & (t != 0)  # on a pixel its neighbours have no weight and need not be read
+    v0, v1 = _pixel(source, y, x - 1, c, between, H, W), _pixel(source, y, x, c, mask, H, W)
+    v2, v3 = _pixel(source, y, x + 1, c, between, H, W), _pixel(source, y, x + 2, c, between, H, W)
     return _curve(v0, v1, v2, v3, t)
 
 
@@ -288,10 +289,11 @@ def _transformed(source, row, y, x, c, valid, fill, H: tl.constexpr, W: tl.const
             lower = _linear_line(source, sy + 1, sx, c, dx, mask, H, W)
             out = upper + (lower - upper) * dy
         else:
-            v0 = _cubic_line(source, sy - 1, sx, c, dx, mask, H, W)
+            between = mask & (dy != 0)
+            v0 = _cubic_line(source, sy - 1, sx, c, dx, between, H, W)
             v1 = _cubic_line(source, sy, sx, c, dx, mask, H, W)
-            v2 = _cubic_line(source, sy + 1, sx, c, dx, mask, H, W)
-            v3 = _cubic_line(source, sy + 2, sx, c, dx, mask, H, W)
+            v2 = _cubic_line(source, sy + 1, sx, c, dx, between, H, W)
+            v3 = _cubic_line(source, sy + 2, sx, c, dx, between, H, W)
             out = tl.minimum(tl.maximum(_curve(v0, v1, v2, v3, dy), 0.0), 255.0)
     return tl.where(inside, out, fill)
 

@@ -140,46 +140,6 @@ def _cubic(v0, v1, v2, v3, t):
     return v1 + t * ((v2 - v0) + t * ((two * (v0 - v1) + v2 - v3) + t * (v1 - v0 - v2 + v3)))
 
 
-@njit(nogil=True)
-def _affine(image, matrix, interpolation, fill, out):
-    """image and out uint8 [H,W,3]; interpolation 0, 1, 2: nearest, bilinear, bicubic."""
-    height, width, _ = image.shape
-    a, b, c, d, e, f = matrix[0], matrix[1], matrix[2], matrix[3], matrix[4], matrix[5]
-    right, bottom = np.float32(width), np.float32(height)
-    for y in range(height):
-        centre_y = np.float32(y) + HALF
-        for x in range(width):
-            centre_x = np.float32(x) + HALF
-            from_x, from_y = (a * centre_x + b * centre_y) + c, (d * centre_x + e * centre_y) + f
-            if not (ZERO <= from_x < right and ZERO <= from_y < bottom):
-                for k in range(3):
-                    out[y, x, k] = fill[k]
-                continue
-            if interpolation == 0:
-                for k in range(3):
-                    out[y, x, k] = image[int(from_y), int(from_x), k]
-                continue
-            from_x, from_y = from_x - HALF, from_y - HALF
-            floor_x, floor_y = np.floor(from_x), np.floor(from_y)
-            dx, dy = from_x - floor_x, from_y - floor_y
-            x1, y1 = int(floor_x), int(floor_y)
-            x2, y2 = min(x1 + 1, width - 1), min(y1 + 1, height - 1)
-            x0, y0, x3, y3 = max(x1 - 1, 0), max(y1 - 1, 0), min(x1 + 2, width - 1), min(y1 + 2, height - 1)
-            x1, y1 = max(x1, 0), max(y1, 0)
-            for k in range(3):
-                if interpolation == 1:
-                    upper = _linear(image[y1, x1, k], image[y1, x2, k], dx)
-                    lower = _linear(image[y2, x1, k], image[y2, x2, k], dx)
-                    value = upper + (lower - upper) * dy
-                else:
-                    v0 = _cubic_line(image[y0], x0, x1, x2, x3, k, dx)
-                    v1 = _cubic_line(image[y1], x0, x1, x2, x3, k, dx)
-                    v2 = _cubic_line(image[y2], x0, x1, x2, x3, k, dx)
-                    v3 = _cubic_line(image[y3], x0, x1, x2, x3, k, dx)
-                    value = min(max(_cubic(v0, v1, v2, v3, dy), ZERO), TOP)
-                out[y, x, k] = np.uint8(value)
-
-
 @njit(nogil=True, inline="always")
 def _linear(first, second, t):
     first, second = np.float32(first), np.float32(second)
@@ -187,9 +147,54 @@ def _linear(first, second, t):
 
 
 @njit(nogil=True, inline="always")
-def _cubic_line(row, x0, x1, x2, x3, k, t):
-    v0, v1, v2, v3 = np.float32(row[x0, k]), np.float32(row[x1, k]), np.float32(row[x2, k]), np.float32(row[x3, k])
-    return _cubic(v0, v1, v2, v3, t)
+def _cubic_line(image, e0, e1, e2, e3, t):
+    if t == ZERO:
+        return np.float32(image[e1])
+    return _cubic(np.float32(image[e0]), np.float32(image[e1]), np.float32(image[e2]), np.float32(image[e3]), t)
+
+
+@njit(nogil=True)
+def _affine(image, height, width, matrix, interpolation, fill, out):
+    """image and out uint8 [H*W*3]; interpolation 0, 1, 2: nearest, bilinear, bicubic."""
+    a, b, c, d, e, f = matrix[0], matrix[1], matrix[2], matrix[3], matrix[4], matrix[5]
+    right, bottom = np.float32(width), np.float32(height)
+    for y in range(height):
+        centre_y = np.float32(y) + HALF
+        for x in range(width):
+            target = 3 * (y * width + x)
+            centre_x = np.float32(x) + HALF
+            from_x, from_y = (a * centre_x + b * centre_y) + c, (d * centre_x + e * centre_y) + f
+            if not (ZERO <= from_x < right and ZERO <= from_y < bottom):
+                for k in range(3):
+                    out[target + k] = fill[k]
+                continue
+            if interpolation == 0:
+                source = 3 * (int(from_y) * width + int(from_x))
+                for k in range(3):
+                    out[target + k] = image[source + k]
+                continue
+            from_x, from_y = from_x - HALF, from_y - HALF
+            floor_x, floor_y = np.floor(from_x), np.floor(from_y)
+            dx, dy = from_x - floor_x, from_y - floor_y
+            x1, y1 = int(floor_x), int(floor_y)
+            x0, x2, x3 = 3 * max(x1 - 1, 0), 3 * min(x1 + 1, width - 1), 3 * min(x1 + 2, width - 1)
+            y0, y2, y3 = max(y1 - 1, 0), min(y1 + 1, height - 1), min(y1 + 2, height - 1)
+            x1, y1 = 3 * max(x1, 0), max(y1, 0)
+            r0, r1, r2, r3 = 3 * width * y0, 3 * width * y1, 3 * width * y2, 3 * width * y3
+            for k in range(3):
+                if interpolation == 1:
+                    upper = _linear(image[r1 + x1 + k], image[r1 + x2 + k], dx)
+                    lower = _linear(image[r2 + x1 + k], image[r2 + x2 + k], dx)
+                    value = upper + (lower - upper) * dy
+                else:
+                    value = _cubic_line(image, r1 + x0 + k, r1 + x1 + k, r1 + x2 + k, r1 + x3 + k, dx)
+                    if dy != ZERO:
+                        v0 = _cubic_line(image, r0 + x0 + k, r0 + x1 + k, r0 + x2 + k, r0 + x3 + k, dx)
+                        v2 = _cubic_line(image, r2 + x0 + k, r2 + x1 + k, r2 + x2 + k, r2 + x3 + k, dx)
+                        v3 = _cubic_line(image, r3 + x0 + k, r3 + x1 + k, r3 + x2 + k, r3 + x3 + k, dx)
+                        value = _cubic(v0, value, v2, v3, dy)
+                    value = min(max(value, ZERO), TOP)
+                out[target + k] = np.uint8(value)
 
 
 @njit(nogil=True, cache=True)
@@ -213,7 +218,7 @@ def _augment(first, last, images, words, numbers, interpolation, fill, out):
         elif operation == BLUR_X or operation == BLUR_Y:
             _blur(lines, numbers[i, 1:], operation == BLUR_Y, target_lines)
         else:
-            _affine(images[i], numbers[i, 1:], interpolation, fill, out[i])
+            _affine(flat, height, width, numbers[i, 1:], interpolation, fill, target)
 
 
 def randaugment_cpu(images: Tensor, rows: Tensor, interpolation: int, fill: tuple[int, int, int], out: Tensor) -> None:
