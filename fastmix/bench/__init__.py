@@ -1,4 +1,4 @@
-"""fastmix bench mix|loader|step [--json FILE]: measures against named peers in one run and prints a table.
+"""fastmix bench mix|loader|convert|step [--json FILE]: measures against named peers in one run and prints a table.
 
 Each benchmark is a module here with add_arguments(parser) and run(args) -> rows (see measure.py).
 """
@@ -15,6 +15,8 @@ from fastmix.cli import Parser
 BENCHES = {
     "mix": "the mixing pass against torch eager, timm and torchvision",
     "loader": "the loaders against each other",
+    "decode": "JPEG decoders, and what fast decoding costs",
+    "convert": "packing images, against ffcv's writer",
     "step": "a whole training step",
 }
 
