@@ -1,4 +1,4 @@
-"""Operations on single images, as rows of a small table: what `kernels.randaugment` applies and `fastmix.augment` draws.
+"""Operations on single images as rows of a small table: `kernels.randaugment` applies them, `fastmix.augment` draws.
 
 A row of 8 int32 says what happens to one image: the operation, then up to 7 parameters, whole numbers or fp32 bits.
 
@@ -17,8 +17,8 @@ A row of 8 int32 says what happens to one image: the operation, then up to 7 par
 | BLUR_X, BLUR_Y | w0..w6 | w0 v + sum of w_k (v_-k + v_+k) along an axis, clamped at the ends, rounded |
 | AFFINE | a b c d e f | the image at (a x + b y + c, d x + e y + f), pixel centres at .5; outside: the fill colour |
 
-blend(a, v) = a + factor (v - a), clipped to 0..255 and truncated, and grey = (19595 R + 38470 G + 7471 B + 32768) >> 16:
-the arithmetic of Pillow's ImageOps, ImageEnhance and Image.transform.
+blend(a, v) = a + factor (v - a), clipped to 0..255 and truncated; grey = (19595 R + 38470 G + 7471 B + 32768) >> 16. It
+is the arithmetic of Pillow's ImageOps, ImageEnhance and Image.transform.
 """
 
 from __future__ import annotations

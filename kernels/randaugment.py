@@ -401,7 +401,8 @@ def randaugment(
     """
     _check(images, table, interpolation, fill, out)
     for k, rows in enumerate(table):
-        source, target = images.contiguous(), torch.empty_like(images) if out is None else out[k % 2]
+        source = images.contiguous()
+        target = torch.empty_like(source) if out is None else out[k % 2]
         if images.is_cuda or INTERPRETED:
             _launch(source, rows, interpolation, fill, target)
         else:
