@@ -4,8 +4,8 @@ What ffcv's Python does is left out: its loader draws crops and flips of its own
 damaged JPEG trains on the pixels of another image), and waits for ever when its thread fails. Its C code is what makes
 its pixels and its speed, and that is used as it is: pread of the file, libjpeg-turbo's whole image with the fast DCT,
 OpenCV's INTER_AREA on the window. So the windows and mirror images are those of the other loaders, and the pixels are
-not quite: INTER_AREA is a box filter where `beton` has an antialiased triangle, and the fast DCT rounds more coarsely.
-`decode` says nothing here. There is no bicubic filter.
+not quite: INTER_AREA is a box filter where `beton` has an antialiased triangle, and the fast DCT rounds downwards (on
+photographs 1.7 levels apart on average, 0.8 levels darker). `decode` says nothing here. There is no bicubic filter.
 """
 
 from __future__ import annotations
