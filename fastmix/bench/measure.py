@@ -2,7 +2,7 @@
 
 A row is a dict: bench, name (what was done), provider (who did it), shape, dtype, unit, p20, p50, p80, bytes (that the
 work must move), gbps (bytes over the median), share_of_copy (gbps over the copy bandwidth of the same run), hardware,
-versions, date. Peers of one comparison share name, shape and dtype.
+versions, date. Peers of one comparison share name, shape, dtype and unit.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+PEERS = ("name", "shape", "dtype", "unit")
 PACKAGES = ("torch", "triton", "numba", "timm", "torchvision", "ffcv", "simplejpeg", "numpy")
 
 
@@ -143,10 +144,10 @@ def versions() -> str:
 def table(rows: list[dict], ours: str = "fastmix") -> str:
     """The rows as aligned text, hardware and versions once below; the last column is the median over that of ours."""
     heads = ("name", "provider", "shape", "dtype", "p20", "p50", "p80", "unit", "gbps", "share_of_copy")
-    medians = {(row["name"], row["shape"], row["dtype"]): row["p50"] for row in rows if row["provider"] == ours}
+    medians = {tuple(row[key] for key in PEERS): row["p50"] for row in rows if row["provider"] == ours}
     lines = [(*heads, f"of {ours}")]
     for row in rows:
-        median = medians.get((row["name"], row["shape"], row["dtype"]))
+        median = medians.get(tuple(row[key] for key in PEERS))
         lines.append((*(_text(row[head]) for head in heads), _text(median and row["p50"] / median)))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
