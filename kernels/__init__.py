@@ -3,6 +3,6 @@
 KERNELS is what tests and checks iterate over; adding a kernel is its file and its name here.
 """
 
-from fastmix.kernels import crop, mix
+from fastmix.kernels import crop, mix, randaugment
 
-KERNELS = [mix, crop]
+KERNELS = [mix, crop, randaugment]
