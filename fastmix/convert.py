@@ -84,8 +84,8 @@ def _check(path: str, workers: int | None) -> int:
     from fastmix.pipelines.sums import sums_path
 
     rows, sums = check(path, workers)
-    compared = "as it was written" if sums else f"there is no {sums_path(path)} to compare with"
-    print(f"{path}: {rows} images, all decode whole; {compared}")
+    compared = "all as they were written" if sums else f"not compared, as there is no {sums_path(path)}"
+    print(f"{path}: {rows} images, {compared}; they decode whole")
     return 0
 
 

@@ -1,12 +1,14 @@
-"""Packing images: layouts, what is kept and what is re-encoded, damaged files, full disks, and the command itself."""
+"""Packing images: layouts, what is kept and what is re-encoded, checksums, damaged files, full disks, the command."""
 
 import csv
 import errno
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
+import zlib
 from importlib import import_module
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from fastmix.pipelines.format import JPEG, RAW, Beton, classes_path
 from fastmix.pipelines.images import encode, rgb
 from fastmix.pipelines.layouts import Listing, load_classes, scan
 from fastmix.pipelines.pack import bad_path, is_jpeg, pack
+from fastmix.pipelines.sums import sums_path
 from fastmix.pipelines.writer import BetonWriter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -360,6 +363,169 @@ def test_memory_is_bounded_by_the_workers(tmp_path, monkeypatch):
     monkeypatch.setattr(packing, "encode", counting)
     pack(scan(two_classes(tmp_path / "in", 60)), tmp_path / "a.beton", workers=2)
     assert 2 <= most <= 2 * packing.AHEAD + 2 and alive <= 1
+
+
+# ---- seekable and recompressed ----
+
+
+def kinds(folder: Path) -> Path:
+    """Eight JPEGs of which all but the progressive one can get restart markers, and a PNG."""
+    return tree(folder, {f"a/{k}.jpg": data for k, data in enumerate(KEPT.values())} | {"b/1.png": CONVERTED["png"][0]})
+
+
+def test_seekable_files_keep_their_pixels(tmp_path, capsys):
+    listing, out = scan(kinds(tmp_path / "in")), tmp_path / "a.beton"
+    assert convert.main([str(tmp_path / "in"), str(out), "--seekable", "--verify"]) == 0
+    ways = "7 JPEGs made seekable, 1 kept untouched (progressive and the like), 1 encoded anew, "
+    assert ways in capsys.readouterr().out
+    with Beton(out) as beton:
+        for k, file in enumerate(listing.files[:-1]):
+            source, data = Path(file).read_bytes(), beton.data(k).tobytes()
+            assert (data == source) == (k == list(KEPT).index("progressive"))
+            assert (b"\xff\xdd" in data) == (data != source)
+            assert np.array_equal(rgb(data), rgb(source))
+        png = beton.data(8).tobytes()
+        assert b"\xff\xdd" in png and np.array_equal(rgb(png), rgb(encode(CONVERTED["png"][0]).data))
+
+
+def test_recompressed_files_are_encoded_anew(tmp_path, capsys):
+    listing = scan(kinds(tmp_path / "in"))
+    for quality, bound in (95, 2.5), (30, 9):
+        out = tmp_path / f"{quality}.beton"
+        assert convert.main([str(tmp_path / "in"), str(out), "--recompress", "--quality", str(quality)]) == 0
+        assert ", 0 JPEGs kept untouched, 9 encoded anew, " in capsys.readouterr().out
+        with Beton(out) as beton:
+            for k, file in enumerate(listing.files):
+                pixels = rgb(Path(file).read_bytes())
+                loss = np.abs(rgb(beton.data(k).tobytes()).astype(int) - pixels).mean()
+                by_pillow = np.asarray(Image.open(io.BytesIO(saved(pixels, quality=quality))), int)
+                assert loss <= np.abs(by_pillow - pixels).mean() + 0.5 <= bound
+    assert out.stat().st_size == (tmp_path / "95.beton").stat().st_size  # pages
+    with Beton(out) as small, Beton(tmp_path / "95.beton") as large:
+        assert (small.sizes < large.sizes).all()
+
+
+# ---- checksums ----
+
+
+def packed(folder: Path, *options: str) -> Path:
+    out = folder / "a.beton"
+    convert.main([str(two_classes(folder / "in")), str(out), *options])
+    return out
+
+
+def change(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("share", ["0.5", "1"])
+def test_the_sums_file_is_what_it_is_documented_to_be(tmp_path, share):
+    out = packed(tmp_path, "--jpeg-share", share)
+    data = out.read_bytes()
+    with Beton(out) as beton:
+        rows = [data[at : at + size] for at, size in zip(beton.offsets, beton.sizes, strict=True)]
+        ends = int(beton.offsets[0]), int(beton.offsets[-1] + beton.sizes[-1])
+    index = zlib.crc32(data[: ends[0]] + data[ends[1] :])
+    want = struct.pack("<8sQQII12I", b"FASTMIXS", 12, len(data), index, 1, *map(zlib.crc32, rows))
+    assert sums_path(out).read_bytes() == want
+
+
+def test_a_finished_file_is_verified(tmp_path, capsys):
+    out = packed(tmp_path)
+    capsys.readouterr()
+    assert convert.main(["--verify", str(out)]) == 0
+    assert capsys.readouterr().out == f"{out}: 12 images, all as they were written; they decode whole\n"
+    with Beton(out) as beton:
+        offsets, sizes = beton.offsets.tolist(), beton.sizes.tolist()
+    whole = out.read_bytes()
+    for row in (0, 5, 11):
+        for at in (offsets[row], offsets[row] + sizes[row] // 2, offsets[row] + sizes[row] - 1):
+            change(out, at)
+            line = f"{out}: row {row}: its bytes are not those that were written (checksum); convert again"
+            assert fails(["--verify", out], capsys) == line
+            out.write_bytes(whole)
+    for row in (3, 7, 8):
+        change(out, offsets[row])
+    assert "row 3: its bytes" in (line := fails(["--verify", out], capsys))
+    assert "; 3 of 12 rows are damaged; " in line
+    out.write_bytes(whole)
+    change(out, 24 + 2 * 1041 + 24 + 16)  # the label of row 1
+    assert "its labels, sizes or offsets are not those that were written" in fails(["--verify", out], capsys)
+    out.write_bytes(whole + whole[-24:])  # an entry of the allocation table twice
+    assert f"{sums_path(out)}: belongs to another file than {out}" in fails(["--verify", out], capsys)
+
+
+def test_a_file_without_sums_is_decoded(tmp_path, capsys):
+    out = packed(tmp_path)
+    sums_path(out).unlink()
+    capsys.readouterr()
+    assert convert.main([str(out), "--verify"]) == 0
+    assert f"12 images, not compared, as there is no {sums_path(out)}; they decode whole\n" in capsys.readouterr().out
+    with Beton(out) as beton:
+        end = int(beton.offsets[4] + beton.sizes[4])
+    change(out, end - 1)  # the end marker
+    assert f"{out}: row 4: " in (line := fails([out, "--verify"], capsys)) and "rows are damaged" not in line
+    change(out, end - 1)
+    record = 24 + 2 * 1041 + 24 * 6
+    with Beton(out) as beton:
+        width = beton.widths[6]
+    assert out.read_bytes()[record + 1 : record + 3] == struct.pack("<H", width)
+    change(out, record + 1)
+    assert f"{out}: row 6: the JPEG has another size than" in fails([out, "--verify"], capsys)
+
+
+@pytest.mark.parametrize("damage", ["short", "other", "empty", "magic"])
+def test_damaged_sums(tmp_path, capsys, damage):
+    out = packed(tmp_path)
+    data = sums_path(out).read_bytes()
+    sums_path(out).write_bytes(
+        {"short": data[:-1], "other": data[:8] + b"\7" + data[9:], "empty": b"", "magic": b"x" + data[1:]}[damage]
+    )
+    capsys.readouterr()
+    assert f"{sums_path(out)}: no checksums of version 1, or cut short" in fails([out, "--verify"], capsys)
+
+
+def test_a_new_file_never_has_old_sums(tmp_path, monkeypatch, capsys):
+    out = packed(tmp_path)
+    replace = os.replace
+
+    def killed(source, target):
+        replace(source, target)
+        if str(target) == str(out):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastmix.pipelines.writer.os.replace", killed)
+    command = [str(tree(tmp_path / "2", {"q/1.jpg": KEPT["grey"]})), str(out), "--overwrite"]
+    assert cli.run(convert.main, "convert", command) == 130
+    with Beton(out) as beton:
+        assert beton.data(0).tobytes() == KEPT["grey"] and beton.classes is None
+    assert sorted(os.listdir(tmp_path)) == ["2", "a.beton", "in"]
+
+
+def test_only_a_finished_file_can_be_verified_alone(tmp_path, capsys):
+    source = two_classes(tmp_path / "in")
+    assert "the following arguments are required: out" in fails([source, "--verify"], capsys)
+    assert "the following arguments are required: out" in fails([tmp_path / "a.beton"], capsys)
+    assert fails([tmp_path / "a.beton", "--verify"], capsys) == f"{tmp_path / 'a.beton'}: no such file"
+
+
+# ---- the benchmark ----
+
+
+def test_bench_compares_with_ffcv(tmp_path, monkeypatch):
+    pytest.importorskip("ffcv")
+    from fastmix.bench import convert as bench
+    from fastmix.bench import main
+
+    monkeypatch.setattr(bench, "PLANS", {plan: work for plan, work in bench.PLANS.items() if plan[0] == "raw"})
+    main(["convert", str(two_classes(tmp_path / "in")), "--rows", "20", "--rounds", "2", "--json", f"{tmp_path}/a"])
+    rows = {(row["provider"], row["unit"]): row for row in json.loads((tmp_path / "a").read_text())}
+    assert len(rows) == 7 and {row["shape"] for row in rows.values()} == {"24 images, 500 px, q90"}
+    ours, theirs = (rows[name, "MB"]["p50"] for name in ("fastmix", "ffcv"))
+    assert ours == theirs  # the same pixels in the same pages
+    assert rows["ffcv / fastmix", "x time"]["p50"] > 0
 
 
 # ---- layouts ----
