@@ -386,6 +386,37 @@ def test_without_augmentation_nothing_is_drawn():
     assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
 
 
+def test_a_run_is_a_function_of_the_seed(tmp_path, monkeypatch):
+    from fastmix import state, train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path / "cache"))
+    words = ["quickstart", "epochs=1", "precision=fp32", "model.name=test_resnet", "data.size=32", "mix=mixup"]
+    words += ["data.train=shapes:train?n=96&size=32", "data.val=shapes:val?n=10&size=32", "augment.jitter=[0.1,0,0.1]"]
+    runs = {"none": 1, "randaugment": 1, "randaugment again": 2, "three": 1}
+    for name, workers in runs.items():
+        assert train.main([*words, f"augment.kind={name.split()[0]}", f"data.workers={workers}", f"out={name}"]) == 0
+    weights = {name: state.read(tmp_path / name / "last.pt")["task"] for name in runs}
+
+    def equal(a, b):
+        return all(torch.equal(value, weights[b][key]) for key, value in weights[a].items())
+
+    assert equal("randaugment", "randaugment again")
+    assert not any(equal("none", name) for name in ("randaugment", "three"))
+
+
+def test_the_benchmark_measures_every_policy_against_its_peers(capsys):
+    from fastmix.bench import augment, main
+
+    main(["augment", "--batch", "3", "--size", "32", "--repeats", "2"])
+    table = capsys.readouterr().out
+    for name in augment.NAMES:
+        lines = [line for line in table.splitlines() if line.startswith(name)]
+        assert "fastmix" in lines[0] and len(lines) >= 2
+    with pytest.raises(ValueError, match="--repeats"):
+        main(["augment", "--repeats", "0"])
+
+
 # ---- on a GPU ----
 
 
