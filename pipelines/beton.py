@@ -1,26 +1,72 @@
-"""The `beton` loader: rows of a packed file, memory-mapped."""
+"""The `beton` loader: rows of a packed file."""
 
 from __future__ import annotations
 
-from fastmix.pipelines.chunk import Record
+import os
+
+import numpy as np
+from numpy import ndarray
+
+from fastmix.pipelines.chunk import Extents, Record
 from fastmix.pipelines.format import RAW
 from fastmix.pipelines.format import Beton as File
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.sources import resolve
 
+OS_CACHES = ("auto", "memory", "disk")
+SHARE = 0.8  # of the available memory, that a file may have to be kept in it
+
 
 class Beton(Loader):
-    """Reads a `.beton` file, its JPEGs or raw pixels; or built-in data, "shapes:train" and "shapes:val"."""
+    """Reads a `.beton` file, its JPEGs or raw pixels; or built-in data, "shapes:train" and "shapes:val".
+
+    Records are read, not mapped into memory: a file that is cut short, or a disk that fails, is an error, no crash.
+
+    os_cache  "memory": the file is left to the system's cache, which keeps all of it once it was read
+              "disk": it is larger than memory: nothing is read ahead but what is announced, record by record
+              "auto": disk for a file larger than 80 % of the available memory
+    """
+
+    def __init__(self, source: str, batch: int, *, os_cache: str = "auto", **options):
+        if os_cache not in OS_CACHES:
+            raise ValueError(f"os_cache is {os_cache!r}; choose one of {', '.join(OS_CACHES)}")
+        self.os_cache = os_cache
+        super().__init__(source, batch, **options)
 
     def open(self) -> None:
         self.file = File(resolve(self.source))
         self.labels = self.file.labels
         self.class_names = self.file.classes or [str(k) for k in range(self.labels.max(initial=-1) + 1)]
+        if self.os_cache == "auto":
+            self.os_cache = "disk" if self.file.size > SHARE * available() else "memory"
+        if self.os_cache == "disk":
+            os.posix_fadvise(self.file.file, 0, 0, os.POSIX_FADV_RANDOM)
 
     def record(self, row: int) -> Record:
-        height, width, data = int(self.file.heights[row]), int(self.file.widths[row]), self.file.data(row)
-        raw = self.file.modes[row] == RAW
-        return Record(height, width, data, raw)
+        (_, (height,), (width,), (raw,), data), _ = self.stored(np.array([row]))
+        return Record(int(height), int(width), data[0], bool(raw))
+
+    def stored(self, rows: ndarray) -> tuple[list, dict[int, str]]:
+        file = self.file
+        heights, widths = (column[rows].astype(np.int64) for column in (file.heights, file.widths))
+        data = Extents(file.file, file.offsets[rows], file.sizes[rows])
+        return [rows, heights, widths, file.modes[rows] == RAW, data], {}
+
+    def announce(self, rows: ndarray) -> None:
+        """Has the disk read these rows, if need be; neighbours in the file as one."""
+        if self.os_cache != "disk":
+            return
+        starts, order = np.unique(self.file.offsets[rows], return_index=True)
+        ends = starts + self.file.sizes[rows][order]
+        first = np.flatnonzero(np.append(True, starts[1:] > ends[:-1]))
+        for start, end in zip(starts[first], ends[np.append(first[1:], len(ends)) - 1], strict=True):
+            os.posix_fadvise(self.file.file, int(start), int(end - start), os.POSIX_FADV_WILLNEED)
 
     def where(self, row: int) -> str:
         return f"{self.file.path}: row {row}"
+
+
+def available() -> int:
+    """Bytes of memory that a file's pages could have, without anything being swapped out."""
+    with open("/proc/meminfo") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from numpy import ndarray
 
 
@@ -15,6 +17,28 @@ class Record(NamedTuple):
     width: int
     data: bytes | ndarray
     raw: bool
+
+
+class Extents(Sequence):
+    """Parts of a file, as data of a chunk: uint8 [size], each read when it is asked for.
+
+    file   descriptor, open for reading
+    offsets, sizes  int64 [n]  bytes
+
+    Reading raises OSError, and ValueError where the file ends too early.
+    """
+
+    def __init__(self, file: int, offsets: ndarray, sizes: ndarray):
+        self.file, self.offsets, self.sizes = file, offsets, sizes
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, k: int) -> ndarray:
+        data = np.frombuffer(os.pread(self.file, int(self.sizes[k]), int(self.offsets[k])), np.uint8)
+        if len(data) < self.sizes[k]:
+            raise ValueError(f"truncated: the file ends {self.sizes[k] - len(data)} bytes before the image does")
+        return data
 
 
 class Chunk(NamedTuple):

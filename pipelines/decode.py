@@ -12,13 +12,37 @@ import numpy as np
 import simplejpeg
 from numpy import ndarray
 
-from fastmix.pipelines.turbo import Decoder, library
+from fastmix.pipelines.turbo import decode_part, turbo
 
 DECODES = ("exact", "fast")
 UPRIGHT = ("YCbCr", "Gray")  # colour spaces that libjpeg-turbo turns into RGB
 END = b"\xff\xd9"
 HEAD = 65536  # bytes in which a JPEG carries its EXIF data
-_scratch = threading.local()
+_local = threading.local()
+
+
+class Workspace:
+    """What a thread decodes with; it goes with the thread.
+
+    turbo   its instance of TurboJPEG; None where that is not installed
+    """
+
+    def __init__(self):
+        self.turbo = turbo(self)
+        self._memory: dict[str, ndarray] = {}
+
+    def memory(self, name: str, size: int) -> ndarray:
+        """At least so many bytes, the same every time: fresh memory would cost page faults."""
+        if name not in self._memory or len(self._memory[name]) < size:
+            self._memory[name] = np.empty(size, np.uint8)
+        return self._memory[name]
+
+
+def workspace() -> Workspace:
+    """This thread's."""
+    if not hasattr(_local, "workspace"):
+        _local.workspace = Workspace()
+    return _local.workspace
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
@@ -52,28 +76,17 @@ def jpeg(
     the place of the first pixel in the scaled image. The memory is the thread's: the next call overwrites it.
     Raises ValueError with the reason for a damaged file, or one of another size.
     """
+    own = workspace()
+    memory = own.memory("pixels", height * width * 3)
+    if part and own.turbo:
+        source = np.frombuffer(data, np.uint8)
+        where = source.ctypes.data, len(source), height, width, factor, *part
+        y, x, h, w = decode_part(own.turbo, *where, own.memory("small", len(source)), memory)
+        if h:
+            return memory[: 3 * h * w].reshape(h, w, 3), (y, x)
     tall, wide = -(-height // factor), -(-width // factor)
-    memory = _memory(height * width * 3)
-    # A file cut short lacks its end, which decoding a part might not come to see.
-    if part and (turbo := _turbo()) and bytes(data[-2:]) == END:
-        top, left, bottom, right = max(part[0], 0), max(part[1], 0), min(part[2], tall), min(part[3], wide)
-        if top < bottom and left < right:
-            return turbo.decode(data, (height, width), factor, (top, left, bottom, right), memory)
     scaled = {"min_height": tall, "min_width": wide, "min_factor": 2} if factor > 1 else {}
     pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=memory, **scaled)
     if pixels.shape[:2] != (tall, wide):
         raise ValueError(f"the JPEG has another size than the {width} x {height} pixels given for it")
     return pixels, (0, 0)
-
-
-def _turbo() -> Decoder | None:
-    if not hasattr(_scratch, "turbo"):
-        _scratch.turbo = Decoder() if library() else None
-    return _scratch.turbo
-
-
-def _memory(size: int) -> ndarray:
-    """At least so many bytes, the same every time: fresh memory would cost page faults."""
-    if getattr(_scratch, "memory", None) is None or len(_scratch.memory) < size:
-        _scratch.memory = np.empty(size, np.uint8)
-    return _scratch.memory

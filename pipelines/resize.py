@@ -14,13 +14,12 @@ float32 without contraction or reordering, so the bytes are the same on every ma
 
 from __future__ import annotations
 
-from math import ceil, floor
-
 import numpy as np
-from numba import njit
+from numba import carray, njit
+
+from fastmix.pipelines.machine import LANES, address, pointer, transpose_4x4_floats, transpose_16x16_bytes, weigh
 
 INTERPOLATIONS = {"bilinear": 1.0, "bicubic": 2.0}  # how far the filter reaches at scale 1, in pixels
-_ROWS = 16  # output rows that go through the horizontal pass side by side, in vector registers
 
 
 @njit(nogil=True, cache=True)
@@ -35,12 +34,15 @@ def _filter(support, t):
 
 @njit(nogil=True, cache=True)
 def _taps(start, extent, low, high, target, support):
-    """Filter of one axis over the pixels low..high-1: (first int64 [target], count int64 [target], weights float32)."""
+    """Filter of one axis over the pixels low..high-1: (first int64 [target], count int64 [target], weights float32).
+
+    Behind an output's weights there is at least one 0.
+    """
     scale = extent / target
     wide = max(scale, 1.0)
     reach = support * wide
     first, count = np.empty(target, np.int64), np.empty(target, np.int64)
-    weights = np.empty((target, 2 * int(np.ceil(reach)) + 1), np.float32)
+    weights = np.zeros((target, 2 * int(np.ceil(reach)) + 2), np.float32)
     for i in range(target):
         centre = start + (i + 0.5) * scale
         at = max(int(np.floor(centre - reach + 0.5)), low)
@@ -55,9 +57,25 @@ def _taps(start, extent, low, high, target, support):
 
 
 @njit(nogil=True, cache=True)
-def _resample(image, origin, y, x, h, w, whole, flip, support, out):
-    rows, columns = out.shape[0], out.shape[1]
-    low, near = origin
+def _down(pixels, start, pitch, weights, n, line):
+    """line = the weighted sum of n rows of the image: of its flat pixels from `start` on, `pitch` bytes apart."""
+    length = len(line)
+    for k in range(0, n, 2):  # by two: half as often through memory; a missing second has the weight 0
+        near, far = start + k * pitch, start + min(k + 1, n - 1) * pitch
+        one, two = pixels[near : near + length], pixels[far : far + length]
+        first, second = weights[k], weights[k + 1]
+        if k == 0:
+            for j in range(length):
+                line[j] = first * np.float32(one[j]) + second * np.float32(two[j])
+        else:
+            for j in range(length):
+                line[j] = line[j] + first * np.float32(one[j]) + second * np.float32(two[j])
+
+
+@njit(nogil=True, cache=True)
+def _resample(image, top_row, left_column, y, x, h, w, whole, flip, support, out):
+    rows, columns, pitch = out.shape[0], out.shape[1], 3 * image.shape[1]
+    low, near = top_row, left_column
     high, far = low + image.shape[0], near + image.shape[1]
     if not whole:
         low, near = int(np.floor(y + 1e-6)), int(np.floor(x + 1e-6))
@@ -65,40 +83,36 @@ def _resample(image, origin, y, x, h, w, whole, flip, support, out):
     top, tall, down = _taps(y, h, low, high, rows, support)
     left, broad, across = _taps(x, w, near, far, columns, support)
     near, far = left[0], left[-1] + broad[-1]
-    begin, length = 3 * (near - origin[1]), 3 * (far - near)
-    lines = np.zeros((_ROWS, length), np.float32)
-    tile = np.empty(length * _ROWS, np.float32)  # lines, transposed: the next pass then runs along memory too
-    pixel = np.empty(3 * _ROWS, np.float32)
-    done = np.empty(3 * columns * _ROWS, np.uint8)
-    for block in range(0, rows, _ROWS):
-        used = min(_ROWS, rows - block)
+    pixels, target, length = image.reshape(-1), out.reshape(-1), 3 * (far - near)
+    room, wide = -(-length // 4) * 4, -(-3 * columns // 16) * 16
+    lines = np.empty((LANES, room), np.float32)
+    turned = np.empty(room * LANES, np.float32)  # lines, transposed: the next pass then runs along memory too
+    done = np.empty(wide * LANES, np.uint8)
+    upright = np.empty((LANES, wide), np.uint8)
+    for block in range(0, rows, LANES):
+        used = min(LANES, rows - block)
         for r in range(used):
-            line = lines[r]
-            line[:] = 0
-            for k in range(tall[block + r]):
-                weight = down[block + r, k]
-                source = image[top[block + r] + k - origin[0]].reshape(-1)[begin : begin + length]
-                for j in range(length):
-                    line[j] += weight * np.float32(source[j])
-        for j in range(length):
-            for r in range(_ROWS):
-                tile[j * _ROWS + r] = lines[r, j]
+            k = block + r
+            start = (top[k] - top_row) * pitch + 3 * (near - left_column)
+            _down(pixels, start, pitch, down[k], tall[k], lines[r, :length])
+        for j in range(0, room, 4):
+            for r in range(0, LANES, 4):
+                source = address(lines) + 4 * (r * room + j)
+                transpose_4x4_floats(source, 4 * room, address(turned) + 4 * (j * LANES + r), 4 * LANES)
+        step = 3 * LANES
         for i in range(columns):
-            pixel[:] = np.float32(0.5)  # rounds half up when cut to an integer
-            for k in range(broad[i]):
-                weight = across[i, k]
-                at = 3 * _ROWS * (left[i] - near + k)
-                source = tile[at : at + 3 * _ROWS]
-                for m in range(3 * _ROWS):
-                    pixel[m] += weight * source[m]
-            at = 3 * _ROWS * (columns - 1 - i if flip else i)
-            target = done[at : at + 3 * _ROWS]
-            for m in range(3 * _ROWS):
-                target[m] = np.uint8(min(max(pixel[m], np.float32(0)), np.float32(255)))
+            source, weights = address(turned) + 4 * step * (left[i] - near), address(across) + 4 * i * across.shape[1]
+            weigh(source, 4 * step, weights, broad[i], address(done) + step * (columns - 1 - i if flip else i))
+        for j in range(0, wide, 16):
+            transpose_16x16_bytes(address(done) + LANES * j, LANES, address(upright) + j, wide)
         for r in range(used):
-            target = out[block + r].reshape(-1)
-            for j in range(3 * columns):
-                target[j] = done[j * _ROWS + r]
+            _move(upright[r, : 3 * columns], target[3 * columns * (block + r) : 3 * columns * (block + r + 1)])
+
+
+@njit(nogil=True, cache=True)
+def _move(source, target):
+    for j in range(len(target)):
+        target[j] = source[j]
 
 
 @njit(nogil=True, cache=True)
@@ -113,11 +127,31 @@ def _copy(image, y, x, flip, out):
                 out[i, to, c] = image[y + i, x + j, c] if inside else 0
 
 
+@njit(nogil=True, cache=True)
+def place_part(image, height, width, top, left, y, x, h, w, flip, out, support, whole):
+    """As `place`, in nopython code.
+
+    image: address of height x width pixels, the first of which is the pixel (top, left) of the whole image.
+    support: the filter's reach at scale 1, in pixels.
+    """
+    part = carray(pointer(image), (height, width, 3), np.uint8)
+    if h == out.shape[0] and w == out.shape[1] and y == np.floor(y) and x == np.floor(x):
+        _copy(part, int(y) - top, int(x) - left, flip, out)
+    else:
+        _resample(part, top, left, y, x, h, w, whole, flip, support, out)
+
+
+@njit(nogil=True, cache=True)
+def sees_part(y, x, h, w, size, support, whole):
+    """As `sees`, in nopython code; support: the filter's reach at scale 1, in pixels."""
+    down, across = (support * max(h / size, 1.0), support * max(w / size, 1.0)) if whole else (0.0, 0.0)
+    top, left = np.int64(np.floor(y - down)), np.int64(np.floor(x - across))
+    return top, left, np.int64(np.ceil(y + h + down)), np.int64(np.ceil(x + w + across))
+
+
 def sees(window: np.ndarray, size: int, interpolation: str, whole: bool) -> tuple[int, int, int, int]:
     """The pixels (top, left, bottom, right) that can enter a size x size result; they may reach beyond the image."""
-    y, x, h, w = map(float, window)
-    down, across = (INTERPOLATIONS[interpolation] * max(side / size, 1) if whole else 0 for side in (h, w))
-    return floor(y - down), floor(x - across), ceil(y + h + down), ceil(x + w + across)
+    return sees_part(*map(float, window), size, INTERPOLATIONS[interpolation], whole)
 
 
 def place(
@@ -136,8 +170,5 @@ def place(
     around the window too. origin: the place (y, x) of the image's first pixel, where it is a part of a larger one; that
     part must hold all that `sees` tells.
     """
-    y, x, h, w = map(float, window)
-    if (h, w) == out.shape[:2] and y.is_integer() and x.is_integer():
-        _copy(image, int(y) - origin[0], int(x) - origin[1], flip, out)
-    else:
-        _resample(image, origin, y, x, h, w, whole, flip, INTERPOLATIONS[interpolation], out)
+    part = (image.ctypes.data, *image.shape[:2], *origin)
+    place_part(*part, *map(float, window), bool(flip), out, INTERPOLATIONS[interpolation], whole)

@@ -1,7 +1,8 @@
-"""Decoding a part of a JPEG: TurboJPEG 3's cropping, by ctypes, where that library is installed.
+"""Decoding a part of a JPEG: TurboJPEG 3's cropping, from nopython code, where that library is installed.
 
 simplejpeg decodes whole images only. A random crop covers half of an image on average, and libjpeg-turbo can leave out
-the inverse DCT beside it and everything below it: a fifth of the decoding time, with the same pixels bit for bit.
+the inverse DCT beside it and everything below it: a fifth of the decoding time, with the same pixels bit for bit. Where
+the file has restart markers (restarts.py), all that lies outside is left out.
 The library comes with the wheel `turbojpeg` (any that is called so by the system will do).
 """
 
@@ -9,95 +10,124 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import platform
+import sys
+import weakref
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from numpy import ndarray
+from numba import carray, njit
+
+from fastmix.pipelines.machine import address, call, pointer
+from fastmix.pipelines.markers import frame
+from fastmix.pipelines.restarts import cut
 
 # Of turbojpeg.h, which promises not to change them.
 _DECOMPRESS, _RGB = 1, 0
 _SUBSAMPLING, _WIDTH, _HEIGHT = 4, 5, 6
-_MCU_WIDTH = {0: 8, 1: 16, 2: 16, 3: 8, 4: 8, 5: 32, 6: 8}  # pixels of a block of all components, by subsampling
+_MCU_WIDTH = (8, 16, 16, 8, 8, 32, 8)  # pixels of a block of all components, by subsampling
 
 
-class _Region(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int) for name in ("x", "y", "w", "h")]
+class Turbo(NamedTuple):
+    """An instance of TurboJPEG, and addresses of its functions: int64."""
+
+    handle: int
+    header: int
+    get: int
+    scale: int
+    region: int
+    decompress: int
 
 
-class _Scale(ctypes.Structure):
-    _fields_ = [("num", ctypes.c_int), ("denom", ctypes.c_int)]
-
-
-_SIGNATURES = {
-    "tj3Init": (ctypes.c_void_p, ctypes.c_int),
-    "tj3Destroy": (None, ctypes.c_void_p),
-    "tj3Get": (ctypes.c_int, ctypes.c_void_p, ctypes.c_int),
-    "tj3GetErrorStr": (ctypes.c_char_p, ctypes.c_void_p),
-    "tj3DecompressHeader": (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t),
-    "tj3SetScalingFactor": (ctypes.c_int, ctypes.c_void_p, _Scale),
-    "tj3SetCroppingRegion": (ctypes.c_int, ctypes.c_void_p, _Region),
-    "tj3Decompress8": (
-        ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int, ctypes.c_int
-    ),
-}  # fmt: skip
+_FUNCTIONS = ("tj3DecompressHeader", "tj3Get", "tj3SetScalingFactor", "tj3SetCroppingRegion", "tj3Decompress8")
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """TurboJPEG 3, or None where it is not installed."""
+    """TurboJPEG 3, or None where it is not installed, or is called in another way than `machine.call` does."""
+    if sys.platform == "win32" or platform.machine() not in ("x86_64", "aarch64", "arm64"):
+        return None
     wheel = find_spec("turbojpeg")
     beside = Path(wheel.origin).parent / "turbojpeg.libs" if wheel and wheel.origin else None
     names = [str(path) for path in sorted(beside.glob("libturbojpeg*"))] if beside else []
     for name in (*names, ctypes.util.find_library("turbojpeg")):
         try:
             found = ctypes.CDLL(name) if name else None
-            for function, (result, *arguments) in _SIGNATURES.items():
-                getattr(found, function).restype = result
-                getattr(found, function).argtypes = arguments
+            found.tj3Init.restype, found.tj3Destroy.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+            for function in _FUNCTIONS:
+                getattr(found, function)
             return found
         except (OSError, AttributeError):  # not for this machine, or TurboJPEG 2
             continue
     return None
 
 
-class Decoder:
-    """A TurboJPEG instance, of one thread."""
+def turbo(owner: object) -> Turbo | None:
+    """A new instance, for one thread at a time, that goes when `owner` goes; None where there is no library."""
+    tj = library()
+    handle = tj and tj.tj3Init(_DECOMPRESS)
+    if not handle:
+        return None
+    weakref.finalize(owner, tj.tj3Destroy, handle)
+    return Turbo(handle, *(ctypes.cast(getattr(tj, name), ctypes.c_void_p).value for name in _FUNCTIONS))
 
-    def __init__(self):
-        self._tj = library()
-        self._handle = self._tj.tj3Init(_DECOMPRESS)
 
-    def __del__(self):
-        self._tj.tj3Destroy(self._handle)
+@njit(nogil=True, cache=True)
+def decode_part(turbo, source, size, height, width, factor, top, left, bottom, right, small, pixels):
+    """The part [top, bottom) x [left, right) of a JPEG of height x width pixels at 1/factor, and columns beside it.
 
-    def decode(
-        self, data: bytes | ndarray, size: tuple[int, int], factor: int, part: tuple[int, int, int, int], out: ndarray
-    ) -> tuple[ndarray, tuple[int, int]]:
-        """Part (top, left, bottom, right) of a JPEG at 1/factor, and a few columns beside it: (uint8 [h,w,3], (y, x)).
+    source, size: the JPEG's bytes, by address. The part is in pixels of the scaled image, and may reach beyond it.
+    small: memory of `size` bytes. pixels: memory for the result, of height * width * 3 bytes; both uint8.
+    Returns (y, x, h, w): the place of the result in the scaled image. Its pixels inside the part are those of the whole
+    image decoded. h is 0 for a JPEG that is damaged, of another size, or cannot be decoded in this way.
+    """
+    top, left = max(top, 0), max(left, 0)
+    bottom, right = min(bottom, -(-height // factor)), min(right, -(-width // factor))
+    if top >= bottom or left >= right or size < 4:
+        return 0, 0, 0, 0
+    data = carray(pointer(source), (size,), np.uint8)
+    grid = frame(data)
+    if grid.interval and grid.height == height and grid.width == width:
+        margin = factor - 1  # and the 1 of `cut`: together a pixel of the scaled image
+        length, y, x, tall, broad = cut(
+            data,
+            top * factor - margin,
+            left * factor - margin,
+            bottom * factor + margin,
+            right * factor + margin,
+            small,
+        )
+        if length:
+            y, x = y // factor, x // factor
+            region = top - y, left - x, bottom - y, right - x
+            top, left, h, w = _decode(turbo, address(small), length, tall, broad, factor, *region, pixels)
+            return top + y, left + x, h, w
+    if data[size - 2] != 0xFF or data[size - 1] != 0xD9:  # cut short perhaps, which shows when all of it is read
+        top, left, bottom, right = 0, 0, -(-height // factor), -(-width // factor)
+    return _decode(turbo, source, size, height, width, factor, top, left, bottom, right, pixels)
 
-        y, x is the place of the first pixel in the scaled image; the pixels are in `out`, uint8. Those of the part are
-        the same as if the whole image had been decoded. size is the (height, width) that the JPEG must have at 1/1.
-        Raises ValueError with the reason for a damaged file, or one of another size.
-        """
-        data = np.frombuffer(data, np.uint8)
-        self._check(self._tj.tj3DecompressHeader(self._handle, data.ctypes.data, data.nbytes))
-        height, width, sampling = (self._tj.tj3Get(self._handle, key) for key in (_HEIGHT, _WIDTH, _SUBSAMPLING))
-        if (height, width) != size:
-            raise ValueError(f"the JPEG has another size than the {size[1]} x {size[0]} pixels given for it")
-        if sampling not in _MCU_WIDTH:
-            raise ValueError("the JPEG has an unusual chroma subsampling")
-        # A region begins at a whole block; chroma of the neighbours left and right enters the upsampling.
-        block = _MCU_WIDTH[sampling] // factor
-        top, left = part[0], max(part[1] - 1, 0) // block * block
-        h, w = part[2] - top, min(part[3] + block, -(-width // factor)) - left
-        self._check(self._tj.tj3SetScalingFactor(self._handle, _Scale(1, factor)))
-        self._check(self._tj.tj3SetCroppingRegion(self._handle, _Region(left, top, w, h)))
-        pixels = out[: 3 * h * w].reshape(h, w, 3)
-        self._check(self._tj.tj3Decompress8(self._handle, data.ctypes.data, data.nbytes, pixels.ctypes.data, 0, _RGB))
-        return pixels, (top, left)
 
-    def _check(self, status: int) -> None:
-        if status:
-            raise ValueError(self._tj.tj3GetErrorStr(self._handle).decode(errors="replace"))
+@njit(nogil=True, cache=True)
+def _decode(turbo, data, size, height, width, factor, top, left, bottom, right, pixels):
+    """decode_part of `size` bytes at the address `data`; the part lies inside the image; markers are not looked for."""
+    handle = turbo.handle
+    if np.int32(call(turbo.header, (handle, data, size))) != 0:
+        return 0, 0, 0, 0
+    sampling = np.int32(call(turbo.get, (handle, _SUBSAMPLING)))
+    tall, wide = np.int32(call(turbo.get, (handle, _HEIGHT))), np.int32(call(turbo.get, (handle, _WIDTH)))
+    if tall != height or wide != width or not 0 <= sampling < len(_MCU_WIDTH):
+        return 0, 0, 0, 0
+    # A region begins at a whole block; chroma of the neighbours left and right enters the upsampling.
+    block = _MCU_WIDTH[sampling] // factor
+    left = max(left - 1, 0) // block * block
+    h, w = bottom - top, min(right + block, -(-width // factor)) - left
+    if np.int32(call(turbo.scale, (handle, 1 | factor << 32))) != 0:
+        return 0, 0, 0, 0
+    if np.int32(call(turbo.region, (handle, left | top << 32, w | h << 32))) != 0:
+        return 0, 0, 0, 0
+    if np.int32(call(turbo.decompress, (handle, data, size, address(pixels), 0, _RGB))) != 0:
+        return 0, 0, 0, 0
+    return top, left, h, w

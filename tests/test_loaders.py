@@ -12,7 +12,7 @@ import torch
 from loading import beton_of, copies, encoded, equal, image_folder, installed, joined
 from PIL import Image
 
-from fastmix.pipelines import LOADERS, loader_class, sampling, shapes
+from fastmix.pipelines import LOADERS, develop, loader_class, sampling, shapes
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.decode import jpeg, plain_size
@@ -260,10 +260,16 @@ def test_a_file_cut_short_is_damaged_even_where_the_crop_is_whole():
         View(48, crop="none"),
     ],
 )
-def test_same_pixels_with_and_without_decoding_parts(packed, view, monkeypatch):
+def test_same_pixels_in_one_call_and_step_by_step(packed, view, monkeypatch):
+    """With TurboJPEG 3 all images take the one call; without it none."""
+    taken = []
+    one = develop._one
+    monkeypatch.setattr(develop, "_one", lambda chunk, k, *rest: (taken.append(k), one(chunk, k, *rest)))
     parts = copies(Beton(packed, 20, view=view, train=True).epoch(0))
-    monkeypatch.setattr("fastmix.pipelines.decode.library", lambda: None)
+    assert len(taken) == (0 if library() else 100)
+    monkeypatch.setattr("fastmix.pipelines.turbo.library", lambda: None)
     assert equal(parts, copies(Beton(packed, 20, view=view, train=True).epoch(0)))
+    assert len(taken) >= 100
 
 
 def test_plain_size_sends_turned_and_foreign_files_to_pillow():
