@@ -1,9 +1,9 @@
 """Augmentations against what users run today: timm's RandAugment on Pillow images, torchvision's transforms.
 
 Drawings, each augmented by itself. On the CPU everybody has one thread (a loader's workers multiply that), and the time
-is that of drawing parameters and applying them; Pillow images and tensors are there before. torchvision's RandAugment has
-other operations than timm's (14, one of them none) at the same magnitudes, and no bicubic turning of tensors. On a GPU
-the peers that work there are measured, by events.
+is that of drawing parameters and applying them; Pillow images and tensors are there before. torchvision's RandAugment
+has other operations than timm's (14, one of them none) at the same magnitudes, and no bicubic turning of tensors. On a
+GPU the peers that work there are measured, by events.
 """
 
 from __future__ import annotations
