@@ -8,6 +8,7 @@ LOADERS = {
     "dali": "fastmix.pipelines.dali:Dali",
     "ffcv": "fastmix.pipelines.ffcv:Ffcv",
     "folder": "fastmix.pipelines.folder:Folder",
+    "resident": "fastmix.pipelines.resident:Resident",
     "synthetic": "fastmix.pipelines.synthetic:Synthetic",
 }
 

@@ -10,14 +10,14 @@ from numpy import ndarray
 from fastmix.pipelines.chunk import Extents, Record
 from fastmix.pipelines.format import RAW
 from fastmix.pipelines.format import Beton as File
-from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.sources import resolve
 
 OS_CACHES = ("auto", "memory", "disk")
 SHARE = 0.8  # of the available memory, that a file may have to be kept in it
 
 
-class Beton(Loader):
+class Beton(Jpegs):
     """Reads a `.beton` file, its JPEGs or raw pixels; or built-in data, "shapes:train" and "shapes:val".
 
     Records are read, not mapped into memory: a file that is cut short, or a disk that fails, is an error, no crash.
@@ -34,6 +34,7 @@ class Beton(Loader):
         super().__init__(source, batch, **options)
 
     def open(self) -> None:
+        super().open()
         self.file = File(resolve(self.source))
         self.labels = self.file.labels
         self.class_names = self.file.classes or [str(k) for k in range(self.labels.max(initial=-1) + 1)]

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from typing import NamedTuple
@@ -58,7 +59,7 @@ class Dali(Loader):
                 "say decode exact"
             )
         packed = self.source.endswith(".beton") or self.source.startswith(PREFIX)
-        self.files = (Beton if packed else Folder)(self.source, 1, view=self.view, train=False)
+        self.files = (Beton if packed else Folder)(self.source, 1, view=replace(self.view, decode="exact"), train=False)
         self.labels, self.class_names = self.files.labels, self.files.class_names
 
     def record(self, row: int) -> Record:

@@ -14,7 +14,7 @@ from numpy import ndarray
 
 from fastmix.pipelines.turbo import decode_part, turbo
 
-DECODES = ("exact", "fast")
+DECODES = ("exact", "fast", "gpu")
 UPRIGHT = ("YCbCr", "Gray")  # colour spaces that libjpeg-turbo turns into RGB
 END = b"\xff\xd9"
 HEAD = 65536  # bytes in which a JPEG carries its EXIF data

@@ -10,13 +10,14 @@ from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.decode import plain_size
 from fastmix.pipelines.images import rgb
 from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.nvjpeg import Jpegs
 
 
-class Folder(Loader):
+class Folder(Jpegs):
     """Reads image files. JPEGs take the fast way, all other kinds become upright RGB as in convert."""
 
     def open(self) -> None:
+        super().open()
         self.files, labels, names = scan(self.source)
         self.labels = np.array(labels, np.int64)
         self.class_names = names or [str(k) for k in range(self.labels.max() + 1)]

@@ -50,6 +50,12 @@ def deliver(batches: Iterator[Delivery], device: torch.device) -> Iterator[tuple
         yield _take(*ahead, device)
 
 
+def upload(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on the device, its copy queued without a wait; for the CPU the same memory."""
+    tensor = torch.from_numpy(array)
+    return _copy(tensor, device) if device.type == "cuda" else tensor
+
+
 def _copy(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.clone() if tensor.is_cuda else tensor.pin_memory().to(device, non_blocking=True)
 

@@ -26,7 +26,7 @@ class View:
     flip           float          probability of a mirror image
     interpolation  "bilinear" or "bicubic", antialiased (see resize.py)
     decode         "exact", or "fast": a JPEG is first scaled in the DCT domain where the window has at least twice the
-                   pixels that are needed
+                   pixels that are needed; or "gpu": by nvJPEG
 
     Raises ValueError, naming the option, for a value out of range.
     """

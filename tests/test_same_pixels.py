@@ -12,7 +12,7 @@ from fastmix.pipelines.view import View
 N, SIZE = 103, 32
 TRAIN = View(SIZE, flip=0.5)
 VAL = View(SIZE, crop="centre", resize=40)
-KINDS = ["beton", "folder", "dali", "dali folder", "ffcv"]  # of loader, and of source where there is a choice
+KINDS = ["beton", "folder", "dali", "dali folder", "ffcv", "resident"]  # loader, and source where there is a choice
 
 
 @pytest.fixture(scope="module")
