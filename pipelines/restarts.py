@@ -59,7 +59,9 @@ def _standard_tables(data: np.ndarray, scan: int) -> bytes:
 
 @njit(nogil=True, cache=True)
 def _copy(data, start, end, out, at):
-    out[at : at + end - start] = data[start:end]
+    source, target = data[start:end], out[at : at + end - start]
+    for k in range(len(source)):  # assigning the slice would take longer, to compile and to run
+        target[k] = source[k]
     return at + end - start
 
 
