@@ -96,17 +96,16 @@ def _unstuff(data, at, intervals):
     plain = np.zeros(len(data) - at + _SLACK, np.uint8)
     starts = np.zeros(intervals + 1, np.int64)
     size = 0
-    for k in range(intervals):
+    for i in range(intervals):
         end = marker = next_marker(data, at)
         while marker + 2 < len(data) and data[marker + 1] == 0xFF:  # fill bytes
             marker += 1
-        if end == len(data) or (k + 1 < intervals and data[marker + 1] != RST0 + k % 8):
+        if end == len(data) or (i + 1 < intervals and data[marker + 1] != RST0 + i % 8):
             return plain, starts, 0
-        while at < end:
-            plain[size] = data[at]
-            size += 1
-            at += 2 if data[at] == 0xFF else 1
-        starts[k + 1] = size
+        for k in range(at, end):
+            plain[size] = data[k]
+            size += data[k] != 0 or data[k - 1] != 0xFF  # else a stuffed zero
+        starts[i + 1] = size
         at = marker + 2
     return plain, starts, at - 2
 
