@@ -159,7 +159,6 @@ COPY, POSTERIZE, SOLARIZE, SOLARIZE_ADD = map(constant, (O.COPY, O.POSTERIZE, O.
 BRIGHTNESS, CONTRAST, AUTOCONTRAST, EQUALIZE = map(constant, (O.BRIGHTNESS, O.CONTRAST, O.AUTOCONTRAST, O.EQUALIZE))
 COLOR, SHARPNESS, BLUR_X, BLUR_Y = map(constant, (O.COLOR, O.SHARPNESS, O.BLUR_X, O.BLUR_Y))
 COLUMNS, TAPS = map(constant, (O.COLUMNS, O.TAPS))
-BLOCKS = dict(PART=1 << 15, WIDE=1 << 12, NARROW=1 << 10, PIXELS=1 << 11)  # elements; see randaugment_kernel
 
 
 @jit
@@ -194,38 +193,53 @@ def _mean_grey(source, N: tl.constexpr, PIXELS: tl.constexpr):
 
 
 @jit
-def _stretched(source, v, N: tl.constexpr, PIXELS: tl.constexpr):
-    """AUTOCONTRAST of values v, for one channel of an image; its first value is at source."""
-    low, high = tl.full([PIXELS], 255, tl.int32), tl.zeros([PIXELS], tl.int32)
-    for start in range(0, N, PIXELS):
-        pixel = start + tl.arange(0, PIXELS)
-        here = tl.load(source + 3 * pixel, mask=pixel < N, other=0).to(tl.int32)
-        low = tl.minimum(low, tl.where(pixel < N, here, 255))
-        high = tl.maximum(high, here)
-    least, most = tl.min(low, 0), tl.max(high, 0)
-    scale = tl.full([1], 255.0, tl.float64) / tl.maximum(most - least, 1).to(tl.float64)
-    stretched = v.to(tl.float64) * scale - least.to(tl.float64) * scale
-    return tl.where(least < most, tl.minimum(tl.maximum(stretched, 0.0), 255.0).to(tl.int32), v)
+def _stretch(source, levels, v, N: tl.constexpr, PIXELS: tl.constexpr):
+    """Writes the levels [3,256] of AUTOCONTRAST; v = 0..255."""
+    for c in range(3):
+        low, high = tl.full([PIXELS], 255, tl.int32), tl.zeros([PIXELS], tl.int32)
+        for start in range(0, N, PIXELS):
+            pixel = start + tl.arange(0, PIXELS)
+            here = tl.load(source + 3 * pixel + c, mask=pixel < N, other=0).to(tl.int32)
+            low = tl.minimum(low, tl.where(pixel < N, here, 255))
+            high = tl.maximum(high, here)
+        least, most = tl.min(low, 0), tl.max(high, 0)
+        scale = tl.full([1], 255.0, tl.float64) / tl.maximum(most - least, 1).to(tl.float64)
+        stretched = v.to(tl.float64) * scale - least.to(tl.float64) * scale
+        out = tl.where(least < most, tl.minimum(tl.maximum(stretched, 0.0), 255.0).to(tl.int32), v)
+        tl.store(levels + c * 256 + v, out.to(tl.uint8))
 
 
 @jit
-def _equalized(source, v, N: tl.constexpr, PIXELS: tl.constexpr):
-    """EQUALIZE of the values v = 0..255, for one channel of an image; its first value is at source."""
-    histogram = tl.zeros([256], tl.int32)
-    for start in range(0, N, PIXELS):
-        pixel = start + tl.arange(0, PIXELS)
-        histogram += tl.histogram(tl.load(source + 3 * pixel, mask=pixel < N, other=0).to(tl.int32), 256)
+def _flat(histogram, v, N: tl.constexpr, PIXELS: tl.constexpr):
+    """The levels uint8 [256] that flatten a channel's histogram, in which masked places were counted as zeros."""
     beyond: tl.constexpr = (N + PIXELS - 1) // PIXELS * PIXELS - N
-    histogram -= tl.where(v == 0, beyond, 0)  # masked places were counted as zeros
+    histogram -= tl.where(v == 0, beyond, 0)
     last = tl.max(tl.where(histogram > 0, v, 0), 0)
     step = (N - tl.sum(tl.where(v == last, histogram, 0), 0)) // 255
     below = tl.cumsum(histogram, 0) - histogram
-    return tl.where(step > 0, tl.minimum((step // 2 + below) // tl.maximum(step, 1), 255), v)
+    return tl.where(step > 0, tl.minimum((step // 2 + below) // tl.maximum(step, 1), 255), v).to(tl.uint8)
+
+
+@jit
+def _equalize(source, levels, v, N: tl.constexpr, PIXELS: tl.constexpr):
+    """Writes the levels [3,256] of EQUALIZE; v = 0..255."""
+    histogram0, histogram1, histogram2 = tl.zeros([256], tl.int32), tl.zeros([256], tl.int32), tl.zeros([256], tl.int32)
+    for start in range(0, N, PIXELS):  # all channels at once: a histogram ends in a barrier, which loads wait for
+        pixel = start + tl.arange(0, PIXELS)
+        r = tl.load(source + 3 * pixel, mask=pixel < N, other=0)
+        g = tl.load(source + 3 * pixel + 1, mask=pixel < N, other=0)
+        b = tl.load(source + 3 * pixel + 2, mask=pixel < N, other=0)
+        histogram0 += tl.histogram(r.to(tl.int32), 256)
+        histogram1 += tl.histogram(g.to(tl.int32), 256)
+        histogram2 += tl.histogram(b.to(tl.int32), 256)
+    tl.store(levels + v, _flat(histogram0, v, N, PIXELS))
+    tl.store(levels + 256 + v, _flat(histogram1, v, N, PIXELS))
+    tl.store(levels + 512 + v, _flat(histogram2, v, N, PIXELS))
 
 
 @jit
 def _level(source, v, operation, row, N: tl.constexpr, PIXELS: tl.constexpr):
-    """What the values v = 0..255 of one channel, or of any, become."""
+    """What the values v = 0..255 of any channel become: operations that are the same for all three."""
     word = tl.load(row + 1)
     out = v
     if operation == POSTERIZE:
@@ -236,11 +250,10 @@ def _level(source, v, operation, row, N: tl.constexpr, PIXELS: tl.constexpr):
         out = tl.where(v < 128, tl.minimum(v + word, 255), v)
     elif operation == BRIGHTNESS:
         out = _mixed(0.0, v.to(tl.float32), _number(row, 1)).to(tl.int32)
-    elif operation == AUTOCONTRAST:
-        out = _stretched(source, v, N, PIXELS)
-    elif operation == EQUALIZE:
-        out = _equalized(source, v, N, PIXELS)
-    return out
+    elif operation == CONTRAST:
+        mean = _mean_grey(source, N, PIXELS).to(tl.float32)
+        out = _mixed(mean, v.to(tl.float32), _number(row, 1)).to(tl.int32)
+    return out.to(tl.uint8)
 
 
 @jit
@@ -327,8 +340,8 @@ def randaugment_kernel(
 ):  # fmt: skip
     """One program: PART neighbouring elements of one sample's flat H*W*3.
 
-    WIDE elements at a time are copied or looked up, NARROW computed; PIXELS are read at a time for statistics, which
-    every program of a sample computes, and writes as the same levels [3,256].
+    WIDE elements at a time are looked up (four times as many copied), NARROW computed. PIXELS at a time are read for
+    statistics, which every program of a sample computes, and writes as the same levels [3,256].
     """
     N: tl.constexpr = H * W * 3
     CHUNKS: tl.constexpr = (N + PART - 1) // PART
@@ -340,19 +353,20 @@ def randaugment_kernel(
     factor = _number(row, 1)
 
     if operation == COPY:
-        for start in range(first, end, WIDE):
-            e = start + tl.arange(0, WIDE)
+        for start in range(first, end, 4 * WIDE):
+            e = start + tl.arange(0, 4 * WIDE)
             tl.store(target + e, tl.load(source + e, mask=e < N), mask=e < N)
     elif operation <= EQUALIZE:
         own = levels + sample * 768
         v = tl.arange(0, 256)
-        if operation == CONTRAST:
-            mean = _mean_grey(source, H * W, PIXELS).to(tl.float32)
-            for c in tl.static_range(3):
-                tl.store(own + c * 256 + v, _mixed(mean, v.to(tl.float32), factor).to(tl.uint8))
+        if operation == AUTOCONTRAST:
+            _stretch(source, own, v, H * W, PIXELS)
+        elif operation == EQUALIZE:
+            _equalize(source, own, v, H * W, PIXELS)
         else:
-            for c in range(3):
-                tl.store(own + c * 256 + v, _level(source + c, v, operation, row, H * W, PIXELS).to(tl.uint8))
+            level = _level(source, v, operation, row, H * W, PIXELS)
+            for c in tl.static_range(3):
+                tl.store(own + c * 256 + v, level)
         tl.debug_barrier()  # the levels are read by other threads than wrote them
         for start in range(first, end, WIDE):
             e = start + tl.arange(0, WIDE)
@@ -413,9 +427,17 @@ def randaugment(
     return images
 
 
+def _blocks(elements: int) -> dict[str, int]:
+    """The kernel's PART, WIDE, NARROW and PIXELS for images of so many elements, with 8 warps."""
+    wide = 1 << 12 if elements % 16 == 0 else 1 << 10  # where 16 bytes cannot be read at once, fewer for each thread
+    return dict(PART=1 << 15, WIDE=wide, NARROW=1 << 9, PIXELS=1 << 11)
+
+
 def _launch(images, rows, interpolation, fill, out) -> None:
     n, height, width, _ = images.shape
-    blocks = dict.fromkeys(BLOCKS, 1 << min(16, (height * width * 3 - 1).bit_length())) if INTERPRETED else BLOCKS
+    blocks = _blocks(height * width * 3)
+    if INTERPRETED:
+        blocks = dict.fromkeys(blocks, 1 << min(16, (height * width * 3 - 1).bit_length()))
     with torch.cuda.device_of(images):
         randaugment_kernel[(n * -(-height * width * 3 // blocks["PART"]),)](
             images,
@@ -458,10 +480,11 @@ def _check(images, table, interpolation, fill, out) -> None:
 
 def _target(interpolation: str, size: tuple[int, int]) -> Target:
     types = dict(images="*u8", table="*i32", levels="*u8", out="*u8", fill0="fp32", fill1="fp32", fill2="fp32")
-    chosen = dict(H=size[0], W=size[1], INTERPOLATION=INTERPOLATIONS.index(interpolation)) | BLOCKS
+    chosen = dict(H=size[0], W=size[1], INTERPOLATION=INTERPOLATIONS.index(interpolation))
+    chosen |= _blocks(size[0] * size[1] * 3)
     wide = 16 if size[0] * size[1] * 3 % 16 == 0 else 1
     name = f"randaugment {interpolation} {size[0]}x{size[1]}"
-    return Target(name, randaugment_kernel, types, chosen, 128, wide, wide, fused=False, num_warps=8)
+    return Target(name, randaugment_kernel, types, chosen, 64 if wide > 1 else 96, wide, wide, fused=False, num_warps=8)
 
 
 AOT = [_target(name, (224, 224)) for name in INTERPOLATIONS] + [_target("bicubic", (225, 225))]
