@@ -30,7 +30,7 @@ setup(
         "fastmix.kernels": "kernels",
         "fastmix.pipelines": "pipelines",
     },
-    package_data={"fastmix.configs": ["*.yaml", "*/*.yaml"]},
+    package_data={"fastmix.configs": ["*.yaml", "*/*.yaml", "published.csv"]},
     entry_points={"console_scripts": ["fastmix = fastmix.cli:main"]},
     install_requires=[
         "torch>=2.6",

@@ -152,6 +152,15 @@ class Ema:
 
 
 @dataclass
+class Column:
+    """The column of the published tables that a file stands for, in their words (configs/published.csv); a label."""
+
+    table: str = ""
+    backbone: str = ""
+    setting: str = ""
+
+
+@dataclass
 class Config:
     """A run. One file holds a column of the benchmark, `mix` picks the row from its `mixers`."""
 
@@ -182,6 +191,7 @@ class Config:
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
     ema: Ema = field(default_factory=Ema)
+    column: Column = field(default_factory=Column)
 
 
 CHOICES = {

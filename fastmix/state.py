@@ -13,6 +13,7 @@ from fastmix.config import Config, differences, from_tree, to_tree
 
 RESTORED = ("step", "best", "validated", "result", "meter")
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
+FREE_TO_CHANGE += ("column.table", "column.backbone", "column.setting")
 
 
 class State:
