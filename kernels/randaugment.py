@@ -457,8 +457,8 @@ def _launch(images, rows, interpolation, fill, out) -> None:
 def _check(images, table, interpolation, fill, out) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.numel():
         raise ValueError(f"randaugment: images must be uint8 [B,H,W,3], not {images.dtype} {list(images.shape)}")
-    if images[0].numel() >= 2**31:
-        raise ValueError(f"randaugment: images of shape {list(images.shape)}: more than 2**31 values in one image")
+    if images[0].numel() >= 2**30:
+        raise ValueError(f"randaugment: images of shape {list(images.shape)}: more than 2**30 values in one image")
     shape = (len(table), len(images), O.COLUMNS)
     if table.dtype != torch.int32 or table.shape != shape or not table.is_contiguous() or table.device != images.device:
         wanted = f"int32 [layers,{len(images)},{O.COLUMNS}], contiguous, on {images.device}"
