@@ -120,9 +120,11 @@ class Dali(Loader):
                     continue
                 run = runs.popleft()
                 self.skipped += run.skipped
-                yield self._delivery(run, images)
-                if run.slot.copied is not None:
-                    run.slot.copied.synchronize()  # DALI's memory has been read
+                try:
+                    yield self._delivery(run, images)
+                finally:
+                    if run.slot.copied is not None:
+                        run.slot.copied.synchronize()  # the copy has read DALI's memory
             if failure is not None:
                 raise failure
         finally:

@@ -24,7 +24,7 @@ from fastmix.pipelines.format import RAW
 from fastmix.pipelines.format import Beton as File
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.resize import place
-from fastmix.pipelines.shapes import resolve
+from fastmix.pipelines.sources import resolve
 from fastmix.pipelines.view import View
 
 INSTALL = (

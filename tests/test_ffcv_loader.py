@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import cv2
 import numpy as np
 import pytest
 import simplejpeg
@@ -16,6 +15,7 @@ from fastmix.pipelines.layouts import scan
 from fastmix.pipelines.pack import pack
 from fastmix.pipelines.view import View
 
+cv2 = pytest.importorskip("cv2")  # comes with ffcv
 SIZE = 32
 
 
