@@ -142,20 +142,20 @@ def _cubic(v0, v1, v2, v3, t):
 
 @njit(nogil=True, inline="always")
 def _linear(first, second, t):
-    first, second = np.float32(first), np.float32(second)
     return first + (second - first) * t
 
 
 @njit(nogil=True, inline="always")
 def _cubic_line(image, e0, e1, e2, e3, t):
+    """Unsigned places spare numba's check for negative ones."""
     if t == ZERO:
-        return np.float32(image[e1])
-    return _cubic(np.float32(image[e0]), np.float32(image[e1]), np.float32(image[e2]), np.float32(image[e3]), t)
+        return image[np.uint64(e1)]
+    return _cubic(image[np.uint64(e0)], image[np.uint64(e1)], image[np.uint64(e2)], image[np.uint64(e3)], t)
 
 
 @njit(nogil=True)
 def _affine(image, height, width, matrix, interpolation, fill, out):
-    """image and out uint8 [H*W*3]; interpolation 0, 1, 2: nearest, bilinear, bicubic."""
+    """image float32 and out uint8 [H*W*3]; interpolation 0, 1, 2: nearest, bilinear, bicubic."""
     a, b, c, d, e, f = matrix[0], matrix[1], matrix[2], matrix[3], matrix[4], matrix[5]
     right, bottom = np.float32(width), np.float32(height)
     for y in range(height):
@@ -171,7 +171,7 @@ def _affine(image, height, width, matrix, interpolation, fill, out):
             if interpolation == 0:
                 source = 3 * (int(from_y) * width + int(from_x))
                 for k in range(3):
-                    out[target + k] = image[source + k]
+                    out[target + k] = np.uint8(image[source + k])
                 continue
             from_x, from_y = from_x - HALF, from_y - HALF
             floor_x, floor_y = np.floor(from_x), np.floor(from_y)
@@ -201,7 +201,7 @@ def _affine(image, height, width, matrix, interpolation, fill, out):
 def _augment(first, last, images, words, numbers, interpolation, fill, out):
     """Samples first..last of images to out, uint8 [B,H,W,3]."""
     height, width = images.shape[1:3]
-    levels = np.empty((3, 256), np.uint8)
+    levels, values = np.empty((3, 256), np.uint8), np.empty(height * width * 3, np.float32)
     for i in range(first, last):
         operation, factor = words[i, 0], numbers[i, 1]
         flat, target = images[i].reshape(-1), out[i].reshape(-1)
@@ -218,7 +218,8 @@ def _augment(first, last, images, words, numbers, interpolation, fill, out):
         elif operation == BLUR_X or operation == BLUR_Y:
             _blur(lines, numbers[i, 1:], operation == BLUR_Y, target_lines)
         else:
-            _affine(flat, height, width, numbers[i, 1:], interpolation, fill, target)
+            values[:] = flat  # each is read up to 16 times
+            _affine(values, height, width, numbers[i, 1:], interpolation, fill, target)
 
 
 def randaugment_cpu(images: Tensor, rows: Tensor, interpolation: int, fill: tuple[int, int, int], out: Tensor) -> None:
