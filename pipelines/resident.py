@@ -35,16 +35,17 @@ TABLE = 1 << 16  # rows of an epoch's table that are made together
 
 
 class Parts(Sequence):
-    """Pieces of the pixels, as data of a chunk: uint8 [size]."""
+    """Pieces of the pixels, as data of a chunk: uint8 [size], on the host."""
 
     def __init__(self, pixels: Tensor, offsets: ndarray, sizes: ndarray):
-        self.pixels, self.offsets, self.sizes = pixels, offsets, sizes
+        self.pixels = pixels.numpy() if pixels.device.type == "cpu" else None  # on a GPU the crop pass reads them there
+        self.offsets, self.sizes = offsets, sizes
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def __getitem__(self, k: int) -> ndarray:
-        return self.pixels[self.offsets[k] : self.offsets[k] + self.sizes[k]].numpy()
+        return self.pixels[self.offsets[k] : self.offsets[k] + self.sizes[k]]
 
 
 class Resident(Loader):

@@ -1,14 +1,19 @@
 """The crop pass: the reference against the loaders' resize and against Pillow, a GPU against the reference."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from fastmix.bench import crop as bench
+from fastmix.bench import main
 from fastmix.kernels.crop import CASES, crop, reference
 from fastmix.kernels.crop_cases import LARGE, MANY, Case
 from fastmix.kernels.crop_table import SUPPORTS, WORDS, offsets, rows
 from fastmix.pipelines.resize import INTERPOLATIONS, place
+from fastmix.pipelines.view import View
 
 
 def table_of(image: np.ndarray, window, flip: bool, size: int, **options) -> torch.Tensor:
@@ -95,6 +100,25 @@ def test_arguments_that_do_not_fit_are_refused(match, change):
     with pytest.raises(ValueError, match=match) as error:
         crop(**arguments | change(arguments))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("view", [View(16, flip=0.5), View(16, crop="pad", pad=4, flip=0.5)])
+def test_what_the_benchmark_compares_is_the_same(view, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    images = np.random.default_rng(0).integers(0, 256, (6, 20, 30, 3), dtype=np.uint8)
+    sides = [np.full(6, side) for side in (20, 30)]
+    windows, flips = view.windows(*sides, 0, 0, np.arange(6))
+    work = bench._on_gpu(images, sides, windows, flips, view)
+    ours, theirs = work["fastmix"](), work["torchvision v2"]().permute(0, 2, 3, 1)
+    assert (ours.int() - theirs.int()).abs().max() <= (1 if view.crop == "rrc" else 0)
+
+
+def test_the_benchmark_has_a_row_for_each(tmp_path):
+    words = ["crop", "--batch", "2", "--size", "16", "--repeats", "1", "--json", str(tmp_path / "rows.json")]
+    main(words)
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [row["name"].split(",")[0] for row in rows[::3]] == list(bench.NAMES)
+    assert {row["provider"] for row in rows} == {"fastmix", "Pillow", "torchvision v2"}
 
 
 @pytest.mark.cuda

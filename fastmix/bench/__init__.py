@@ -17,6 +17,7 @@ BENCHES = {
     "loader": "the loaders against each other",
     "decode": "JPEG decoders, and what fast decoding costs",
     "convert": "packing images, against ffcv's writer",
+    "crop": "the crop pass against torchvision and Pillow",
     "augment": "RandAugment, 3-Augment and colour jitter against timm and torchvision",
     "step": "a whole training step",
 }
