@@ -48,7 +48,9 @@ setup(
     ],
     extras_require={
         "ffcv": ["ffcv==1.0.2"],
-        "dali": ["nvidia-dali-cuda130>=1.53"],
+        # The one that goes with the driver: nvidia-smi tells its CUDA. Without a GPU either decodes on the CPU.
+        "dali": ["nvidia-dali-cuda130>=2"],
+        "dali-cuda120": ["nvidia-dali-cuda120>=2"],
         "track": ["tensorboard"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.
         "dev": ["pytest>=8", "ruff", "scipy", "triton==3.7.1"],

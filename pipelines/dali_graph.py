@@ -31,7 +31,7 @@ class Graph:
         self.device = device or torch.device("cpu")
         card = None if device is None else torch.cuda.current_device() if device.index is None else device.index
         # With a deeper queue the first schedule_run would want so many batches at once. Ours limits what is in work.
-        make = pipeline_def(enable_conditionals=True, prefetch_queue_depth=1)(_define)
+        make = pipeline_def(enable_conditionals=True, exec_dynamic=True, prefetch_queue_depth=1)(_define)
         self.pipeline = make(view, card is not None, batch_size=batch, num_threads=threads, device_id=card)
 
     def start(self, chunk: Chunk) -> None:
@@ -97,7 +97,12 @@ def _define(view: View, gpu: bool):
             pixels = pixels.gpu()
     else:
         pixels = fn.decoders.image_slice(
-            data, **part, device="mixed" if gpu else "cpu", output_type=types.RGB, adjust_orientation=False
+            data,
+            **part,
+            device="mixed" if gpu else "cpu",
+            output_type=types.RGB,
+            adjust_orientation=False,
+            jpeg_fancy_upsampling=True,  # nvJPEG then interpolates chroma, as libjpeg-turbo does
         )
     size = (view.size, view.size)
     if view.crop == "pad":
