@@ -46,9 +46,13 @@ def rows(
     the results; offsets int64 [n]: bytes from the pixels' first one to the image's; planar bool or bool [n]: [3,h,w],
     not [h,w,3]. A window of the results' size at an integer place is copied, and is 0 outside the image; any other must
     lie inside. whole: the filter sees the pixels around the window too, not the window alone.
+    Raises ValueError for an image of 2**31 bytes or more.
     """
     table = np.zeros(len(windows), ROW)
     heights, widths, offsets = (np.asarray(v, np.int64) for v in (heights, widths, offsets))
+    if (large := 3 * heights * widths >= 2**31).any():
+        k = int(large.argmax())
+        raise ValueError(f"crop: image {k} has {widths[k]} x {heights[k]} pixels, 2**31 bytes or more: reduce it first")
     table["line"], table["pixel"] = np.where(planar, widths, 3 * widths), np.where(planar, 1, 3)
     table["channel"] = np.where(planar, heights * widths, 1)
     table["flip"] = flips

@@ -102,6 +102,11 @@ def test_arguments_that_do_not_fit_are_refused(match, change):
     assert "\n" not in str(error.value)
 
 
+def test_an_image_too_large_for_the_table_is_refused():
+    with pytest.raises(ValueError, match="image 1 has 40000 x 20000 pixels"):
+        rows(np.array([5, 20000]), np.array([5, 40000]), np.zeros((2, 4)), np.zeros(2, bool), 5, np.zeros(2))
+
+
 @pytest.mark.parametrize("view", [View(16, flip=0.5), View(16, crop="pad", pad=4, flip=0.5)])
 def test_what_the_benchmark_compares_is_the_same(view, monkeypatch):
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
