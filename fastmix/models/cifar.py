@@ -8,7 +8,7 @@ from torch import nn
 
 
 def _small_stem(model: ResNet) -> ResNet:
-    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+    model.conv1 = nn.Conv2d(model.conv1.in_channels, 64, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
     return model
