@@ -13,7 +13,6 @@ from fastmix.kernels.operations import (
     AUTOCONTRAST,
     BLUR_X,
     BLUR_Y,
-    BRIGHTNESS,
     COLOR,
     CONTRAST,
     COPY,
@@ -27,6 +26,7 @@ from fastmix.kernels.operations import (
 from fastmix.kernels.threads import share
 
 ZERO, HALF, TOP = np.float32(0), np.float32(0.5), np.float32(255)
+RED, GREEN, BLUE, ROUND = np.int32(19595), np.int32(38470), np.int32(7471), np.int32(32768)
 
 
 @njit(nogil=True, inline="always")
@@ -37,44 +37,54 @@ def _blend(first, second, factor):
 
 @njit(nogil=True, inline="always")
 def _grey(image, e):
-    r, g, b = np.int64(image[e]), np.int64(image[e + 1]), np.int64(image[e + 2])
-    return (r * 19595 + g * 38470 + b * 7471 + 32768) >> 16
+    r, g, b = np.int32(image[e]), np.int32(image[e + 1]), np.int32(image[e + 2])
+    return (r * RED + g * GREEN + b * BLUE + ROUND) >> np.int32(16)
 
 
 @njit(nogil=True)
-def _levels(image, operation, word, factor, out):
-    """Fills out uint8 [3,256] with what each value of each channel becomes."""
+def _mean_grey(image):
+    total, pixels = 0, len(image) // 3
+    for e in range(0, len(image), 3):
+        total += _grey(image, e)
+    return (2 * total + pixels) // (2 * pixels)
+
+
+@njit(nogil=True)
+def _pointwise(image, operation, word, factor, out):
+    """Operations that are the same for all values, computed: they are faster than a look-up."""
+    if operation == POSTERIZE:
+        for e in range(len(image)):
+            out[e] = image[e] & np.uint8(word)
+    elif operation == SOLARIZE:
+        for e in range(len(image)):
+            out[e] = image[e] if image[e] < word else np.uint8(255) - image[e]
+    elif operation == SOLARIZE_ADD:
+        for e in range(len(image)):
+            out[e] = np.uint8(min(np.int32(image[e]) + word, np.int32(255))) if image[e] < 128 else image[e]
+    else:
+        first = _mean_grey(image) if operation == CONTRAST else 0
+        for e in range(len(image)):
+            out[e] = _blend(first, image[e], factor)
+
+
+@njit(nogil=True)
+def _levels(image, operation, out):
+    """Fills out uint8 [3,256] with what each value of each channel becomes by AUTOCONTRAST or EQUALIZE."""
     pixels = len(image) // 3
-    mean = 0
-    if operation == CONTRAST:
-        for e in range(0, len(image), 3):
-            mean += _grey(image, e)
-        mean = (2 * mean + pixels) // (2 * pixels)
     for c in range(3):
         histogram = np.zeros(256, np.int64)
-        if operation == AUTOCONTRAST or operation == EQUALIZE:
-            for e in range(c, len(image), 3):
-                histogram[image[e]] += 1
+        for e in range(c, len(image), 3):
+            histogram[image[e]] += 1
         low, high = 0, 255
-        while low < 255 and histogram[low] == 0:
+        while histogram[low] == 0:
             low += 1
-        while high > 0 and histogram[high] == 0:
+        while histogram[high] == 0:
             high -= 1
         step, below = (pixels - histogram[high]) // 255, np.int64(0)
         scale = 255.0 / max(high - low, 1)
         for v in range(256):
             level = v
-            if operation == POSTERIZE:
-                level = v & word
-            elif operation == SOLARIZE and v >= word:
-                level = 255 - v
-            elif operation == SOLARIZE_ADD and v < 128:
-                level = min(v + word, 255)
-            elif operation == BRIGHTNESS:
-                level = _blend(0, v, factor)
-            elif operation == CONTRAST:
-                level = _blend(mean, v, factor)
-            elif operation == AUTOCONTRAST and low < high:
+            if operation == AUTOCONTRAST and low < high:
                 level = np.int64(min(max(v * scale - low * scale, 0.0), 255.0))
             elif operation == EQUALIZE and step > 0:
                 level = min((step // 2 + below) // step, 255)
@@ -91,15 +101,20 @@ def _look_up(image, levels, out):
 
 @njit(nogil=True)
 def _color(image, factor, out):
-    for e in range(0, len(image), 3):
-        grey = _grey(image, e)
-        for c in range(3):
-            out[e + c] = _blend(grey, image[e + c], factor)
+    """image and out uint8 [H,3W], as in all that follow."""
+    height, n = image.shape
+    greys = np.empty(n, np.int32)
+    for y in range(height):
+        line = image[y]
+        for e in range(0, n, 3):
+            greys[e] = greys[e + 1] = greys[e + 2] = _grey(line, e)
+        for e in range(n):
+            out[y, e] = _blend(greys[e], line[e], factor)
 
 
 @njit(nogil=True)
 def _sharpness(image, factor, out):
-    """image and out uint8 [H,3W]: the sums of three rows, then of three columns."""
+    """The sums of three rows, then of three columns; // 13 as a product that is exact up to 13 * 255."""
     height, n = image.shape
     out[:] = image
     rows = np.empty(n, np.int32)
@@ -107,29 +122,33 @@ def _sharpness(image, factor, out):
         for e in range(n):
             rows[e] = np.int32(image[y - 1, e]) + np.int32(image[y, e]) + np.int32(image[y + 1, e])
         for e in range(3, n - 3):
-            total = rows[e - 3] + rows[e] + rows[e + 3] + np.int32(4) * np.int32(image[y, e])
-            out[y, e] = _blend((total + np.int32(6)) // np.int32(13), image[y, e], factor)
+            total = rows[e - 3] + rows[e] + rows[e + 3] + np.int32(4) * np.int32(image[y, e]) + np.int32(6)
+            out[y, e] = _blend((total * np.int32(5042)) >> np.int32(16), image[y, e], factor)
+
+
+@njit(nogil=True)
+def _add(line, weight, before, after):
+    for e in range(len(line)):
+        line[e] += weight * np.float32(np.int32(before[e]) + np.int32(after[e]))
 
 
 @njit(nogil=True)
 def _blur(image, weights, along_y, out):
     height, n = image.shape
-    line, both = np.empty(n, np.float32), np.empty(n, np.float32)
+    margin = 0 if along_y else 3 * TAPS
+    line, wide = np.empty(n, np.float32), np.empty(n + 2 * margin, np.uint8)
     for y in range(height):
         for e in range(n):
             line[e] = weights[0] * np.float32(image[y, e])
+        if not along_y:  # the row, its ends repeated
+            wide[margin : margin + n] = image[y]
+            for e in range(margin):
+                wide[e], wide[margin + n + e] = image[y, e % 3], image[y, n - 3 + e % 3]
         for k in range(1, TAPS + 1):
             if along_y:
-                before, after = image[max(y - k, 0)], image[min(y + k, height - 1)]
-                for e in range(n):
-                    both[e] = np.float32(before[e]) + np.float32(after[e])
+                _add(line, weights[k], image[max(y - k, 0)], image[min(y + k, height - 1)])
             else:
-                for e in range(n):
-                    first = e - 3 * k if e >= 3 * k else e % 3
-                    second = e + 3 * k if e + 3 * k < n else n - 3 + e % 3
-                    both[e] = np.float32(image[y, first]) + np.float32(image[y, second])
-            for e in range(n):
-                line[e] += weights[k] * both[e]
+                _add(line, weights[k], wide[margin - 3 * k :], wide[margin + 3 * k :])
         for e in range(n):
             out[y, e] = np.uint8(min(line[e] + HALF, TOP))
 
@@ -208,11 +227,13 @@ def _augment(first, last, images, words, numbers, interpolation, fill, out):
         lines, target_lines = flat.reshape(height, 3 * width), target.reshape(height, 3 * width)
         if operation == COPY:
             target[:] = flat
+        elif operation < AUTOCONTRAST:
+            _pointwise(flat, operation, words[i, 1], factor, target)
         elif operation <= EQUALIZE:
-            _levels(flat, operation, words[i, 1], factor, levels)
+            _levels(flat, operation, levels)
             _look_up(flat, levels, target)
         elif operation == COLOR:
-            _color(flat, factor, target)
+            _color(lines, factor, target_lines)
         elif operation == SHARPNESS:
             _sharpness(lines, factor, target_lines)
         elif operation == BLUR_X or operation == BLUR_Y:
