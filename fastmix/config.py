@@ -95,6 +95,8 @@ class Model:
     args: dict = field(default_factory=dict)
     """Further arguments of timm.create_model, such as drop_path_rate."""
     channels_last: bool = True
+    sync_bn: bool = False
+    """Batch-norm statistics over all processes of a step's part; with several processes it needs GPUs."""
     compile: str = "off"
     """off, or a torch.compile mode: default, reduce-overhead, max-autotune."""
 
@@ -112,18 +114,22 @@ class Optim:
     weight_decay: float = 1e-4
     no_decay: list[str] = field(default_factory=list)
     """Not decayed: "norm" (parameters of at most one dimension that are no bias), "bias", or a pattern of names."""
+    layer_decay: float = 1.0
+    """Factor of the learning rate from a layer to the one below it, as timm counts layers; 1: the same in all."""
     clip: float | None = None
-    """Largest global gradient norm; null: no clipping."""
+    """Largest global gradient norm; null: no clipping. (LAMB has a bound of 1 of its own.)"""
     fused: str = "auto"
     """auto: NVIDIA apex's optimisers on a GPU where they are installed, else torch's; torch: never apex."""
 
 
 @dataclass
 class Schedule:
-    """Cosine from lr to min_lr, by epoch or by step, times a linear warm-up."""
+    """Cosine from lr to min_lr, by epoch or by step, and a linear warm-up by step."""
 
     per: str = "epoch"
     min_lr: float = 0.0
+    warmup: str = "factor"
+    """factor: the warm-up multiplies the cosine (mmcv); ramp: it climbs to lr, then the cosine goes on (timm)."""
     warmup_epochs: float = 0.0
     warmup_factor: float = 1e-5
     """Share of the learning rate at the first step."""
@@ -149,6 +155,8 @@ class Ema:
     """0: none."""
     ramp_steps: int = 0
     """The decay grows linearly from 0.9 of its value over so many steps."""
+    every: int = 1
+    """Steps between updates."""
 
 
 @dataclass
@@ -166,6 +174,8 @@ class Config:
 
     mix: str = "vanilla"
     mixers: dict = field(default_factory=lambda: {"vanilla": {}})
+    pending: list[str] = field(default_factory=list)
+    """Rows of the column's table whose methods are not built yet."""
     epochs: int = 300
     batch_total: int = 256
     """Images of one optimiser step, over all processes and accumulated parts."""
@@ -183,6 +193,8 @@ class Config:
     """Steps between checkpoints, besides one an epoch; 0: none."""
     val_every: int = 1
     """Epochs between validations; the last epoch always is validated."""
+    precise_bn: int = 0
+    """Training images over which batch-norm statistics are measured anew before each validation; 0: none."""
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     erase: Erase = field(default_factory=Erase)
@@ -207,12 +219,13 @@ CHOICES = {
     "optim.name": ("sgd", "adamw", "lamb"),
     "optim.fused": ("auto", "torch"),
     "schedule.per": ("epoch", "step"),
+    "schedule.warmup": ("factor", "ramp"),
     "loss.kind": ("ce", "bce"),
     "loss.reduction": ("sum", "mean"),
     "precision": ("auto", "fp32", "fp16", "bf16"),
     "device": ("auto", "cpu", "cuda"),
 }
-AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "data.size", "data.repeats")
+AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "data.size", "data.repeats", "ema.every")
 
 
 def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
@@ -261,6 +274,9 @@ def from_tree(tree: dict, where: str) -> Config:
     for key in AT_LEAST_ONE:
         if get(cfg, key) < 1:
             raise ValueError(f"{where}: {key} is {get(cfg, key)}; it must be at least 1")
+    if cfg.mix in cfg.pending and cfg.mix not in cfg.mixers:
+        built = ", ".join(cfg.mixers)
+        raise ValueError(f"{where}: {cfg.mix} is a row of this table that is not built yet; there is: {built}")
     return cfg
 
 
@@ -279,6 +295,11 @@ def get(cfg, key: str):
     for name in key.split("."):
         cfg = getattr(cfg, name)
     return cfg
+
+
+def flat(cfg: Config) -> dict:
+    """Plain values by dotted keys; an empty mapping is a value."""
+    return dict(_flatten(_plain(dataclasses.asdict(cfg))))
 
 
 def differences(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> list[str]:

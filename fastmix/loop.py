@@ -15,6 +15,7 @@ from fastmix.evaluate import evaluate
 from fastmix.loaders import resolution
 from fastmix.log import Clock, Log
 from fastmix.optim import learning_rate
+from fastmix.precise_bn import precise_bn
 from fastmix.state import State
 from fastmix.task import Task, step_rng
 
@@ -31,6 +32,9 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
     while not state.stop:
         epoch, first = divmod(state.step, epoch_steps)
         if first == 0 and state.validated < epoch and (epoch % cfg.val_every == 0 or state.step == steps):
+            if cfg.precise_bn:
+                for model in [task.model, *([ema.module] if ema else [])]:
+                    precise_bn(model, task, data, state.step)
             validate(task, val, ema, state, log, epoch)
         if first == 0 and state.step and rank() == 0:
             state.save()
@@ -59,7 +63,7 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             opt.zero_grad(set_to_none=True)
             task.mixer.after_step(task.model)
             state.step += 1
-            if ema:
+            if ema and state.step % cfg.ema.every == 0:
                 ema.update(task.model, state.step)
             log.bar.update()
             saving = cfg.save_every and state.step % cfg.save_every == 0

@@ -18,12 +18,7 @@ def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.O
     (You et al. 2020 as in NVIDIA's code: global-norm clip 1, trust ratio on decayed parameters).
     """
     cuda = next(model.parameters()).is_cuda
-    decay, plain = [], []
-    for name, p in model.named_parameters():
-        if p.requires_grad:
-            (plain if _spared(name, p, cfg.no_decay) else decay).append(p)
-    groups = [{"params": decay}, {"params": plain, "weight_decay": 0.0}]
-    groups = [g for g in groups if g["params"]] + list(extra)
+    groups = param_groups(cfg, model) + list(extra)
     common = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
     apex = _apex() if cuda and cfg.fused == "auto" else None
     if cfg.name == "sgd":
@@ -43,17 +38,36 @@ def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.O
     return Lamb(groups, **common)
 
 
+def param_groups(cfg: Optim, model: nn.Module) -> list[dict]:
+    """The model's trained parameters: decayed ones, then spared ones (`weight_decay` 0), of the last layer first.
+
+    With layer_decay d each layer has groups of its own with `lr_scale` d^k, k layers below the last (Clark et al. 2020;
+    Bao et al. 2022, BEiT). timm's models say which parameters a layer is. Raises ValueError for one that does not.
+    """
+    depths = _depths(model) if cfg.layer_decay != 1 else {}
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if p.requires_grad:
+            groups.setdefault((depths.get(name, 0), _spared(name, p, cfg.no_decay)), []).append(p)
+    out = []
+    for (depth, spared), params in sorted(groups.items()):
+        scale = {"lr_scale": cfg.layer_decay**depth} if depths else {}
+        out.append({"params": params} | scale | ({"weight_decay": 0.0} if spared else {}))
+    return out
+
+
 def learning_rate(cfg: Schedule, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
     """The learning rate of optimiser step `step` (from 0).
 
-    min + (lr - min) * (1 + cos(pi p)) / 2 with p = epoch / epochs (constant within an epoch) or step / steps, times
-    1 - (1 - t/T)(1 - factor) during the T steps of warm-up: the warm-up multiplies the cosine.
+    min + (lr - min) * (1 + cos(pi p)) / 2 with p = epoch / epochs (constant within an epoch) or step / steps. During
+    the T steps of warm-up it is multiplied by w = 1 - (1 - t/T)(1 - factor), or with `ramp` is lr * w instead.
     """
     p = (step // steps_per_epoch) / epochs if cfg.per == "epoch" else step / (epochs * steps_per_epoch)
     value = cfg.min_lr + (lr - cfg.min_lr) * (1 + math.cos(math.pi * p)) / 2
     warmup = cfg.warmup_epochs * steps_per_epoch
     if step < warmup:
-        value *= 1 - (1 - step / warmup) * (1 - cfg.warmup_factor)
+        share = 1 - (1 - step / warmup) * (1 - cfg.warmup_factor)
+        return share * (lr if cfg.warmup == "ramp" else value)
     return value
 
 
@@ -69,6 +83,20 @@ def _spared(name: str, p: torch.Tensor, rules: list[str]) -> bool:
         if hit:
             return True
     return False
+
+
+def _depths(model: nn.Module) -> dict[str, int]:
+    """Parameter name -> layers between it and the last one, as timm counts them."""
+    from fastmix.models import load_timm
+
+    load_timm()
+    from timm.models import group_parameters
+
+    if not hasattr(model, "group_matcher"):
+        raise ValueError(f"optim.layer_decay: {type(model).__name__} does not say what its layers are; leave it at 1")
+    layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+    last = max(layers.values())
+    return {name: last - layer for name, layer in layers.items()}
 
 
 def _apex():
