@@ -281,3 +281,45 @@ def test_fork_shrinking_file_and_kill(case, stored):
         assert shrunk["said"].startswith("ValueError: ") and "\n" not in shrunk["said"]
         assert str(case.file(N - 1)) in shrunk["said"]
     assert sorted(case.source.parent.rglob("*")) == files, "no lock, no cache"
+
+
+RANK = """
+import os, signal, sys
+import torch
+import torch.distributed as dist
+from fastmix.pipelines import loader_class
+from fastmix.pipelines.view import View
+
+source, store, rank = sys.argv[1], sys.argv[2], int(sys.argv[3])
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+loader = loader_class("beton")(source, 2, view=View(24), train=True, rank=rank, world=2)
+for step, (images, _, _) in enumerate(loader.epoch(0)):
+    dist.all_reduce(images.float().mean())
+    if rank == 1 and step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+print("went on")
+"""
+
+
+def test_a_killed_rank_ends_the_other(stored, tmp_path):
+    """No thread of the loader keeps a process alive whose step has failed."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, stored["jpeg"], tmp_path / "store", str(rank)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        ranks[1].communicate(timeout=60)
+        with soon():
+            out, error = ranks[0].communicate(timeout=60)
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert ranks[1].returncode == -9 and ranks[0].returncode == 1 and not out
+    assert "Connection closed by peer" in error or "Connection reset by peer" in error, error
