@@ -49,6 +49,8 @@ class Data:
     """Progressive resolution: pixels at the start, the epoch until which it stays, the epoch from which it is `size`."""
     workers: int | None = None
     """Decoding threads of a process; null: its share of the machine's cores."""
+    os_cache: str = "auto"
+    """The loader beton's file: memory (the system keeps it), disk (larger than that, read record by record), or auto."""
     bad: str = "raise"
     """A damaged image: raise, or skip (left out and counted)."""
 
@@ -210,6 +212,7 @@ CHOICES = {
     "data.crop": ("rrc", "pad", "centre", "none"),
     "data.interpolation": ("bilinear", "bicubic"),
     "data.decode": ("fast", "exact", "gpu"),
+    "data.os_cache": ("auto", "memory", "disk"),
     "data.bad": ("raise", "skip"),
     "augment.kind": ("none", "randaugment", "three"),
     "augment.variant": ("timm", "mmcls"),

@@ -95,6 +95,7 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
             f"{what}: give data.{split}=PATH of a .beton file (`python -m fastmix.convert` makes one of a folder of "
             f"images), or with data.loader=folder of a folder that holds a folder for each class"
         )
+    options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
     return loader_class(cfg.data.loader)(
         source,
         batch,
@@ -107,4 +108,5 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
         workers=cfg.data.workers,
         device=device,
         bad=cfg.data.bad,
+        **options,
     )

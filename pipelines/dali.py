@@ -31,7 +31,7 @@ from fastmix.pipelines.dali_graph import Graph
 from fastmix.pipelines.decode import END, jpeg
 from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.loader import AHEAD, Loader
-from fastmix.pipelines.shapes import PREFIX
+from fastmix.pipelines.sources import is_packed
 from fastmix.pipelines.transfer import Delivery, Slot
 from fastmix.pipelines.view import View
 
@@ -58,7 +58,7 @@ class Dali(Loader):
                 f"decode gpu needs an NVIDIA GPU with its driver, and batches on it, but the device is {self.device}: "
                 "say decode exact"
             )
-        packed = self.source.endswith(".beton") or self.source.startswith(PREFIX)
+        packed = is_packed(self.source)
         self.files = (Beton if packed else Folder)(self.source, 1, view=replace(self.view, decode="exact"), train=False)
         self.labels, self.class_names = self.files.labels, self.files.class_names
 

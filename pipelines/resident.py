@@ -26,7 +26,7 @@ from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.decode import jpeg
 from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.loader import CHUNKS, Loader
-from fastmix.pipelines.shapes import PREFIX
+from fastmix.pipelines.sources import is_packed
 from fastmix.pipelines.transfer import upload
 from fastmix.pipelines.view import View
 
@@ -61,7 +61,7 @@ class Resident(Loader):
     """
 
     def open(self) -> None:
-        packed = self.source.endswith(".beton") or self.source.startswith(PREFIX)
+        packed = is_packed(self.source)
         view = replace(self.view, decode="exact")
         self.files = (Beton if packed else Folder)(self.source, 1, view=view, train=False, workers=self.workers)
         self.labels, self.class_names = self.files.labels, self.files.class_names

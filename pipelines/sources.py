@@ -12,6 +12,11 @@ def exists(source: str) -> bool:
     return source.startswith(shapes.PREFIX) or remote.is_url(source) or (bool(source) and Path(source).exists())
 
 
+def is_packed(source: str) -> bool:
+    """Whether a source is one `.beton` file, and not a folder or list of image files."""
+    return source.startswith(shapes.PREFIX) or remote.is_url(source) or source.endswith(".beton")
+
+
 def resolve(source: str) -> str:
     """The local path of a source: of a URL its copy, of "shapes:..." the drawn file. Raises ValueError or OSError."""
     if source.startswith(shapes.PREFIX):

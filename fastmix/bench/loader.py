@@ -75,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """Rows as the module says. Raises ValueError for a bad source."""
-    packed = args.source if args.source.endswith(".beton") or args.source.startswith("shapes:") else None
+    from fastmix.pipelines.sources import is_packed
+
+    packed = args.source if is_packed(args.source) else None
     originals = args.originals if packed else args.source
     names = [name for name in args.only or PROVIDERS if _present(PROVIDERS[name].needs, args.device)]
     with tempfile.TemporaryDirectory() as folder:
