@@ -14,6 +14,8 @@ import fastmix
 VERBS = {
     "convert": "pack images into a .beton file",
     "train": "train a model from a config",
+    "sweep": "train many runs, one after another or on several GPUs",
+    "report": "tell what runs reached, beside the published numbers",
     "validate": "measure a trained model on validation data",
     "bench": "measure the mix pass, the loaders and the training step",
 }

@@ -228,6 +228,9 @@ CHOICES = {
     "precision": ("auto", "fp32", "fp16", "bf16"),
     "device": ("auto", "cpu", "cuda"),
 }
+FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
+FREE_TO_CHANGE += ("column.table", "column.backbone", "column.setting")
+"""Keys in which a resumed run may differ."""
 AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "data.size", "data.repeats", "ema.every")
 
 

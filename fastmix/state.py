@@ -9,11 +9,9 @@ from pathlib import Path
 
 import torch
 
-from fastmix.config import Config, differences, from_tree, to_tree
+from fastmix.config import FREE_TO_CHANGE, Config, differences, from_tree, to_tree
 
 RESTORED = ("step", "best", "validated", "result", "meter")
-FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
-FREE_TO_CHANGE += ("column.table", "column.backbone", "column.setting")
 
 
 class State:

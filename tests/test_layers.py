@@ -10,13 +10,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (  # each knows only itself and those before it
     {"kernels"},
     {"pipelines"},
-    {"compat", "config", "configs", "dist"},
+    {"compat", "config", "published", "tables", "follow", "configs", "dist"},
     {"batch", "augment", "targets", "models"},
     {"mixers"},
-    {"task", "optim", "ema", "state", "log", "loaders", "evaluate", "picture"},
+    {"task", "optim", "ema", "state", "log", "loaders", "evaluate", "picture", "runs", "results", "jobs", "precise_bn"},
     {"loop"},
     {"cli"},
-    {"convert", "train", "validate", "bench"},
+    {"convert", "train", "sweep", "report", "validate", "bench"},
 )
 
 

@@ -94,7 +94,7 @@ def files_of(root: Path) -> set[str]:
         f"{place}/{file.relative_to(root / name).as_posix()}"
         for name, place in INSTALLED_AS.items()
         for file in (root / name).rglob("*.*")
-        if file.suffix in (".py", ".yaml")
+        if file.suffix in (".py", ".yaml", ".csv")
     }
 
 

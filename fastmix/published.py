@@ -1,0 +1,81 @@
+"""The published numbers: top-1 of every cell of OpenMixup's ImageNet and Tiny-ImageNet benchmark.
+
+configs/published.csv holds what that project prints in docs/en/mixup_benchmarks/Mixup_imagenet.md
+(https://github.com/Westlake-AI/openmixup), with two decimals as there; an empty number is a cell without one. `alpha`
+is the method's parameter as printed. `source` is "original" for numbers of the authors' own code, else "openmixup".
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+
+METHODS = {  # a config's `mix`: the method's name in the tables
+    "vanilla": "Vanilla",
+    "mixup": "MixUp",
+    "cutmix": "CutMix",
+    "deit": "DeiT",
+    "rsb": "RSB",
+    "smoothmix": "SmoothMix",
+    "gridmix": "GridMix",
+    "resizemix": "ResizeMix",
+    "manifoldmix": "ManifoldMix",
+    "fmix": "FMix",
+    "attentivemix": "AttentiveMix+",
+    "saliencymix": "SaliencyMix",
+    "puzzlemix": "PuzzleMix",
+    "comixup": "Co-Mixup",
+    "supermix": "SuperMix",
+    "alignmix": "AlignMix",
+    "grafting": "Grafting",
+    "transmix": "TransMix",
+    "tokenmix": "TokenMix",
+    "automix": "AutoMix",
+    "samix": "SAMix",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table; top1 in percent, None where nothing is printed."""
+
+    table: str
+    backbone: str
+    setting: str
+    method: str
+    alpha: str
+    top1: float | None
+    source: str
+
+
+@lru_cache
+def cells() -> tuple[Cell, ...]:
+    """Every cell, in the published order."""
+    text = (files("fastmix.configs") / "published.csv").read_text(encoding="utf-8")
+    rows = csv.reader(text.splitlines()[1:])
+    return tuple(Cell(*row[:5], float(row[5]) if row[5] else None, row[6]) for row in rows)
+
+
+def tables() -> list[str]:
+    return list(dict.fromkeys(cell.table for cell in cells()))
+
+
+def table(name: str) -> list[Cell]:
+    """The cells of a table. Raises ValueError with the nearest name."""
+    found = [cell for cell in cells() if cell.table == name]
+    if not found:
+        near = difflib.get_close_matches(name, tables(), 1, 0)[0]
+        raise ValueError(f"unknown table {name!r}; did you mean {near!r}? (--list shows all)")
+    return found
+
+
+def published(table: str, backbone: str, setting: str, method: str) -> float | None:
+    """The printed top-1 in percent, or None where the cell has none. Raises ValueError where there is no such cell."""
+    key = (table, backbone, setting, method)
+    for cell in cells():
+        if (cell.table, cell.backbone, cell.setting, cell.method) == key:
+            return cell.top1
+    raise ValueError(f"the published tables have no cell {' / '.join(key)}")

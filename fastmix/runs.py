@@ -1,0 +1,163 @@
+"""Run folders read back: config, log, scores, and the one answer to whether a run is finished."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from fastmix import config
+
+TAIL = 1 << 20
+"""Bytes at a log's end that hold its last lines of both kinds."""
+
+
+@dataclass
+class Run:
+    """A run folder's content."""
+
+    folder: Path
+    cfg: config.Config
+    train: list[dict]
+    """Lines of kind train, in the order written."""
+    val: dict[int, dict]
+    """Line of kind val of each epoch, counted from 1; of an epoch validated again after a kill, the later line."""
+    finished: bool
+    seconds: float
+
+    @property
+    def epochs(self) -> int:
+        """Whole epochs done."""
+        return int(max([0.0, *self.val, *(row["epoch"] for row in self.train[-1:])]))
+
+    @property
+    def images_per_s(self) -> float | None:
+        return median(row["images_per_s"] for row in self.train) if self.train else None
+
+
+def read(folder: str | Path) -> Run:
+    """The run in a folder. Raises ValueError for a folder that holds none, and for a damaged log line."""
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder}: no run folder (no config.yaml in it)")
+    cfg = config.load(folder / "config.yaml")
+    rows = list(_rows(folder / "log.jsonl"))
+    val = {row["epoch"]: row for row in rows if row["kind"] == "val"}
+    train = [row for row in rows if row["kind"] == "train"]
+    return Run(folder, cfg, train, val, _exported(folder) and cfg.epochs in val, _seconds(rows))
+
+
+def find(folder: str | Path) -> list[Path]:
+    """The run folders below a folder, sorted. Raises ValueError where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"{folder}: no such folder of runs")
+    found = []
+    for path, below, names in os.walk(folder):
+        if "config.yaml" in names:
+            found.append(Path(path))
+            below.clear()
+    return sorted(found)
+
+
+def finished(folder: Path, epochs: int) -> bool:
+    """Whether the last of so many epochs is validated and the model exported, the last things that a run does."""
+    return _exported(folder) and (last(folder).get("val") or {}).get("epoch") == epochs
+
+
+def last(folder: Path) -> dict[str, dict]:
+    """The newest log line of each kind, read from the end of a log that may be growing."""
+    path = folder / "log.jsonl"
+    if not path.is_file():
+        return {}
+    with open(path, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - TAIL))
+        lines = file.read().split(b"\n")[:-1]
+    found: dict[str, dict] = {}
+    for line in reversed(lines[1:] if size > TAIL else lines):
+        kind = next((kind for kind in ("train", "val") if f'"kind": "{kind}"'.encode() in line), None)
+        if kind and kind not in found:
+            found[kind] = _row(line.decode(errors="replace"), f"{path}, near its end")
+            if len(found) == 2:
+                break
+    return found
+
+
+def trained(cfg: config.Config, ignore: Collection[str], mix: str | None = None) -> dict:
+    """What a config says of training one method: values by dotted keys, without other methods' rows."""
+    mine = f"mixers.{mix or cfg.mix}"
+
+    def counts(key: str) -> bool:
+        return key not in ignore and (not key.startswith("mixers.") or f"{key}.".startswith(f"{mine}."))
+
+    return {key: value for key, value in config.flat(cfg).items() if counts(key) and value != {}}
+
+
+def departures(a: config.Config, b: config.Config, ignore: Collection[str]) -> list[str]:
+    """Keys in which two configs train the method of `b` in different ways."""
+    x, y = trained(a, {*ignore, "mix"}, b.mix), trained(b, {*ignore, "mix"})
+    return sorted(key for key in x.keys() | y.keys() if x.get(key) != y.get(key))
+
+
+def window(epochs: int) -> int:
+    """Epochs at the end whose median a setting reports: 5 of up to 100 epochs, else 10."""
+    return 5 if epochs <= 100 else 10
+
+
+def scores(top1: dict[int, float], epochs: int, mix: str = "") -> dict[str, float]:
+    """What is reported of a run, from its top-1 (percent) by epoch, counted from 1, and its total of epochs.
+
+    median: of the last 5 or 10 epochs; best; final. Of a run that is not finished, of its last epochs so far.
+    script_median, script_best: as OpenMixup's tools/summary compute them. find_classification_val_median.py counts one
+    epoch more. find_automix_val_median.py counts two more where 10 are stated, then takes the larger of that median and
+    the one without the last epoch. (It also takes the best of four heads; here there is one, the model that is saved.)
+    find_val_max_3times_average.py averages the maximum and the 99th percentile.
+    """
+    if not top1:
+        return {}
+    end, n = max(top1), window(epochs)
+    learned = mix in ("automix", "samix")
+    wide = [top1[epoch] for epoch in sorted(top1) if epoch >= end - n - (learned and n >= 10)]
+    values = list(top1.values())
+    return {
+        "median": median(top1[epoch] for epoch in top1 if epoch > end - n),
+        "best": max(values),
+        "final": top1[end],
+        "script_median": max(median(wide), median(wide[:-1])) if learned and len(wide) > 1 else median(wide),
+        "script_best": float(max(values) + np.percentile(values, 99)) / 2,
+    }
+
+
+def _exported(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file()
+
+
+def _rows(path: Path):
+    """The log's lines; the last one only if its end is written. Raises ValueError with file and line."""
+    if not path.is_file():
+        return
+    *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, 1):
+        yield _row(line, f"{path}, line {number}")
+
+
+def _row(line: str, where: str) -> dict:
+    try:
+        row = json.loads(line)
+        needed = {"train": ("epoch", "images_per_s"), "val": ("epoch", "top1")}[row["kind"]]
+        if not all(isinstance(row[key], int | float) for key in ("time", "step", *needed)):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{where}: not a log line of fastmix.train: {line[:80]!r}") from None
+    return row
+
+
+def _seconds(rows: list[dict]) -> float:
+    """Training time over all parts of a run: the clock of the log begins anew in each."""
+    ends = [a["time"] for a, b in zip(rows, rows[1:], strict=False) if b["time"] < a["time"]]
+    return sum(ends) + (rows[-1]["time"] if rows else 0.0)
