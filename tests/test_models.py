@@ -1,18 +1,54 @@
-"""Backbones: the published parameter counts, the small stem, the initialisation."""
+"""Backbones: published parameter counts and costs, initialisation, sizes; what the documentation lists."""
+
+import re
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastmix.config import Model
-from fastmix.models import build
+from fastmix.models import build, load_timm
+
+TEXT = (Path(__file__).resolve().parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([\d,]+) \| ([\d.]+) \((\d+)\) \| ([^|]+) \|$", re.M)
+ROWS = {name: (int(n.replace(",", "")), gmac, int(size), where) for name, n, gmac, size, where in ROW.findall(TEXT)}
 
 
-@pytest.mark.parametrize(
-    "name, classes, parameters",
-    [("resnet18", 1000, 11_689_512), ("resnet18_cifar", 200, 11_271_432), ("resnext50_32x4d_cifar", 200, 23_382_024)],
-)
-def test_parameter_counts(name, classes, parameters):
-    assert sum(p.numel() for p in build(Model(name), classes).parameters()) == parameters
+def on_meta(name: str, **args) -> torch.nn.Module:
+    """The model without its values."""
+    with torch.device("meta"):
+        return load_timm().create_model(name, **args).eval()
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_documented_counts(name):
+    count, gmac, size, where = ROWS[name]
+    model = on_meta(name, num_classes=200 if "200 classes" in where else 1000)
+    assert parameters(model) == count
+    with FlopCounterMode(display=False) as flops:
+        model(torch.empty(1, 3, size, size, device="meta"))
+    assert f"{flops.get_total_flops() / 2e9:.2f}" == gmac
+
+
+def test_every_backbone_of_the_benchmark_is_listed():
+    assert len(ROWS) == 16 == len(re.findall(r"^\| `\w+` ", TEXT, re.M))
+
+
+# The figures of the papers, in thousand millions.
+@pytest.mark.parametrize("name, published", [("pvt_tiny", 1.94), ("pvt_small", 3.8), ("moganet_tiny", 1.09)])
+def test_cost_of_our_own_as_published(name, published):
+    with FlopCounterMode(display=False) as flops:
+        on_meta(name)(torch.empty(1, 3, 224, 224, device="meta"))
+    assert flops.get_total_flops() / 2e9 == pytest.approx(published, rel=0.02)
+
+
+def test_pvt_small_has_the_published_size():
+    assert parameters(on_meta("pvt_small")) == pytest.approx(24.5e6, abs=0.05e6)
 
 
 def test_the_small_stem_keeps_the_resolution():
@@ -36,6 +72,51 @@ def test_initialisation_is_the_recipes_and_a_function_of_the_seed():
     conv = a.layer4[1].conv2.weight
     assert conv.std().item() == pytest.approx((2 / (512 * 9)) ** 0.5, rel=0.01)
     assert conv.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_initialisation_of_bottlenecks_with_groups():
+    model = build(Model("resnext50_32x4d_cifar"), 200)
+    blocks = [block for stage in (model.layer1, model.layer2, model.layer3, model.layer4) for block in stage]
+    assert all(not block.bn3.weight.any() and (block.bn2.weight == 1).all() for block in blocks)
+    # the fan-out does not count groups: 1024 * 9 for [1024,32,3,3]
+    assert model.layer4[0].conv2.weight.std().item() == pytest.approx((2 / (1024 * 9)) ** 0.5, rel=0.02)
+    assert model.conv1.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+    assert model.fc.weight.std().item() == pytest.approx(0.01, rel=0.01)
+
+
+def test_initialisation_of_vits():
+    model = build(Model("deit_tiny_patch16_224"), 1000)
+    for value in (model.cls_token, model.pos_embed, model.head.weight, model.blocks[3].mlp.fc1.weight):
+        assert value.std().item() == pytest.approx(0.02, rel=0.15 if value.numel() < 1000 else 0.03)
+    assert not model.blocks[3].attn.qkv.bias.any()
+
+
+def test_loaded_weights_are_kept(tmp_path):
+    model = build(Model("resnet18_cifar"), 7, seed=1)
+    model.fc.weight.data.fill_(0.5)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    again = build(Model("resnet18_cifar", args={"checkpoint_path": str(tmp_path / "weights.pt")}), 7, seed=2)
+    theirs = again.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+
+
+SIZED = tuple(name for name in ROWS if name.startswith(("deit", "swin", "pvt", "moganet")))  # these know img_size
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("name", ROWS)
+def test_small_images_as_build_says(name, size):
+    model = on_meta(name, num_classes=10, **({"img_size": size} if name in SIZED else {}))
+    assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
+    if name not in SIZED:
+        with pytest.raises(ValueError, match=f"model {name}: .*img_size"):
+            build(Model(name, args={"img_size": size}), 10)
+
+
+@pytest.mark.parametrize("name", ["resnet18_cifar", "pvt_tiny", "moganet_tiny"])
+def test_other_channels(name):
+    model = on_meta(name, num_classes=10, in_chans=5)
+    assert model(torch.empty(1, 5, 64, 64, device="meta")).shape == (1, 10)
 
 
 def test_a_wrong_argument_names_the_model():

@@ -8,12 +8,17 @@ from importlib import import_module
 import torch
 from torch import nn
 
+import fastmix.compat  # noqa: F401  (before timm, which the modules of this folder import)
 from fastmix.config import Model
+from fastmix.dist import world
 
 
 def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = "cpu") -> nn.Module:
     """The model `cfg.name` with `classes` outputs, initialised from `seed`, on the device, channels-last if asked.
 
+    `cfg.args` go to timm.create_model. DeiT and Swin run at one size of image, which `img_size` sets (224 if left out;
+    32 and 64 work). PVT runs at any size from 32 on and starts its position embeddings for `img_size`. MogaNet accepts
+    `img_size`; ResNets, EfficientNet, MobileNetV2 and ConvNeXt do not: they run at any size from 32 on.
     Raises ValueError for an unknown name or an argument that the model does not take.
     """
     timm = load_timm()
@@ -27,20 +32,32 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
             model = timm.create_model(cfg.name, num_classes=classes, **cfg.args)
         except TypeError as error:
             raise ValueError(f"model {cfg.name}: {error}") from None
-        _initialise(model)
+        if not (cfg.args.get("pretrained") or cfg.args.get("checkpoint_path")):
+            _initialise(model)
+    if cfg.sync_bn and world() > 1:
+        if torch.device(device).type != "cuda":
+            raise ValueError("model.sync_bn: several processes share batch statistics on GPUs only; set it to false")
+        from timm.layers import convert_sync_batchnorm
+
+        model = convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
 
 
 def load_timm():
-    """The timm package, importable beside a CPU build of torch and knowing our backbones."""
-    import_module("fastmix.compat")  # before torchvision, which timm imports
-    import_module("fastmix.models.cifar")
+    """The timm package, knowing our backbones."""
+    for name in ("cifar", "moganet", "pvt"):
+        import_module(f"fastmix.models.{name}")
     return import_module("timm")
 
 
 def _initialise(model: nn.Module) -> None:
-    """ResNets: the classifier starts at N(0, 0.01), bias 0, as in the benchmark; timm's own start does the rest
-    (Kaiming fan-out convolutions, the last batch-norm of each block zero)."""
-    if type(model).__name__ == "ResNet":
+    """Where the benchmark starts otherwise than timm: a ResNet's classifier at N(0, 0.01) with bias 0, a ViT's class
+    token at trunc-normal 0.02. (timm has the Kaiming fan-out convolutions, the zero last batch-norm of a
+    ResNet's blocks, and trunc-normal 0.02 for the rest of a ViT.)"""
+    from timm.models import ResNet, VisionTransformer
+
+    if isinstance(model, ResNet):
         nn.init.normal_(model.fc.weight, std=0.01)
         nn.init.zeros_(model.fc.bias)
+    elif isinstance(model, VisionTransformer) and model.cls_token is not None:
+        nn.init.trunc_normal_(model.cls_token, std=0.02)
