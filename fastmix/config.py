@@ -237,7 +237,11 @@ AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "dat
 def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
     """The config of a YAML file (or of an installed one, by name) with key=value words over it."""
     path = find(path)
-    tree = _read(path, ())
+    return from_tree(over(_read(path, ()), words), str(path))
+
+
+def over(tree: dict, words: list[str] | tuple[str, ...]) -> dict:
+    """A config's nested dicts, changed by key=value words. Raises ValueError."""
     for word in words:
         key, sep, text = word.partition("=")
         if not sep or not key:
@@ -249,7 +253,7 @@ def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
             if not isinstance(node, dict):
                 raise ValueError(f"{word!r}: {name!r} is a single value and has no keys below it")
         node[last] = _parse(text, f"{word!r}") if text else ""
-    return from_tree(tree, str(path))
+    return tree
 
 
 def find(path: str | Path) -> Path:

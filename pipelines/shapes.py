@@ -96,7 +96,7 @@ def resolve(source: str) -> str:
     """
     if not source.startswith(PREFIX):
         return source
-    split, options = _parse(source)
+    split, options = parse(source)
     name = "-".join(["shapes", split, *(f"{key}{value}" for key, value in options.items()), f"v{VERSION}"])
     path = cache.folder() / f"{name}.beton"
     with cache.alone(path):
@@ -106,19 +106,8 @@ def resolve(source: str) -> str:
     return str(path)
 
 
-def _make(path: Path, split: str, n: int, size: int, seed: int) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.stem) as folder:
-        images, packed = Path(folder, "images"), Path(folder, path.name)
-        for name in SHAPES:
-            (images / name).mkdir(parents=True)
-        for k in range(n):
-            (images / list(SHAPES)[k % len(SHAPES)] / f"{k:06}.jpg").write_bytes(jpeg(split, k, size, seed))
-        pack(scan(images), packed)
-        os.replace(classes_path(packed), classes_path(path))  # first: the file counts as made once it is there
-        os.replace(packed, path)
-
-
-def _parse(source: str) -> tuple[str, dict[str, int]]:
+def parse(source: str) -> tuple[str, dict[str, int]]:
+    """Split and options (n, size, seed) of a name such as "shapes:train?n=200". Raises ValueError."""
     split, _, query = source[len(PREFIX) :].partition("?")
     if split not in SPLITS:
         raise ValueError(f"'{source}': no such built-in data; there are {', '.join(PREFIX + s for s in SPLITS)}")
@@ -131,6 +120,18 @@ def _parse(source: str) -> tuple[str, dict[str, int]]:
             raise ValueError(f"'{source}': {key} must be a whole number from {least}")
         options[key] = int(value)
     return split, options
+
+
+def _make(path: Path, split: str, n: int, size: int, seed: int) -> None:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=path.stem) as folder:
+        images, packed = Path(folder, "images"), Path(folder, path.name)
+        for name in SHAPES:
+            (images / name).mkdir(parents=True)
+        for k in range(n):
+            (images / list(SHAPES)[k % len(SHAPES)] / f"{k:06}.jpg").write_bytes(jpeg(split, k, size, seed))
+        pack(scan(images), packed)
+        os.replace(classes_path(packed), classes_path(path))  # first: the file counts as made once it is there
+        os.replace(packed, path)
 
 
 def _colours(rng: np.random.Generator) -> np.ndarray:
