@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--metric-compat", choices=("openmixup",), help="put the windows of its scripts first")
     parser.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex", "json"))
     parser.add_argument("--out", type=Path, help="write to this file, not to the terminal")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.list:
         print("\n".join(f"{name}: {_shape(name)}" for name in published.tables()))
         return 0
