@@ -40,4 +40,5 @@ def precise_bn(model: nn.Module, task: Task, data, step: int) -> None:
                     task.mixer(model, task.batch(x, y, rng), task.criterion)
     model.train(training)
     for norm, momentum, tracked in kept:
-        norm.momentum, norm.num_batches_tracked = momentum, tracked
+        norm.momentum = momentum
+        norm.num_batches_tracked.copy_(tracked)
