@@ -27,7 +27,8 @@ from fastmix.pipelines.view import View
 
 AHEAD = 2  # batches in work beyond the one that the caller asked for
 ANNOUNCED = 8  # batches whose rows are announced before they are read
-CHUNKS = 4  # parts of a batch a thread, so that all finish at about the same time
+CHUNKS = 4  # parts of a batch a thread, so that all finish at about the same time,
+ENOUGH = 8  # but of so many images, while there is a part for each thread: a part costs 0.1 ms under Python's lock
 
 
 class Loader:
@@ -158,7 +159,8 @@ class Loader:
 
     def parts(self) -> list[ndarray]:
         """The places of a batch, int64, in parts for the threads."""
-        return np.array_split(np.arange(self.batch), min(self.batch, CHUNKS * self.workers))
+        parts = min(CHUNKS * self.workers, max(self.workers, self.batch // ENOUGH), self.batch)
+        return np.array_split(np.arange(self.batch), parts)
 
     def ahead(self, first: int, entries: ndarray, begin: Callable) -> Iterator[tuple[int, object, list]]:
         """Yields (step, what, results) from step `first` on, where begin(step) returned (what, jobs).
@@ -198,7 +200,7 @@ class Loader:
         """
         (rows, heights, widths, raw, data), failed = self.stored(entries[places] % self.n)
         skipped = [self.judge(entries[places[k]] % self.n, reason) for k, reason in failed.items()]
-        places = np.delete(places, list(failed))
+        places = np.delete(places, list(failed)) if failed else places
         small = np.minimum(heights, widths) < view.smallest()
         if small.any():
             k = int(small.argmax())
@@ -220,6 +222,7 @@ class Loader:
         chunk, skipped = self.chunk(part[valid[part]], entries, view, epoch)
         failed = self.develop(chunk, view, images)
         skipped += [self.judge(chunk.rows[k], reason) for k, reason in failed.items()]
-        left = np.setdiff1d(part, np.delete(chunk.places, list(failed)))
-        images[left], valid[left] = 0, False
+        if len(chunk.places) < len(part) or failed:
+            left = np.setdiff1d(part, np.delete(chunk.places, list(failed)))
+            images[left], valid[left] = 0, False
         return skipped
