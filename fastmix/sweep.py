@@ -193,12 +193,13 @@ class Screen:
     def show(self) -> None:
         if not sys.stdout.isatty() or time.monotonic() - self.told < REDRAW:
             return
-        text = status(self.jobs)
-        if text.count("\n") >= shutil.get_terminal_size().lines:
-            text = status(self.jobs, only="running")
+        width, height = shutil.get_terminal_size()
+        lines = status(self.jobs).splitlines()
+        if len(lines) >= height:
+            lines = status(self.jobs, only="running").splitlines()
         self.clear()
-        print(text, end="", flush=True)
-        self.drawn, self.told = text.count("\n"), time.monotonic()
+        print("".join(f"{line[:width]}\n" for line in lines), end="", flush=True)  # a wrapped line would count twice
+        self.drawn, self.told = len(lines), time.monotonic()
 
     def clear(self) -> None:
         if self.drawn:

@@ -225,6 +225,22 @@ def test_status_and_time_left_of_a_running_run(folder, capsys):
     assert first.state == "stopped"
 
 
+def test_a_terminal_shows_one_table_that_fits(folder, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(sweep.shutil, "get_terminal_size", lambda: os.terminal_size((40, 8)))
+    screen = sweep.Screen(expand("mix=cutmix", "seed=0,1"))
+    screen.show()
+    drawn = capsys.readouterr().out
+    assert drawn.count("\n") == 5 and max(map(len, drawn.splitlines())) == 40
+    screen.show()
+    assert capsys.readouterr().out == "", "not again so soon"
+    screen.say("news")
+    assert capsys.readouterr().out == "\x1b[5A\x1b[Jnews\n", "the table gives way"
+    screen = sweep.Screen(expand("mix=all", "seed=0,1"))
+    screen.show()
+    assert capsys.readouterr().out.splitlines()[-1] == "8 runs: 8 waiting", "too many: only those that run"
+
+
 @pytest.mark.parametrize(
     "words, says",
     [
