@@ -49,7 +49,7 @@ def evaluate(model: nn.Module, task: Task, loader) -> dict[str, float]:
 
 @torch.no_grad()
 def predict(model: nn.Module, task: Task, loader, flip: bool = False, bar: bool = False) -> Predictions:
-    """Evaluates `model` (the task's own or its average); the task says how pixels are normalised and in which precision.
+    """Evaluates `model` (the task's own or its average); the task says how pixels are normalised, in which precision.
 
     flip: the logits are the mean of those of the image and of its mirror image. bar: shows the progress.
     The loader yields each image exactly once, padded batches carry a mask. One host sync in all.

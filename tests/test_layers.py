@@ -13,8 +13,9 @@ FLOORS = (  # each knows only itself and those before it
     {"compat", "config", "published", "tables", "follow", "configs", "dist"},
     {"batch", "augment", "targets", "models"},
     {"mixers"},
-    {"task", "optim", "ema", "state", "log", "loaders", "evaluate", "picture", "runs", "results", "jobs", "precise_bn"},
-    {"loop"},
+    {"task", "optim", "ema", "state", "log", "loaders", "evaluate", "picture", "runs", "results", "jobs", "precise_bn"}
+    | {"per_class", "real", "weights"},
+    {"loop", "dryrun"},
     {"cli"},
     {"convert", "train", "sweep", "report", "validate", "bench"},
 )
