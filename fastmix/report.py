@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
         text = render(*(_grid(rows) if cells else _lines(rows, script)))
         if args.format == "markdown" and cells:
             text += _legend(script) + "".join(f"\n- {note}" for note in notes) + "\n" * bool(notes)
+            used = {folder for row in rows for folder in row["runs"]}
+            if used:
+                text += "\n" + render(*_lines(summary(run for run in found if str(run.folder) in used), script))
     if args.format != "markdown":
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     if args.out:
@@ -97,7 +100,8 @@ def _grid(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
         difference = "" if row["difference"] is None else f" {row['difference']:+.2f}"
         return f"{ours}{'†' * bool(row['departs'])}{spread} / {theirs}{difference} ({row['n']})"
 
-    header = ["method", *(" ".join(dict.fromkeys(column)) for column in columns)]
+    several = len({setting for _, setting in columns}) > 1
+    header = ["method", *(f"{backbone} {setting}" if several else backbone for backbone, setting in columns)]
     return header, [[method, *(cell(column, method) for column in columns)] for method in methods]
 
 

@@ -118,7 +118,7 @@ def test_averages_have_columns_of_their_own_and_stand_for_the_run_in_a_table(mak
     assert row["ours"] == pytest.approx(np.median(average[-5:])) and row["departs"] == ["ema.decay"]
 
 
-def test_a_continued_run_counts_its_time_and_its_epochs_once(make):
+def test_a_continued_run_counts_its_time_and_its_epochs_once(make, monkeypatch):
     folder = make("a", [50.0, 60.0], words=["mix=cutmix"])
     lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
     again = json.dumps({**json.loads(lines[3]), "time": 10.0, "top1": 61.0}) + "\n"  # epoch 2, validated after a kill
@@ -126,6 +126,7 @@ def test_a_continued_run_counts_its_time_and_its_epochs_once(make):
     run = runs.read(folder)
     assert run.seconds == 72 + 10 and run.finished
     assert {epoch: row["top1"] for epoch, row in run.val.items()} == {1: 50.0, 2: 61.0}
+    monkeypatch.setattr(runs, "TAIL", len(again) + 100)  # which begins within a line
     assert runs.last(folder)["val"]["top1"] == 61.0 and runs.finished(folder, 2) and not runs.finished(folder, 3)
 
 
@@ -178,8 +179,11 @@ def test_a_table_holds_ours_beside_the_published(make, capsys):
 
     text = command(capsys, "--table", "in1k_pytorch_100ep")
     grid = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
-    assert grid[0][0] == "method" and grid[0][3] == "ResNet-50 100ep"
-    by = {line[0]: line for line in grid[2:]}
+    assert grid[0][0] == "method" and grid[0][3] == "ResNet-50"
+    by = {line[0]: line for line in grid[2:19]}
+    assert [line[0] for line in grid[21:]] == [  # below it, all scores of the runs that count
+        "runs/cutmix_s0", "runs/cutmix_s1", "mean", "runs/mixup_s0", "runs/resizemix_s0"
+    ]  # fmt: skip
     assert list(by) == list(dict.fromkeys(cell.method for cell in published.table("in1k_pytorch_100ep")))
     assert by["MixUp"][3] == "**99.00** / 77.12 +21.88 (1)"
     assert by["CutMix"][3] == f"{np.mean(medians):.2f} ± {np.std(medians, ddof=1):.2f} / 77.17 " + (
