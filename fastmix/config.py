@@ -3,7 +3,8 @@
     cfg = load("configs/r50_300ep.yaml", ["mix=cutmix", "data.train=train.beton", "epochs=3"])
 
 A file may name others under `base:` (a path or a list, relative to the file); later files and then the words win, key
-by key. An unknown key or a value of the wrong type is a ValueError of one line that names the key and the nearest one.
+by key. Under `rows:` it may hold settings that one `mix` changes: `rows: {automix: {schedule: {min_lr: 0.05}}}`. An
+unknown key or a value of the wrong type is a ValueError of one line that names the key and the nearest one.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class Data:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     repeats: int = 1
-    """Crops of an image in a batch (repeated augmentation); an epoch then has 1 / repeats of the images. 1: each once."""
+    """Crops of an image in a batch (repeated augmentation); an epoch then has 1 / repeats of the images."""
     ramp: tuple[int, int, int] | None = None
-    """Progressive resolution: pixels at the start, the epoch until which it stays, the epoch from which it is `size`."""
+    """Progressive resolution: pixels at the start, the epoch until which it stays, the one from which it is `size`."""
     workers: int | None = None
     """Decoding threads of a process; null: its share of the machine's cores."""
     os_cache: str = "auto"
-    """The loader beton's file: memory (the system keeps it), disk (larger than that, read record by record), or auto."""
+    """The loader beton's file: memory (the system keeps it), disk (larger than that, read by record), or auto."""
     bad: str = "raise"
     """A damaged image: raise, or skip (left out and counted)."""
 
@@ -235,9 +236,17 @@ AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "dat
 
 
 def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
-    """The config of a YAML file (or of an installed one, by name) with key=value words over it."""
+    """The config of a YAML file (or of an installed one, by name) with key=value words over it.
+
+    What the file says of the chosen `mix` under `rows:` goes over the rest of the file, and the words over that.
+    """
     path = find(path)
-    return from_tree(over(_read(path, ()), words), str(path))
+    tree = _read(path, ())
+    rows, known = tree.pop("rows", {}), [*tree.get("mixers", {}), *tree.get("pending", [])]
+    if unknown := [name for name in rows if name not in known or not isinstance(rows[name], dict)]:
+        raise ValueError(f"{path}: rows.{unknown[0]} must be settings of a row, which is one of {', '.join(known)}")
+    mix = [tree.get("mix", ""), *(word[4:] for word in words if word.startswith("mix="))][-1]
+    return from_tree(over(_merge(tree, rows.get(mix, {})), words), str(path))
 
 
 def over(tree: dict, words: list[str] | tuple[str, ...]) -> dict:

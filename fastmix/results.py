@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
+from pathlib import Path
 from statistics import mean, stdev
 
 from fastmix import config, runs
@@ -95,21 +96,27 @@ def _one_setting(group: list[Run], notes: list[str]) -> tuple[list[Run], list[st
 
 
 def _departures(cfg: config.Config) -> tuple[str, ...]:
-    column = _columns().get((cfg.column.table, cfg.column.backbone, cfg.column.setting))
-    if column is None:
+    path = _columns().get((cfg.column.table, cfg.column.backbone, cfg.column.setting))
+    if path is None:
         return ()
-    return tuple(runs.departures(column, cfg, SAME_RUN))
+    return tuple(runs.departures(_column(path, cfg.mix), cfg, SAME_RUN))
 
 
 @lru_cache
-def _columns() -> dict[tuple[str, str, str], config.Config]:
-    """The installed config of each published column."""
+def _columns() -> dict[tuple[str, str, str], Path]:
+    """The installed config file of each published column."""
     found = {}
     for path in config.find("quickstart").parent.glob("*.yaml"):
-        cfg = config.load(path)
-        found[cfg.column.table, cfg.column.backbone, cfg.column.setting] = cfg
+        column = config.load(path).column
+        found[column.table, column.backbone, column.setting] = path
     found.pop(("", "", ""), None)
     return found
+
+
+@lru_cache
+def _column(path: Path, mix: str) -> config.Config:
+    """A column's config for one of its rows, built or not, with the settings that this row changes."""
+    return config.load(path, [f"mix={mix}", "pending=[]"])
 
 
 def _identity(cfg: config.Config) -> str:

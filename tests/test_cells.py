@@ -59,6 +59,14 @@ def test_a_columns_rows_are_the_tables_with_its_alphas(key):
         assert alphas == expected, cell
 
 
+@pytest.mark.parametrize("path", FILES.values(), ids=lambda path: path.stem)
+def test_every_row_resolves(path):
+    """Those that wait too, so that their settings are right before their methods exist."""
+    cfg = config.load(path)
+    for row in [*cfg.mixers, *cfg.pending]:
+        assert config.load(path, [f"mix={row}", "pending=[]"]).mix == row
+
+
 @pytest.mark.parametrize("table", published.tables())
 def test_cells_that_wait_for_their_method_are_counted(table):
     """Skips, naming them, where a table has any; a method that exists may not be among them."""

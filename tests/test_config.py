@@ -54,6 +54,8 @@ def test_values(tmp_path, text, key, value):
         ("", ["epochs"], "'epochs' is no setting: write key=value"),
         ("", ["epochs=1", "epochs.x=3"], "'epochs.x=3': 'epochs' is a single value"),
         ("base: nowhere.yaml", [], "nowhere.yaml does not exist"),
+        ("mixers: {mixup: {}}\nrows: {mixupp: {}}", [], "rows.mixupp must be settings of a row, which is one of mixup"),
+        ("mixers: {mixup: {}}\nrows: {mixup: {epoch: 3}}", ["mix=mixup"], "unknown key 'epoch'"),
         ("base: a.yaml", [], "leads back to itself"),
         ("a: [", [], "not valid YAML"),
         ("- 1", [], "a config is a mapping"),

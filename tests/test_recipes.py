@@ -345,6 +345,16 @@ def test_a_columns_file_is_short_and_its_comments_are_right(nets, name):
     assert cells[published.METHODS[method]] == float(best) == max(v for v in cells.values() if v is not None)
 
 
+def test_a_row_changes_the_recipe_under_the_words():
+    row = ["mix=transmix", "pending=[]"]
+    assert config.differences(column("deit_s"), column("deit_s", *row), ("mix", "pending")) == [
+        "ema.decay", "ema.ramp_steps", "schedule.min_lr",
+    ]  # fmt: skip
+    cfg = column("deit_s", *row, "schedule.min_lr=2e-4")
+    assert (cfg.schedule.min_lr, cfg.ema.decay, cfg.ema.ramp_steps) == (2e-4, 0.99996, 20 * 1252)
+    assert column("tiny_r18_400ep", "mix=samix", "pending=[]").schedule.min_lr == 0.05
+
+
 SMALL = """
 epochs: 2
 batch_total: 20
