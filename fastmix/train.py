@@ -21,8 +21,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("config", help="a YAML file, such as configs/r50_300ep.yaml")
     parser.add_argument("settings", nargs="*", help="key=value over the file, such as mix=cutmix optim.lr=0.2")
     parser.add_argument("--resume", action="store_true", help="continue the run in its folder, or begin it")
-    args = parser.parse_args(argv)
-    return train(config.load(args.config, args.settings), Path(args.config).stem, args.resume)
+    parser.add_argument("--dry-run", action="store_true", help="print what the run would be, without data, and end")
+    args = parser.parse_intermixed_args(argv)
+    cfg = config.load(args.config, args.settings)
+    if not args.dry_run:
+        return train(cfg, Path(args.config).stem, args.resume)
+
+    from fastmix import dist, dryrun
+
+    found = dryrun.describe(cfg)
+    if dist.rank() == 0:
+        print(dryrun.text(found))
+    dist.close()
+    return 0
 
 
 def train(cfg: config.Config, name: str, resume: bool = False) -> int:
