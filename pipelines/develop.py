@@ -10,10 +10,10 @@ import ctypes
 from functools import cache
 
 import numpy as np
-from numba import njit
 from numpy import ndarray
 
 from fastmix.pipelines.chunk import Chunk, Extents
+from fastmix.pipelines.compiled import compiled
 from fastmix.pipelines.decode import factor, jpeg, workspace
 from fastmix.pipelines.machine import address, call
 from fastmix.pipelines.resize import INTERPOLATIONS, place, place_part, sees, sees_part
@@ -83,7 +83,7 @@ def _pread() -> int:
     return ctypes.cast(ctypes.CDLL(None).pread, ctypes.c_void_p).value
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _read(pread, file, offset, size, memory):
     """Whether so many bytes could be read."""
     done = 0
@@ -95,7 +95,7 @@ def _read(pread, file, offset, size, memory):
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _walk(
     first, turbo, pread, file, sources, sizes, heights, widths, raw, flips, places, windows,
     fast, support, whole, read, small, pixels, images

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
+
+from fastmix.pipelines.compiled import compiled
 
 LANES = 16  # floats of a vector
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -123,7 +125,7 @@ def weigh(typingctx, source, pitch, weights, n, target):
     return types.void(*[types.int64] * 5), codegen
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def address(array):
     """Of an array's first element."""
     return np.int64(array.ctypes.data)

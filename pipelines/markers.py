@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from fastmix.pipelines.compiled import compiled
 
 SOF0, SOF1, SOF2, SOF15, DHT, SOI, EOI, SOS, DRI, RST0, RST7 = (
     0xC0, 0xC1, 0xC2, 0xCF, 0xC4, 0xD8, 0xD9, 0xDA, 0xDD, 0xD0, 0xD7
@@ -38,13 +39,13 @@ class Frame(NamedTuple):
 _NONE = Frame(0, 0, 0, 0, 0, 0, 0, 0)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def word(data, at):
     """Two bytes, big-endian."""
     return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def segment(data, at):
     """(marker, first, end) of the segment at `at`: its content is [first, end), after the length. Marker 0: none."""
     size = len(data)
@@ -60,7 +61,7 @@ def segment(data, at):
     return marker, at + 4, end
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def frame(data):
     """The Frame of a JPEG's bytes, uint8 [N]."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != SOI:
@@ -94,7 +95,7 @@ def frame(data):
             return _NONE
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def next_marker(data, at):
     """Where the next marker of entropy-coded data stands, at `at` or later: its FF byte; len(data) if there is none.
 

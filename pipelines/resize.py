@@ -15,14 +15,15 @@ float32 without contraction or reordering, so the bytes are the same on every ma
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
+from fastmix.pipelines.compiled import compiled
 from fastmix.pipelines.machine import LANES, address, pointer, transpose_4x4_floats, transpose_16x16_bytes, weigh
 
 INTERPOLATIONS = {"bilinear": 1.0, "bicubic": 2.0}  # how far the filter reaches at scale 1, in pixels
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _filter(support, t):
     t = abs(t)
     if support == 1.0:
@@ -32,7 +33,7 @@ def _filter(support, t):
     return ((2.5 - 0.5 * t) * t - 4.0) * t + 2.0 if t < 2.0 else 0.0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _taps(start, extent, low, high, target, support):
     """Filter of one axis over the pixels low..high-1: (first int64 [target], count int64 [target], weights float32).
 
@@ -56,7 +57,7 @@ def _taps(start, extent, low, high, target, support):
     return first, count, weights
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _down(pixels, start, pitch, weights, n, line):
     """line = the weighted sum of n rows of the image: of its flat pixels from `start` on, `pitch` bytes apart."""
     length = len(line)
@@ -72,7 +73,7 @@ def _down(pixels, start, pitch, weights, n, line):
                 line[j] = line[j] + first * np.float32(one[j]) + second * np.float32(two[j])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _resample(image, top_row, left_column, y, x, h, w, whole, flip, support, out):
     rows, columns, pitch = out.shape[0], out.shape[1], 3 * image.shape[1]
     low, near = top_row, left_column
@@ -109,13 +110,13 @@ def _resample(image, top_row, left_column, y, x, h, w, whole, flip, support, out
             _move(upright[r, : 3 * columns], target[3 * columns * (block + r) : 3 * columns * (block + r + 1)])
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _move(source, target):
     for j in range(len(target)):
         target[j] = source[j]
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _copy(image, y, x, flip, out):
     height, width = image.shape[0], image.shape[1]
     rows, columns = out.shape[0], out.shape[1]
@@ -127,7 +128,7 @@ def _copy(image, y, x, flip, out):
                 out[i, to, c] = image[y + i, x + j, c] if inside else 0
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def place_part(image, height, width, top, left, y, x, h, w, flip, out, support, whole):
     """As `place`, in nopython code.
 
@@ -141,7 +142,7 @@ def place_part(image, height, width, top, left, y, x, h, w, flip, out, support, 
         _resample(part, top, left, y, x, h, w, whole, flip, support, out)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def sees_part(y, x, h, w, size, support, whole):
     """As `sees`, in nopython code; support: the filter's reach at scale 1, in pixels."""
     down, across = (support * max(h / size, 1.0), support * max(w / size, 1.0)) if whole else (0.0, 0.0)

@@ -10,8 +10,8 @@ at the markers; the coefficients stay what they are.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from fastmix.pipelines.compiled import compiled
 from fastmix.pipelines.huffman import NO_CODE, components, standard_dc, transcode
 from fastmix.pipelines.markers import APP0, APP14, DHT, DRI, EOI, RST0, SOF0, SOF1, SOS, frame, next_marker, segment
 
@@ -57,7 +57,7 @@ def _standard_tables(data: np.ndarray, scan: int) -> bytes:
     return bytes((0xFF, DHT, 0, 2 + len(content))) + content
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _copy(data, start, end, out, at):
     source, target = data[start:end], out[at : at + end - start]
     for k in range(len(source)):  # assigning the slice would take longer, to compile and to run
@@ -65,7 +65,7 @@ def _copy(data, start, end, out, at):
     return at + end - start
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _head(data, scan, height, width, out):
     """Copies what decoding needs of the segments before the scan, with another height and width; returns the length."""
     at, length = 2, _copy(data, 0, 2, out, 0)
@@ -81,7 +81,7 @@ def _head(data, scan, height, width, out):
     return length
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def cut(data, top, left, bottom, right, out):
     """Writes a JPEG of the pixels [top, bottom) x [left, right) of a JPEG, and some around them, to `out`, undecoded.
 

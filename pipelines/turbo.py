@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numba import carray, njit
+from numba import carray
 
+from fastmix.pipelines.compiled import compiled
 from fastmix.pipelines.machine import address, call, pointer
 from fastmix.pipelines.markers import frame
 from fastmix.pipelines.restarts import cut
@@ -75,7 +76,7 @@ def turbo(owner: object) -> Turbo | None:
     return Turbo(handle, *(ctypes.cast(getattr(tj, name), ctypes.c_void_p).value for name in _FUNCTIONS))
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def decode_part(turbo, source, size, height, width, factor, top, left, bottom, right, small, pixels):
     """The part [top, bottom) x [left, right) of a JPEG of height x width pixels at 1/factor, and columns beside it.
 
@@ -110,7 +111,7 @@ def decode_part(turbo, source, size, height, width, factor, top, left, bottom, r
     return _decode(turbo, source, size, height, width, factor, top, left, bottom, right, pixels)
 
 
-@njit(nogil=True, cache=True)
+@compiled
 def _decode(turbo, data, size, height, width, factor, top, left, bottom, right, pixels):
     """decode_part of `size` bytes at the address `data`; the part lies inside the image; markers are not looked for."""
     handle = turbo.handle
