@@ -21,6 +21,7 @@ from fastmix.config import Config
 from fastmix.dist import world
 from fastmix.pipelines import remote, shapes
 from fastmix.pipelines.sources import exists
+from fastmix.tables import markdown
 from fastmix.task import DTYPES, criterion, precision
 
 DATA_SETS = {"in1k": (1_281_167, 1000), "tiny": (100_000, 200), "cifar10": (50_000, 10)}
@@ -65,53 +66,31 @@ def text(found: dict) -> str:
     """`describe` for people: the config as YAML, then the rest in lines and small tables."""
     data, size, steps, model = (found[key] for key in ("data", "batch", "steps", "model"))
     cost = 3 * model["multiply_adds"] * steps["images"]
-    others = [n for n in PROCESSES if size["total"] % (n * size["parts"]) == 0 and n != size["processes"]]
-    parts = ", ".join(f"{size['total'] // (n * size['parts'])} on {n}" for n in others)
-    lines = [
-        found["config"],
-        f"data      {data['images']:,} images, {data['classes']:,} classes"
-        + ("" if data["found"] else " (not opened)"),
-        f"batch     {size['total']:,} images = processes {size['processes']} x parts {size['parts']} x "
-        f"images {size['part']:,}" + (f" ({parts} processes)" if parts else ""),
-        f"steps     {steps['epoch']:,} an epoch, {steps['run']:,} in all; {steps['images']:,} images",
-        f"model     {model['name']}: {model['parameters']:,} parameters, {model['multiply_adds'] / 1e9:.3f}e9 "
-        f"multiply-adds an image; {cost:.1e} in all, a backward pass counted as two forward ones",
-        "",
-        _table(
-            ["schedule", "epoch", "step", "learning rate"],
-            [[row["at"], f"{row['epoch']:g}", f"{row['step']:,}", f"{row['lr']:.4g}"] for row in found["schedule"]],
-        ),
-        _table(
-            ["weight decay", "lr scale", "tensors", "parameters"],
-            [
-                [f"{row['weight_decay']:g}", f"{row['lr_scale']:.4g}", f"{row['tensors']:,}", f"{row['parameters']:,}"]
-                for row in found["groups"]
-            ],
-        ),
-        _table(
-            ["memory of a process", "GiB"],
-            [
-                [name, f"{value / 2**30:.3f}"]
-                for name, value in (found["memory"] | {"together": sum(found["memory"].values())}).items()
-            ],
-        ),
-        _table(["resolved", ""], [[name, value] for name, value in found["resolved"].items()]),
+    opened = "" if data["found"] else " (not opened)"
+    others = [n for n in PROCESSES if n != size["processes"] and size["total"] % (n * size["parts"]) == 0]
+    parts = "".join(f"; {size['total'] // (n * size['parts']):,} on {n}" for n in others)
+    rates = [[row["at"], f"{row['epoch']:g}", f"{row['step']:,}", f"{row['lr']:.4g}"] for row in found["schedule"]]
+    groups = [
+        [f"{row['weight_decay']:g}", f"{row['lr_scale']:.4g}", f"{row['tensors']:,}", f"{row['parameters']:,}"]
+        for row in found["groups"]
     ]
-    return "\n".join(lines).rstrip()
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """Columns aligned: the first to the left, the last of a pair too, numbers to the right."""
-    widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
-    numbers = header[-1] != ""
-    lines = [
-        "  ".join(
-            cell.rjust(w) if k and numbers else cell.ljust(w)
-            for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in [header, *rows]
-    ]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    held = found["memory"] | {"together": sum(found["memory"].values())}
+    return "\n".join(
+        [
+            found["config"],
+            f"data: {data['images']:,} images, {data['classes']:,} classes{opened}",
+            f"batch: {size['total']:,} = processes {size['processes']} x parts {size['parts']} x images "
+            f"{size['part']:,}{parts}",
+            f"steps: {steps['epoch']:,} an epoch, {steps['run']:,} in all; {steps['images']:,} images",
+            f"model: {model['name']}, {model['parameters']:,} parameters, {model['multiply_adds'] / 1e9:.3f}e9 "
+            f"multiply-adds an image; {cost:.1e} in all, where backward counts as two forward passes",
+            "",
+            markdown(["schedule", "epoch", "step", "learning rate"], rates),
+            markdown(["weight decay", "lr scale", "tensors", "parameters"], groups),
+            markdown(["memory of a process", "GiB"], [[name, f"{v / 2**30:.3f}"] for name, v in held.items()]),
+            markdown(["what", "resolved"], [list(row) for row in found["resolved"].items()]).rstrip(),
+        ]
+    )
 
 
 def batch(cfg: Config) -> dict[str, int]:
