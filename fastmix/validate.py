@@ -95,8 +95,7 @@ def validate(subject: Subject, args: argparse.Namespace) -> tuple[dict, str]:
         model = _pretrained(cfg, classes, device) if values is None else models.build(cfg.model, classes, 0, device)
         if values is not None:
             weights.put(values, model, subject.checkpoint)
-        if hasattr(model, "set_input_size"):
-            _resized(model, cfg.data.val_size or cfg.data.size, cfg)
+        _resized(model, val.view.size, cfg)
         task = Task(model, mixers.MIXERS["vanilla"](), cfg).to(device)
         began = time.perf_counter()
         found = predict(model, task, val, args.flip, bar=True)
@@ -207,9 +206,17 @@ def _pretrained(cfg: config.Config, classes: int, device):
 
 
 def _resized(model, size: int, cfg: config.Config) -> None:
-    """Sets a model of one size of image to another: position embeddings are resized, windows keep their share."""
+    """Sets a model of one size of image to another: position embeddings are resized, windows keep their share.
+
+    Raises ValueError where it cannot see images of that size.
+    """
+    import torch
+
     try:
-        model.set_input_size(img_size=(size, size))
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=(size, size))
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ValueError(f"{cfg.model.name} cannot see images of {size} pixels ({error})") from None
 
