@@ -130,6 +130,12 @@ def test_a_continued_run_counts_its_time_and_its_epochs_once(make, monkeypatch):
     assert runs.last(folder)["val"]["top1"] == 61.0 and runs.finished(folder, 2) and not runs.finished(folder, 3)
 
 
+def test_the_end_of_a_long_log_begins_with_a_whole_line(make, monkeypatch):
+    path = make("a", [50.0], words=["mix=cutmix"]) / "log.jsonl"
+    monkeypatch.setattr(runs, "TAIL", len(path.read_text()) - 1)
+    assert runs.last(path.parent).keys() == {"val"}
+
+
 def test_the_published_numbers_are_complete():
     cells = published.cells()
     assert len(cells) == 329 and sum(cell.top1 is not None for cell in cells) == 284
@@ -197,15 +203,16 @@ def test_a_table_holds_ours_beside_the_published(make, capsys):
 
 
 def test_runs_as_the_file_says_come_before_others_and_a_seed_counts_once(make):
-    plain = make("a", [70.0] * 100, words=["mix=cutmix"])
-    make("b", [80.0] * 100, words=["mix=cutmix", "optim.lr=0.3", "seed=1"])
+    make("a", [70.0] * 100, words=["mix=cutmix"])
+    for seed in (1, 2, 3):
+        make(f"b{seed}", [80.0] * 100, words=["mix=cutmix", "optim.lr=0.3", f"seed={seed}"])
     make("c", [90.0] * 100, words=["mix=cutmix"])
     make("d", [60.0] * 100, words=["mix=gridmix_cells", "mixers.gridmix_cells={}"])
     cells = published.table("in1k_pytorch_100ep")
     rows, notes = compare(cells, [runs.read(folder) for folder in runs.find("runs")], "median")
     (row,) = [row for row in rows if row["n"]]
     assert row["ours"] == 90 and row["departs"] == []
-    assert sorted(note.split(":")[0] for note in notes) == ["runs/a", "runs/b", "runs/d"] and plain.exists()
+    assert sorted(note.split(":")[0] for note in notes) == [f"runs/{name}" for name in ("a", "b1", "b2", "b3", "d")]
 
 
 def test_the_formats_parse_back_and_agree(make, capsys, tmp_path):

@@ -18,7 +18,7 @@ from fastmix import cli, jobs, report, runs, sweep, train
 ROOT = Path(__file__).parent.parent
 PATIENT = """
 import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(print("saving")))
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(print("saving"))))
 open(sys.argv[1] + "/log.jsonl", "w").close()
 time.sleep(60)
 """
@@ -123,16 +123,23 @@ def test_killed_and_continued_equals_uninterrupted(folder, capsys):
     assert parts.finished and [row["top1"] for row in parts.val.values()] == [row["top1"] for row in whole.val.values()]
 
 
-def test_the_run_of_a_killed_sweep_saves_and_ends(folder):
+@pytest.mark.parametrize("how", ["kill", "ctrl-c"])
+def test_the_run_of_a_killed_sweep_saves_and_ends(folder, how):
     (folder / "patient.py").write_text(PATIENT)
     (job,) = expand("mix=cutmix")
     script = "from fastmix import sweep; sweep.command = lambda job, *_: ['patient', str(job.folder)]; sweep.main()"
-    process = subprocess.Popen([sys.executable, "-c", script, "small.yaml", "mix=cutmix"], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-c", script, "small.yaml", "mix=cutmix"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     wait((job.folder / "log.jsonl").exists)
-    assert job.state == "running" and "| running " in sweep.status([job])
-    process.kill()
-    process.wait()
+    assert "| running " in sweep.status([job])
+    if how == "kill":
+        process.kill()
+        process.wait()
+        assert job.state == "running", "the lock is kept while the run saves"
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # the whole group, as a terminal does
     wait(lambda: job.state == "stopped")
+    process.wait()
     assert (job.folder / "train.log").read_text() == "saving\n"
 
 
@@ -223,6 +230,9 @@ def test_status_and_time_left_of_a_running_run(folder, capsys):
     assert text.splitlines()[-1] == "2 runs: 1 running, 1 waiting" and not second.folder.exists()
     lock.close()
     assert first.state == "stopped"
+    line = {"kind": "val", "time": 9.0, "step": 50, "epoch": 10, "top1": 50.0, "ema_top1": 60.0}
+    (first.folder / "log.jsonl").write_text(json.dumps(line) + "\n")
+    assert "| stopped | 0/100 | 60.00 |" in sweep.status([first])
 
 
 def test_a_terminal_shows_one_table_that_fits(folder, capsys, monkeypatch):
