@@ -1,8 +1,6 @@
 """The contract of the loaders: pixels, order, ranks, resume, exact validation, errors, threads, memory."""
 
-import gc
 import io
-import os
 import threading
 
 import numpy as np
@@ -405,45 +403,6 @@ def test_loader_refuses_what_cannot_work(packed, tmp_path):
         list(Beton(small, 1, view=View(64, crop="pad"), train=True).epoch(0))
     with pytest.raises(ValueError, match="no loader is called 'tape'; .* beton, .*folder, .*synthetic"):
         loader_class("tape")
-
-
-# ---- leaving early ----
-
-
-def test_leaving_early_ends_the_threads_and_frees_the_memory(packed):
-    loader = Beton(packed, 20, view=View(256), train=True, workers=3)  # 16 MB of buffers an epoch
-
-    def leave(epoch):
-        for _ in loader.epoch(epoch):
-            break
-
-    def interrupt(epoch):
-        try:
-            for _ in loader.epoch(epoch):
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            pass
-
-    def close(epoch):
-        batches = loader.epoch(epoch)
-        next(batches)
-        batches.close()
-
-    def resident():
-        gc.collect()
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def leave_all(times):
-        for k in range(times):
-            (leave, interrupt, close)[k % 3](k)
-            assert threading.active_count() == threads
-
-    threads = threading.active_count()
-    leave_all(5)
-    before = resident()
-    leave_all(20)
-    assert resident() - before < 40e6, "20 sets of buffers would be 320 MB"
 
 
 # ---- the loaders by name ----

@@ -109,8 +109,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, mix, 
 def test_progressive_resolution_and_repeats_reach_the_model(folder, monkeypatch):
     sizes, forward = [], Task.forward
     monkeypatch.setattr(Task, "forward", lambda *args: sizes.append(args[1].shape[1]) or forward(*args))
-    words = ("data.size=96", "data.val_size=32", "data.ramp=[32,0,2]", "data.repeats=3", "epochs=3", "val_every=3", "mix=cutmix")
-    assert run(*words) == 0
+    data = ("data.size=96", "data.val_size=32", "data.ramp=[32,0,2]", "data.repeats=3")
+    assert run(*data, "epochs=3", "val_every=3", "mix=cutmix") == 0
     assert sizes == [32] * 5 + [64] * 5 + [96] * 5
 
 

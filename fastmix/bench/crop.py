@@ -28,20 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """The rows of all crops. Raises ValueError for a size or a count below 1, or where there is no GPU."""
-    import torch
-
-    for option in ("batch", "size", "repeats"):
-        if getattr(args, option) < 1:
-            raise ValueError(f"--{option} is {getattr(args, option)}; it must be at least 1")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine has no GPU that torch can use")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    measure.check(args)
+    with measure.one_thread():
         copy = measure.copy_bandwidth(args.device)
         return [row for name in args.crops for row in _compare(args, name, copy)]
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _compare(args: argparse.Namespace, name: str, copy: float) -> list[dict]:

@@ -15,6 +15,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def _pixels(args: argparse.Namespace) -> list[dict]:
             Beton(args.source, 1, view=View(size, decode=decode), train=True, workers=1).epoch(0)
             for decode in ("exact", "fast")
         )
-        off = [b[0].numpy().astype(int) - a[0].numpy() for (a, b), _ in zip(zip(exact, fast, strict=True), range(1000))]
+        off = [b[0].numpy().astype(int) - a[0].numpy() for a, b in islice(zip(exact, fast, strict=True), 1000)]
         name, shape = "fast - exact", f"{size}x{size}x3"
         off = [image for image in off if image.any()]
         out.append(row("decode", name, "images that differ", shape, "uint8", "images", [len(off)]))
@@ -130,6 +131,8 @@ def _top1(args: argparse.Namespace) -> list[dict]:
                 run = Path(folder, f"{decode}{seed}")
                 if train.main([CONFIG, *SMALL, f"data.decode={decode}", f"seed={seed}", f"out={run}"]):
                     raise ValueError(f"bench decode: the training of seed {seed} failed")
+                if not (run / "model.safetensors").exists():
+                    raise ValueError(f"bench decode: the training of seed {seed} was stopped")
                 lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())
                 scores.append([line["top1"] for line in lines if line["kind"] == "val"][-1])
             out.append(row("decode", "top-1 of the quickstart", decode, "32x32x3", "uint8", "%", scores))

@@ -7,18 +7,44 @@ versions, date. Peers of one comparison share name, shape, dtype and unit.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PEERS = ("name", "shape", "dtype", "unit")
 PACKAGES = ("torch", "triton", "numba", "timm", "torchvision", "ffcv", "simplejpeg", "numpy")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises ValueError for a --batch, --size or --repeats below 1, and for --device cuda without a GPU."""
+    import torch
+
+    for option in ("batch", "size", "repeats"):
+        if getattr(args, option) < 1:
+            raise ValueError(f"--{option} is {getattr(args, option)}; it must be at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: this machine has no GPU that torch can use")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch's own operations on one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def milliseconds(

@@ -42,13 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """The rows of all plans and types. Raises ValueError for a size or a count below 1, or where there is no GPU."""
-    import torch
-
-    for option in ("batch", "size", "repeats"):
-        if getattr(args, option) < 1:
-            raise ValueError(f"--{option} is {getattr(args, option)}; it must be at least 1")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: this machine has no GPU that torch can use")
+    measure.check(args)
     if args.allocator == "tuned" and args.device == "cpu" and any(os.environ.get(k) != v for k, v in TUNED.items()):
         return _in_own_process(args)
     copy = measure.copy_bandwidth(args.device)
