@@ -35,10 +35,12 @@ def test_quantiles_are_numpys():
     assert measure.quantiles(values) == pytest.approx(np.quantile(values, [0.2, 0.5, 0.8]).tolist())
 
 
-def test_the_readmes_tables_are_those_of_the_csv_files():
-    text = (ROOT / "README.md").read_text()
+@pytest.mark.parametrize("name", ["README.md", "docs/loaders.md"])
+def test_the_tables_of_the_pages_are_those_of_the_csv_files(name):
+    path = ROOT / name
+    text = path.read_text()
     assert readme.BLOCK.findall(text)
-    assert readme.fill(text, ROOT) == text
+    assert readme.fill(text, path.parent) == text
 
 
 @pytest.mark.parametrize("words", [["mixx"], ["step", "--batch", "x"], ["step", "--device", "tpu"]])
