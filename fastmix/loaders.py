@@ -87,7 +87,8 @@ def classes(cfg: Config, *loaders: Loader) -> int:
     return count
 
 
-def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
+def require(cfg: Config, split: str) -> None:
+    """Raises ValueError where the source of a split, "train" or "val", is not there."""
     source = getattr(cfg.data, split)
     if cfg.data.loader != "synthetic" and not exists(source):
         what = f"data.{split} is {source!r}, which does not exist" if source else f"data.{split} is empty"
@@ -95,9 +96,13 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
             f"{what}: give data.{split}=PATH of a .beton file (`python -m fastmix.convert` makes one of a folder of "
             f"images), or with data.loader=folder of a folder that holds a folder for each class"
         )
+
+
+def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
+    require(cfg, split)
     options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
     return loader_class(cfg.data.loader)(
-        source,
+        getattr(cfg.data, split),
         batch,
         view=view,
         train=split == "train",

@@ -62,7 +62,20 @@ def main(argv: list[str] | None = None) -> int:
         lines = ("python -m " + " ".join(command(job, slots[0], slots)) for job in jobs if job.state in again)
         print("".join(f"{line}\n" for line in lines), end="")
         return 0
+    require_data(jobs)
     return sweep(jobs, slots, args.retry)
+
+
+def require_data(jobs: list[Job]) -> None:
+    """Raises ValueError, naming the run, where data of one that is not finished are not there."""
+    from fastmix.loaders import require
+
+    for job in jobs:
+        for split in ("train", "val") if job.state != "finished" else ():
+            try:
+                require(job.cfg, split)
+            except ValueError as error:
+                raise ValueError(f"{' '.join(job.settings)}: {error}") from None
 
 
 def devices(gpus: str | None, device: str = "auto") -> list[str | None]:

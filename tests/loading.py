@@ -43,6 +43,29 @@ def image_folder(root: Path, n: int) -> Path:
     return root
 
 
+def every_kind(folder: Path) -> list[str]:
+    """The same picture of 48 x 40 pixels in every kind of file; returns the names, sorted."""
+    corners = np.random.default_rng(1).integers(40, 216, (3, 3, 3), dtype=np.uint8)
+    picture = Image.fromarray(corners).resize((48, 40), Image.Resampling.BICUBIC)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise for display
+    files = {
+        "a.png": (picture, {}),
+        "b.jpg": (picture, {"quality": 95}),
+        "c_cmyk.jpg": (picture.convert("CMYK"), {"quality": 95}),
+        "d_turned.jpg": (picture.transpose(Image.Transpose.ROTATE_90), {"quality": 95, "exif": exif}),
+        "e_alpha.png": (picture.convert("RGBA"), {}),
+        "f_palette.png": (picture.quantize(256), {}),
+        "g_grey.jpg": (picture.convert("L"), {"quality": 95}),
+        "h_grey.png": (picture.convert("L"), {}),
+        "i_progressive.jpg": (picture, {"quality": 95, "progressive": True}),
+    }
+    folder.mkdir()
+    for name, (image, options) in files.items():
+        image.save(folder / name, **options)
+    return list(files)
+
+
 def encoded(pixels: np.ndarray, kind: str = "JPEG", **options) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, kind, **options)

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from loading import beton_of, copies, encoded, equal, image_folder, installed, joined
+from loading import beton_of, copies, encoded, equal, every_kind, image_folder, installed, joined
 from PIL import Image
 
 from fastmix.pipelines import dali_graph, loader_class, sampling
@@ -104,27 +104,11 @@ def test_bound_on_photographs(dali, data):
 
 def test_every_kind_of_file(dali, tmp_path):
     """Folders mix what DALI decodes with what arrives as pixels: turned, CMYK, PNG, palette, transparent, one pixel."""
-    corners = np.random.default_rng(1).integers(40, 216, (3, 3, 3), dtype=np.uint8)
-    picture = Image.fromarray(corners).resize((48, 40), Image.Resampling.BICUBIC)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    files = {
-        "a.png": (picture, {}),
-        "b.jpg": (picture, {"quality": 95}),
-        "c_cmyk.jpg": (picture.convert("CMYK"), {"quality": 95}),
-        "d_turned.jpg": (picture.transpose(Image.Transpose.ROTATE_90), {"quality": 95, "exif": exif}),
-        "e_alpha.png": (picture.convert("RGBA"), {}),
-        "f_palette.png": (picture.quantize(256), {}),
-        "g_grey.jpg": (picture.convert("L"), {"quality": 95}),
-        "h_grey.png": (picture.convert("L"), {}),
-        "i_progressive.jpg": (picture, {"quality": 95, "progressive": True}),
-        "j_one.jpg": (picture.crop((0, 0, 1, 1)), {}),
-        "k_one.png": (picture.crop((0, 0, 1, 1)), {}),
-        "l_422.jpg": (picture, {"quality": 95, "subsampling": 1}),
-    }
-    (tmp_path / "x").mkdir()
-    for name, (image, options) in files.items():
-        image.save(tmp_path / "x" / name, **options)
+    every_kind(tmp_path / "x")
+    picture = Image.open(tmp_path / "x" / "a.png")
+    picture.crop((0, 0, 1, 1)).save(tmp_path / "x" / "j_one.jpg")
+    picture.crop((0, 0, 1, 1)).save(tmp_path / "x" / "k_one.png")
+    picture.save(tmp_path / "x" / "l_422.jpg", quality=95, subsampling=1)
     for view in (View(32, crop="none"), View(16, flip=0.5), View(40, crop="centre", resize=44)):
         for batch in (12, 5, 1):  # 1: batches of one kind
             a, b = (kind(tmp_path, batch, view=view, train=False, seed=4) for kind in (dali, Folder))

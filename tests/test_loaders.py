@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from loading import beton_of, copies, encoded, equal, image_folder, installed, joined
+from loading import beton_of, copies, encoded, equal, every_kind, image_folder, installed, joined
 from PIL import Image
 
 from fastmix.pipelines import LOADERS, develop, loader_class, sampling, shapes
@@ -109,24 +109,7 @@ def test_folder_and_beton_give_the_same_pixels(folder, packed):
 
 def test_folder_turns_every_kind_of_file_upright_and_rgb(tmp_path):
     """The same picture in every kind of file gives the same input, within what its compression loses."""
-    corners = np.random.default_rng(1).integers(40, 216, (3, 3, 3), dtype=np.uint8)
-    picture = Image.fromarray(corners).resize((48, 40), Image.Resampling.BICUBIC)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise for display
-    files = {
-        "a.png": (picture, {}),
-        "b.jpg": (picture, {"quality": 95}),
-        "c_cmyk.jpg": (picture.convert("CMYK"), {"quality": 95}),
-        "d_turned.jpg": (picture.transpose(Image.Transpose.ROTATE_90), {"quality": 95, "exif": exif}),
-        "e_alpha.png": (picture.convert("RGBA"), {}),
-        "f_palette.png": (picture.quantize(256), {}),
-        "g_grey.jpg": (picture.convert("L"), {"quality": 95}),
-        "h_grey.png": (picture.convert("L"), {}),
-        "i_progressive.jpg": (picture, {"quality": 95, "progressive": True}),
-    }
-    (tmp_path / "x").mkdir()
-    for name, (image, options) in files.items():
-        image.save(tmp_path / "x" / name, **options)
+    files = every_kind(tmp_path / "x")
     images, _ = joined(Folder(tmp_path, 9, view=View(32, crop="centre", resize=36), train=False).epoch(0))
     images = dict(zip(files, images.astype(int), strict=True))
     for name, image in images.items():

@@ -71,7 +71,8 @@ def pid_of(job: jobs.Job) -> int | None:
 
 
 def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsys, monkeypatch):
-    words = ("mix=cutmix", "epochs=1", "data.val=shapes:val?n=43&size=32,nowhere.beton")
+    words = ("mix=cutmix", "epochs=1", "data.val=shapes:val?n=43&size=32,broken.beton")
+    Path("broken.beton").write_bytes(bytes(100))
     both = [launch(*words), launch(*words)]
     texts = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [1, 1], texts
@@ -79,9 +80,9 @@ def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsy
     assert (good.state, bad.state) == ("finished", "failed")
     for job in (good, bad):
         assert sum(f"{job.folder}: started" in text for text in texts) == 1, texts
-    assert all("nowhere.beton" in line for text in texts for line in text.splitlines() if "| failed " in line)
+    assert all("broken.beton" in line for text in texts for line in text.splitlines() if "| failed " in line)
     (note,) = [line for text in texts for line in text.splitlines() if f"{bad.folder}: failed" in line]
-    assert "data.val is 'nowhere.beton', which does not exist" in note
+    assert "broken.beton: not a .beton file" in note
     assert (good.folder / "log.jsonl").read_text().count('"val"') == 1
 
     kept = (good.folder / "last.pt").stat().st_mtime_ns
@@ -89,7 +90,7 @@ def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsy
     monkeypatch.setattr(sweep, "start", lambda job, *_: started.append(job))
     assert sweep.main(["small.yaml", *words]) == 1 and started == []
     assert sweep.main(["small.yaml", *words, "--dry-run"]) == 0
-    assert "nowhere" not in capsys.readouterr().out.splitlines()[-1]
+    assert "broken" not in capsys.readouterr().out.splitlines()[-1]
     assert sweep.main(["small.yaml", *words, "--dry-run", "--retry"]) == 0
     *_, last = capsys.readouterr().out.splitlines()
     assert last.startswith("python -m fastmix.train small.yaml mix=cutmix") and f"out={bad.folder}" in last
@@ -257,6 +258,7 @@ def test_a_terminal_shows_one_table_that_fits(folder, capsys, monkeypatch):
         (["mix=cutmix,cutmixx"], "mix=cutmixx: mixers: no row 'cutmixx'"),
         (["mix=all", "seed=0,x"], "mix=vanilla seed=x: small.yaml: seed is 'x'"),
         (["optim.lrr=1,2"], "optim.lrr=1: small.yaml: unknown key 'optim.lrr'; did you mean 'optim.lr'?"),
+        (["data.val=nowhere.beton"], "data.val=nowhere.beton: data.val is 'nowhere.beton', which does not exist"),
         (["seed=0,0"], "comes twice"),
         (["seed=0", "seed=1"], "seed=a,b"),
         (["out=a"], "--runs FOLDER"),
