@@ -27,6 +27,8 @@ class Targets:
         if plan is None:
             return cls(labels[:, None], torch.ones_like(labels, dtype=torch.float32)[:, None])
         plan = plan.to(labels.device)
+        if plan.sources is not None:
+            return cls(labels[plan.sources.long()], plan.weights)
         pairs = torch.stack([labels, labels[plan.partner.long()]], 1)
         return cls(pairs, torch.stack([plan.own, plan.other], 1))
 

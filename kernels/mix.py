@@ -56,6 +56,9 @@ def reference(
             other = (table[:, 1, None, None].long() * height + y[:, None]) * width + x
             weight[rows], first[rows], second[rows] = area(plan, rows, table, place[rows], other, y[:, None], x)
     a, b = pixels[first], pixels[second]
+    rows = torch.nonzero(plan.kind == P.RESIZED).flatten() if plan is not None else []
+    if len(rows):
+        b[rows] = _stretched(plan.table[rows].long(), pixels.view(n, height, width, 3), y[:, None], x)
     weight = (weight * 2.0**-16).float()[..., None]
     mixed = torch.where(weight == 1, a, b + weight * (a - b))
     shift, scale = (torch.from_numpy(v).to(images.device) for v in constants(mean, std))
@@ -136,6 +139,41 @@ def _blocks(plan, rows, table, own, other, y, x):
     return entry[..., 2], source(entry[..., 0]), source(entry[..., 1])
 
 
+def _cells(plan, rows, table, own, other, y, x):
+    height, width = own.shape[1:]
+    gh, gw = table[:, 4:6, None, None].long().unbind(1)
+    cell = (y * gh // height * gw + x * gw // width).flatten(1)
+    word = table.gather(1, 6 + cell // 32).view(own.shape)
+    return P.ONE * (word >> (cell % 32).view(own.shape) & 1).long(), own, other
+
+
+def _map(plan, rows, table, own, other, y, x):
+    maps = plan.maps[table[:, 4].long()].long()
+    sides = (P.map_places(length, cells) for length, cells in zip(own.shape[1:], maps.shape[1:], strict=True))
+    (top, bottom, down), (left, right, across) = ([torch.from_numpy(v).to(own.device) for v in side] for side in sides)
+    rows = maps[:, top] * (P.STEPS - down)[:, None] + maps[:, bottom] * down[:, None]
+    weight = rows[:, :, left] * (P.STEPS - across) + rows[:, :, right] * across
+    return (weight + P.STEPS**2 // 2) // P.STEPS**2, own, other
+
+
+def _stretched(table, images, y, x):
+    """What the boxes of RESIZED rows show, float [n,H,W,3]: outside of the boxes nothing that is used."""
+    n, height, width, _ = images.shape
+    partner, edges = table[:, 1, None, None], table[:, 4:, None, None].unbind(1)
+
+    def place(pixel, low, high, first, last, length):
+        step = (pixel - low).clamp(min=0) * (last - first - 1) * P.STEPS // (high - low - 1).clamp(min=1)
+        cell = first + step // P.STEPS
+        return cell.clamp(0, length - 1), (cell + 1).clamp(0, length - 1), (step % P.STEPS)[..., None].float()
+
+    top, bottom, down = place(y, *edges[:2], *edges[4:6], height)
+    left, right, across = place(x, *edges[2:4], *edges[6:8], width)
+    over, under = (
+        images[partner, y, left] * (P.STEPS - across) + images[partner, y, right] * across for y in (top, bottom)
+    )
+    return (over * (P.STEPS - down) + under * down) * (1 / P.STEPS**2)
+
+
 def _start(cell, length, cells):
     return (cell * length + cells - 1) // cells
 
@@ -148,6 +186,9 @@ _AREAS = {
     P.PROFILE: _profile,
     P.RANKS: _ranks,
     P.BLOCKS: _blocks,
+    P.CELLS: _cells,
+    P.RESIZED: _box,
+    P.MAP: _map,
 }
 
 # ---- Triton ----
@@ -374,6 +415,8 @@ def _check(images, plan, dtype, erase) -> None:
             _fits("plan.bank", plan.bank, [torch.int16, torch.int32], (None, height, width), where)
         if plan.blocks is not None:
             _fits("plan.blocks", plan.blocks, [torch.int32], (n, None, 3), where)
+        if plan.maps is not None:
+            _fits("plan.maps", plan.maps, [torch.int32], (None, None, None), where)
     if erase is not None:
         _fits("erase.boxes", erase.boxes, [torch.int32], (n, 5), where)
         _fits("erase.fill", erase.fill, [torch.float32], (3, LEVELS), where)

@@ -69,10 +69,29 @@ def _window(rng, n, size):
 def _puzzle(rng, n, size):
     """Blocks with shuffled sources, as PuzzleMix and Co-Mixup make them."""
     gh, gw = min(4, size[0]), min(7, size[1])
-    plan = Plan.cells(_partners(rng, n), rng.integers(0, 3, (n, gh, gw)) / 2, size)
-    shape = (*plan.blocks.shape[:2], 2)
-    plan.blocks[..., :2] = torch.from_numpy(rng.integers(0, n * gh * gw, shape).astype(np.int32))
-    return plan
+    first, second = rng.integers(0, n * gh * gw, (2, n, gh * gw))
+    return Plan.block(_partners(rng, n), first, second, rng.integers(0, 3, (n, gh * gw)) / 2, (gh, gw), size)
+
+
+def _cells(rng, n, size):
+    return Plan.cells(_partners(rng, n), rng.random((n, min(9, size[0]), 7)) < 0.5, size)
+
+
+def _snap(rng, n, size):
+    """Boxes that show stretched windows of the partner, some of a single pixel."""
+    box, source = tuple(_boxes(rng, n, size)), list(_boxes(rng, n, size))
+    for axis, length in ((0, size[0]), (2, size[1])):
+        source[axis] = np.minimum(source[axis], length - 1)
+        source[axis + 1] = np.maximum(source[axis + 1], source[axis] + 1)
+    return Plan.resized(_partners(rng, n), box, tuple(source), size)
+
+
+def _soft(rng, n, size):
+    return Plan.map(_partners(rng, n), rng.random((n, 4, 5)) ** 2, size)
+
+
+def _soft_full(rng, n, size):
+    return Plan.map(_partners(rng, n), rng.random((n, *size)), size)
 
 
 def _mixup(rng, n, size):
@@ -88,7 +107,7 @@ def _half(rng, n, size):
 
 
 def _all(rng, n, size):
-    makers = (lambda *_: Plan.plain(n), _mixup, _cutmix, _window, _gauss, _fmix, _puzzle, _grid)
+    makers = (lambda *_: Plan.plain(n), _mixup, _cutmix, _window, _gauss, _fmix, _puzzle, _grid, _cells, _snap, _soft)
     return Plan.select(rng.permutation(n) % len(makers), [make(rng, n, size) for make in makers])
 
 
@@ -103,6 +122,10 @@ PLANS: dict[str, Callable] = {
     "fmix int32": _fmix_int32,
     "resizemix": _window,
     "blocks": _puzzle,
+    "cells": _cells,
+    "stretched": _snap,
+    "map": _soft,
+    "map, full size": _soft_full,
     "all kinds": _all,
 }
 

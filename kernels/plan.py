@@ -23,6 +23,15 @@ gives the same bits. Labels are computed from the rounded mask, so they are exac
 | | box shows the partner at (source + floor((pixel - corner) * scale)), clamped to the image (nearest neighbour). |
 | | PROFILE: row of `profiles`. RANKS: row of `bank`, count, flip (1 = along x, 2 = along y): own where rank < count. |
 | | BLOCKS: rows, columns of the cell grid: the weights and sources of `blocks`. |
+| | CELLS: rows, columns of the cell grid, then one bit a cell, row by row: bit k % 32 of column 6 + k // 32 is set where |
+| | the pixels are the image's own; at most 192 cells. |
+| | RESIZED: y0 y1 x0 x1 of the box, then y0 y1 x0 x1 of a window of the partner, which the box shows stretched by |
+| | bilinear interpolation between corners (align_corners; positions in 1/128 pixel, rounded down). |
+| | MAP: row of `maps`: the weight, by bilinear interpolation between the centres of the map's cells (clamped at the |
+| | border; positions in 1/128 cell, rounded down), rounded to 2**-16. A map of the image's own size is taken as it is. |
+
+The row may be made on the host from a generator, or on the device from what a method saw in the pixels or in the model:
+the constructors take numpy arrays, numbers and tensors alike, and what they build lies where `partner` lies.
 """
 
 from __future__ import annotations
@@ -31,16 +40,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-PLAIN, BLEND, BOX, WINDOW, PROFILE, RANKS, BLOCKS = range(7)
+from fastmix.kernels.send import send
+
+PLAIN, BLEND, BOX, WINDOW, PROFILE, RANKS, BLOCKS, CELLS, RESIZED, MAP = range(10)
 COLUMNS = 12
 ONE = 1 << 16  # weight 1.0 in the table's fixed point
-
-
-def bits(values) -> np.ndarray:
-    """fp32 values as the int32 that holds the same bits."""
-    return np.ascontiguousarray(values, dtype=np.float32).view(np.int32)
+STEPS = 128  # positions between two pixels or cells, in RESIZED and MAP
+MOST_CELLS = 32 * (COLUMNS - 6)  # of a grid of kind CELLS
 
 
 @dataclass
@@ -52,12 +61,18 @@ class Plan:
     bank     int16 or int32 [M,H,W]  RANKS: rank of each pixel (int16 holds the bits of a uint16)
     blocks   int32 [B,C,3]   BLOCKS: for each cell: first source, second source (image * cells + cell), weight of the
                              first in 2**-16
+    maps     int32 [M,h,w]   MAP: weights of the image itself in 2**-16
+    sources  int32 [B,K], weights float32 [B,K]   labels of samples with more than two sources (Co-Mixup): sample i has the
+                             label of image sources[i,k] to the degree weights[i,k]; they replace partner, own and other
     """
 
     table: Tensor
     profiles: Tensor | None = None
     bank: Tensor | None = None
     blocks: Tensor | None = None
+    maps: Tensor | None = None
+    sources: Tensor | None = None
+    weights: Tensor | None = None
 
     @property
     def kind(self) -> Tensor:
@@ -84,29 +99,27 @@ class Plan:
 
     def to(self, device) -> Plan:
         """The plan on `device`; from the host one pinned, asynchronous copy a tensor, without a sync."""
-        device = torch.device(device)
+        return Plan(*(None if t is None else send(t, device) for t in vars(self).values()))
 
-        def move(t):
-            if t is None or t.device == device:
-                return t
-            if device.type == "cuda" and t.device.type == "cpu":
-                t = t.pin_memory()
-            return t.to(device, non_blocking=True)
+    def labelled(self, own, other) -> Plan:
+        """The same pixels with other label weights: numbers, or one a sample. They need not sum to one."""
+        table = self.table.clone()
+        floats = table.view(torch.float32)
+        floats[:, 2], floats[:, 3] = send(own, table.device), send(other, table.device)
+        return replace(self, table=table)
 
-        return Plan(move(self.table), move(self.profiles), move(self.bank), move(self.blocks))
-
-    # ---- one constructor for each kind of area; arguments are numpy arrays or scalars, broadcast over the batch ----
+    # ---- one constructor for each kind of area; arguments are arrays, tensors or numbers, broadcast over the batch ----
 
     @classmethod
     def plain(cls, n: int) -> Plan:
         """Every image stays as it is."""
-        return _rows(PLAIN, np.arange(n), 1.0)
+        return _rows(PLAIN, torch.arange(n, dtype=torch.int32), 1.0)
 
     @classmethod
     def blend(cls, partner, own) -> Plan:
         """out = own * x + (1 - own) * x[partner]; `own` in [0, 1] is rounded to 2**-16."""
-        weight = np.rint(np.broadcast_to(own, len(partner)) * ONE).astype(np.int32)
-        return _rows(BLEND, partner, weight / ONE, weight)
+        weight = _fixed(own)
+        return _rows(BLEND, partner, weight.double() / ONE, weight)
 
     @classmethod
     def box(cls, partner, y0, y1, x0, x1, size: tuple[int, int]) -> Plan:
@@ -117,8 +130,16 @@ class Plan:
     def window(cls, partner, y0, y1, x0, x1, source_y, source_x, scale_y, scale_x, size: tuple[int, int]) -> Plan:
         """Like `box`, but showing a scaled window of the partner (nearest neighbour)."""
         own = _outside(y0, y1, x0, x1, size)
-        scales = [bits(np.broadcast_to(s, len(partner))) for s in (scale_y, scale_x)]
+        scales = (torch.as_tensor(s).float().view(torch.int32) for s in (scale_y, scale_x))
         return _rows(WINDOW, partner, own, y0, y1, x0, x1, source_y, source_x, *scales)
+
+    @classmethod
+    def resized(cls, partner, box: tuple, source: tuple, size: tuple[int, int]) -> Plan:
+        """Inside the half-open box (y0, y1, x0, x1) the window `source` of the partner, likewise, stretched bilinearly.
+
+        A window has at least one pixel where its box has one.
+        """
+        return _rows(RESIZED, partner, _outside(*box, size), *box, *source)
 
     @classmethod
     def profile(cls, partner, along_y, along_x) -> Plan:
@@ -128,27 +149,48 @@ class Plan:
         """
         y, x = (np.rint(np.asarray(v) * 256).astype(np.int16) for v in (along_y, along_x))
         other = y.mean(1, dtype=np.float64) * x.mean(1, dtype=np.float64) / ONE
-        plan = _rows(PROFILE, partner, 1 - np.broadcast_to(other, len(partner)), np.arange(len(partner)) % len(y))
+        plan = _rows(PROFILE, partner, 1 - other, np.arange(len(partner)) % len(y))
         return replace(plan, profiles=torch.from_numpy(np.concatenate([y, x], 1)))
 
     @classmethod
     def ranks(cls, partner, bank: Tensor, index, count, flip=0) -> Plan:
         """The image's own pixel where the rank map `bank[index]`, flipped, is below `count`."""
-        own = np.broadcast_to(count, len(partner)) / (bank.shape[1] * bank.shape[2])
+        own = np.asarray(count) / (bank.shape[1] * bank.shape[2])
         return replace(_rows(RANKS, partner, own, index, count, flip), bank=bank)
 
     @classmethod
     def cells(cls, partner, own, size: tuple[int, int]) -> Plan:
-        """Cell-wise weights of the image itself: `own` [B,gh,gw] in [0,1], rounded to 2**-16; nearest upsampling."""
+        """The image's own pixels in the cells where `own`, bool [B,gh,gw] or [1,gh,gw], is set; gh * gw <= 192.
+
+        Pixel p lies in cell p * cells // length: nearest upsampling.
+        """
+        own = torch.as_tensor(own)
         n, gh, gw = own.shape
-        weight = np.rint(own * ONE).astype(np.int32)
-        area = np.outer(np.diff(cell_edges(size[0], gh)), np.diff(cell_edges(size[1], gw))) / (size[0] * size[1])
-        cell, count = np.arange(gh * gw, dtype=np.int32), gh * gw
-        first = np.arange(n, dtype=np.int32)[:, None] * count + cell
-        second = np.asarray(partner, dtype=np.int32)[:, None] * count + cell
-        blocks = np.stack([first, second, weight.reshape(n, -1)], -1).astype(np.int32)
-        plan = _rows(BLOCKS, partner, (weight * area).sum((1, 2)) / ONE, gh, gw)
-        return replace(plan, blocks=torch.from_numpy(blocks))
+        if gh * gw > MOST_CELLS:
+            raise ValueError(f"cells: a grid of {gh} x {gw} has more than {MOST_CELLS} cells")
+        flat = F.pad(own.flatten(1).int(), (0, -gh * gw % 32)).view(n, -1, 32)
+        words = (flat << torch.arange(32, dtype=torch.int32, device=own.device)).sum(2, dtype=torch.int32)
+        return _rows(CELLS, partner, cell_mean(own, size), gh, gw, *words.unbind(1))
+
+    @classmethod
+    def block(cls, partner, first, second, weight, grid: tuple[int, int], size: tuple[int, int]) -> Plan:
+        """Cell c of sample i shows weight[i,c] of cell first[i,c] and the rest of cell second[i,c].
+
+        first, second: integers [B,C], image * C + cell; weight [B,C] in [0,1], rounded to 2**-16; C = gh * gw, the
+        grid. The labels are those of the image itself and of the partner, by the mean of `weight`.
+        """
+        weight = _fixed(weight)
+        table = torch.stack([torch.as_tensor(v).to(weight.device, torch.int32) for v in (first, second, weight)], 2)
+        own = cell_mean(weight.view(-1, *grid), size) / ONE
+        return replace(_rows(BLOCKS, partner, own, *grid), blocks=table)
+
+    @classmethod
+    def map(cls, partner, own, size: tuple[int, int]) -> Plan:
+        """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, as a weight in 2**-16."""
+        maps = _fixed(own)
+        y, x = (map_share(length, cells, maps.device) for length, cells in zip(size, maps.shape[1:], strict=True))
+        mean = torch.einsum("bhw,h,w->b", maps.double(), y, x) / ONE
+        return replace(_rows(MAP, partner, mean, torch.arange(len(maps), dtype=torch.int32)), maps=maps)
 
     @classmethod
     def select(cls, choice, plans: list[Plan]) -> Plan:
@@ -158,17 +200,21 @@ class Plan:
         if len(banks) > 1:
             raise ValueError("a choice by sample has one fmix bank: list one fmix, or choose by batch")
         table = torch.stack([p.table for p in plans])[choice, torch.arange(len(choice))]
-        profiles, first = [p.profiles for p in plans if p.profiles is not None], 0
-        for k, p in enumerate(plans):
-            if p.profiles is not None:  # its rows now begin at `first` of the joined profiles
-                table[(choice == k) & (table[:, 0] == PROFILE), 4] += first
-                first += len(p.profiles)
+        joined = {}
+        for kind, name in ((PROFILE, "profiles"), (MAP, "maps")):
+            parts, first = [], 0
+            for k, part in enumerate(getattr(p, name) for p in plans):
+                if part is not None:  # its rows now begin at `first` of the joined ones
+                    table[(choice == k) & (table[:, 0] == kind), 4] += first
+                    first += len(part)
+                    parts.append(part)
+            joined[name] = torch.cat(parts) if parts else None
         cells = max((p.blocks.shape[1] for p in plans if p.blocks is not None), default=0)
         blocks = torch.zeros(len(choice), cells, 3, dtype=torch.int32) if cells else None
         for k, p in enumerate(plans):
             if p.blocks is not None:
                 blocks[choice == k, : p.blocks.shape[1]] = p.blocks[choice == k]
-        return cls(table, torch.cat(profiles) if profiles else None, next(iter(banks.values()), None), blocks)
+        return cls(table, bank=next(iter(banks.values()), None), blocks=blocks, **joined)
 
 
 def cell_edges(length: int, cells: int) -> np.ndarray:
@@ -176,16 +222,46 @@ def cell_edges(length: int, cells: int) -> np.ndarray:
     return -(-np.arange(cells + 1) * length // cells)
 
 
+def cell_mean(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean over the pixels of an image of a value a cell, [B,gh,gw] -> float64 [B]."""
+    y, x = (np.diff(cell_edges(length, cells)) for length, cells in zip(size, values.shape[1:], strict=True))
+    area = send(np.outer(y, x) / (size[0] * size[1]), values.device)
+    return (values * area).sum((1, 2))
+
+
+def map_places(length: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each pixel along a side: the two cells of a map between whose centres it lies, and 128 x the second's share."""
+    pixel = np.arange(length, dtype=np.int64)
+    if cells == length:
+        return pixel, pixel, 0 * pixel
+    place = np.clip((2 * pixel + 1) * cells * STEPS // (2 * length) - STEPS // 2, 0, (cells - 1) * STEPS)
+    first = place // STEPS
+    return first, np.minimum(first + 1, cells - 1), place % STEPS
+
+
+def map_share(length: int, cells: int, device) -> Tensor:
+    """How much each cell of a map counts in the mean over the pixels along a side. float64 [cells]"""
+    first, second, step = map_places(length, cells)
+    share = np.bincount(first, 1 - step / STEPS, cells) + np.bincount(second, step / STEPS, cells)
+    return send(share / length, device)
+
+
+def _fixed(weight) -> Tensor:
+    return (torch.as_tensor(weight).double() * ONE).round().int()
+
+
 def _rows(kind: int, partner, own, *params) -> Plan:
-    n = len(partner)
-    table = np.zeros((n, COLUMNS), np.int32)
-    own = np.broadcast_to(np.asarray(own, np.float64), n)
-    table[:, 0], table[:, 1], table[:, 2], table[:, 3] = kind, partner, bits(own), bits(1 - own)
+    given = [torch.as_tensor(v) for v in (partner, own, *params)]
+    device = next((v.device for v in given if v.device.type != "cpu"), given[0].device)
+    partner, own, *params = (send(v, device) for v in given)
+    table = torch.zeros(len(partner), COLUMNS, dtype=torch.int32, device=device)
+    floats = table.view(torch.float32)
+    table[:, 0], table[:, 1], floats[:, 2], floats[:, 3] = kind, partner, own, 1 - own
     for k, value in enumerate(params):
         table[:, 4 + k] = value
-    return Plan(torch.from_numpy(table))
+    return Plan(table)
 
 
-def _outside(y0, y1, x0, x1, size) -> np.ndarray:
-    area = (np.asarray(y1, np.int64) - y0) * (np.asarray(x1, np.int64) - x0)
-    return 1 - area / (size[0] * size[1])
+def _outside(y0, y1, x0, x1, size) -> Tensor:
+    y0, y1, x0, x1 = (torch.as_tensor(v).double() for v in (y0, y1, x0, x1))
+    return 1 - (y1 - y0) * (x1 - x0) / (size[0] * size[1])

@@ -19,7 +19,7 @@ def rows() -> dict:
     found = {}
     for name, cls in MIXERS.items():
         known = inspect.signature(cls).parameters
-        if cls.forward is not Mixer.forward:
+        if cls.forward is not Mixer.forward or cls.decide is not Mixer.decide:
             continue
         options = {"alpha": 0.6} if "alpha" in known else {}
         if name == "fmix":

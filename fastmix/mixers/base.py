@@ -16,7 +16,7 @@ VARIANTS = ("paper", "openmixup")
 
 
 class Mixer(nn.Module):
-    """A training method. Input mixers write plan(); feature, learned and label mixers override forward().
+    """A training method. Input mixers write plan(), guided ones guide() too; others override forward().
 
     Evaluation never touches a mixer: the saved model is the plain one.
     """
@@ -25,9 +25,16 @@ class Mixer(nn.Module):
         """How this batch is mixed; None: not at all. All randomness comes from batch.rng."""
         raise NotImplementedError
 
+    def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
+        """The plan of this batch in training: that of plan(), for which some methods ask the model first.
+
+        Nothing of the model changes: no parameter's gradient, no statistic, no mode.
+        """
+        return self.plan(batch)
+
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The training loss of one batch (a float32 scalar)."""
-        plan = self.plan(batch)
+        plan = self.decide(model, batch, criterion)
         if plan is not None:
             plan = plan.to(batch.images.device)
         return criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))

@@ -32,7 +32,7 @@ class Choice(Mixer):
         self.probabilities = shares(list(of.values()))
         if granularity == "sample":
             for mixer in of:
-                if type(mixer).forward is not Mixer.forward:
+                if type(mixer).forward is not Mixer.forward or type(mixer).decide is not Mixer.decide:
                     raise ValueError(
                         f"Choice: granularity sample cannot hold {type(mixer).__name__}, which does more than plan; "
                         "choose by batch"
@@ -48,6 +48,11 @@ class Choice(Mixer):
         choice = self.draw(batch.rng, len(batch))
         plans = [mixer.plan(batch) for mixer in self.mixers]
         return Plan.select(choice, [Plan.plain(len(batch)) if p is None else p for p in plans])
+
+    def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
+        if self.granularity == "batch":
+            return self.mixers[self.draw(batch.rng)].decide(model, batch, criterion)
+        return self.plan(batch)
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         if self.granularity == "batch":

@@ -15,7 +15,7 @@ class GridMixCells(InputMixer):
 
     Baek, Bang, Shim, "GridMix: Strong regularization through local context mapping", Pattern Recognition 109, 2021.
 
-    Cost: one image is read and one written; a table of cells**2 entries instead of a mask.
+    Cost: one image is read and one written; a bit a cell instead of a mask.
     Departs from the paper: a reconstruction of its mask only. Its auxiliary loss, which classifies each patch, is left
     out (it needs a head of its own on the feature map); 4 cells a side and the exact count of cells are our reading.
     """
@@ -30,4 +30,4 @@ class GridMixCells(InputMixer):
         kept = np.rint(batch.rng.beta(self.alpha, self.alpha, n) * q * q)
         order = batch.rng.random((n, q * q)).argsort(1)
         own = (order < kept[:, None]).reshape(n, q, q)
-        return Plan.cells(self.pair(batch), np.broadcast_to(own, (len(batch), q, q)), batch.size)
+        return Plan.cells(self.pair(batch), own, batch.size)
