@@ -16,7 +16,7 @@ class GuidedMixer(InputMixer):
     """
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor | tuple[Tensor, ...]:
-        """What the plan follows from: saliency, features. Must leave the model as it is (fastmix/models/saliency.py)."""
+        """What the plan follows from: saliency, features. Leaves the model as it is (fastmix/models/saliency.py)."""
         raise NotImplementedError
 
     def plan(self, batch: Batch, guide: Tensor | tuple[Tensor, ...]) -> Plan:
