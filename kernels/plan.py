@@ -23,8 +23,8 @@ gives the same bits. Labels are computed from the rounded mask, so they are exac
 | | box shows the partner at (source + floor((pixel - corner) * scale)), clamped to the image (nearest neighbour). |
 | | PROFILE: row of `profiles`. RANKS: row of `bank`, count, flip (1 = along x, 2 = along y): own where rank < count. |
 | | BLOCKS: rows, columns of the cell grid: the weights and sources of `blocks`. |
-| | CELLS: rows, columns of the cell grid, then one bit a cell, row by row: bit k % 32 of column 6 + k // 32 is set where |
-| | the pixels are the image's own; at most 192 cells. |
+| | CELLS: rows, columns of the cell grid, then one bit a cell, row by row: bit k % 32 of column 6 + k // 32 is set |
+| | where the pixels are the image's own; at most 192 cells. |
 | | RESIZED: y0 y1 x0 x1 of the box, then y0 y1 x0 x1 of a window of the partner, which the box shows stretched by |
 | | bilinear interpolation between corners (align_corners; positions in 1/128 pixel, rounded down). |
 | | MAP: row of `maps`: the weight, by bilinear interpolation between the centres of the map's cells (clamped at the |
@@ -62,8 +62,9 @@ class Plan:
     blocks   int32 [B,C,3]   BLOCKS: for each cell: first source, second source (image * cells + cell), weight of the
                              first in 2**-16
     maps     int32 [M,h,w]   MAP: weights of the image itself in 2**-16
-    sources  int32 [B,K], weights float32 [B,K]   labels of samples with more than two sources (Co-Mixup): sample i has the
-                             label of image sources[i,k] to the degree weights[i,k]; they replace partner, own and other
+    sources  int32 [B,K], weights float32 [B,K]   labels of samples with more than two sources (Co-Mixup): sample i has
+                             the label of image sources[i,k] to the degree weights[i,k]; they replace partner, own and
+                             other
     """
 
     table: Tensor
@@ -108,7 +109,7 @@ class Plan:
         floats[:, 2], floats[:, 3] = send(own, table.device), send(other, table.device)
         return replace(self, table=table)
 
-    # ---- one constructor for each kind of area; arguments are arrays, tensors or numbers, broadcast over the batch ----
+    # ---- one constructor for each kind of area; arguments: arrays, tensors or numbers, broadcast over the batch ----
 
     @classmethod
     def plain(cls, n: int) -> Plan:
@@ -186,7 +187,7 @@ class Plan:
 
     @classmethod
     def map(cls, partner, own, size: tuple[int, int]) -> Plan:
-        """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, as a weight in 2**-16."""
+        """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, rounded to 2**-16."""
         maps = _fixed(own)
         y, x = (map_share(length, cells, maps.device) for length, cells in zip(size, maps.shape[1:], strict=True))
         mean = torch.einsum("bhw,h,w->b", maps.double(), y, x) / ONE
@@ -230,7 +231,7 @@ def cell_mean(values: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def map_places(length: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each pixel along a side: the two cells of a map between whose centres it lies, and 128 x the second's share."""
+    """For each pixel along a side: the two cells of a map between whose centres it lies, 128 x the second's share."""
     pixel = np.arange(length, dtype=np.int64)
     if cells == length:
         return pixel, pixel, 0 * pixel

@@ -1,7 +1,7 @@
 """Compiles every kernel for every GPU generation, with no GPU, and prints a table of what the compiler made of it.
 
-python tests/aot_check.py [KERNEL ...]: exit code 1 if a kernel spills, uses more registers than its target allows, or has narrower
-memory accesses than it should. Must run without TRITON_INTERPRET.
+python tests/aot_check.py [KERNEL ...]: exit code 1 if a kernel spills, uses more registers than its target allows, or
+has narrower memory accesses than it should. Must run without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
