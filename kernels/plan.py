@@ -195,26 +195,31 @@ class Plan:
 
     @classmethod
     def select(cls, choice, plans: list[Plan]) -> Plan:
-        """One plan whose sample i follows plans[choice[i]]; all on the CPU. Raises ValueError for two rank banks."""
-        choice = torch.as_tensor(choice)
+        """One plan whose sample i follows plans[choice[i]], on the device if one of them is there.
+
+        Raises ValueError for two rank banks.
+        """
+        device = next((p.table.device for p in plans if p.table.device.type != "cpu"), "cpu")
+        choice, plans = send(choice, device), [p.to(device) for p in plans]
         banks = {id(p.bank): p.bank for p in plans if p.bank is not None}
         if len(banks) > 1:
             raise ValueError("a choice by sample has one fmix bank: list one fmix, or choose by batch")
-        table = torch.stack([p.table for p in plans])[choice, torch.arange(len(choice))]
+        table = torch.stack([p.table for p in plans])[choice, torch.arange(len(choice), device=device)]
         joined = {}
         for kind, name in ((PROFILE, "profiles"), (MAP, "maps")):
             parts, first = [], 0
             for k, part in enumerate(getattr(p, name) for p in plans):
                 if part is not None:  # its rows now begin at `first` of the joined ones
-                    table[(choice == k) & (table[:, 0] == kind), 4] += first
+                    table[:, 4] += first * ((choice == k) & (table[:, 0] == kind))
                     first += len(part)
                     parts.append(part)
             joined[name] = torch.cat(parts) if parts else None
         cells = max((p.blocks.shape[1] for p in plans if p.blocks is not None), default=0)
-        blocks = torch.zeros(len(choice), cells, 3, dtype=torch.int32) if cells else None
+        blocks = torch.zeros(len(choice), cells, 3, dtype=torch.int32, device=device) if cells else None
         for k, p in enumerate(plans):
             if p.blocks is not None:
-                blocks[choice == k, : p.blocks.shape[1]] = p.blocks[choice == k]
+                part = F.pad(p.blocks, (0, 0, 0, cells - p.blocks.shape[1]))
+                blocks = torch.where((choice == k)[:, None, None], part, blocks)
         return cls(table, bank=next(iter(banks.values()), None), blocks=blocks, **joined)
 
 
