@@ -28,7 +28,7 @@ gives the same bits. Labels are computed from the rounded mask, so they are exac
 | | RESIZED: y0 y1 x0 x1 of the box, then y0 y1 x0 x1 of a window of the partner, which the box shows stretched by |
 | | bilinear interpolation between corners (align_corners; positions in 1/128 pixel, rounded down). |
 | | MAP: row of `maps`: the weight, by bilinear interpolation between the centres of the map's cells (clamped at the |
-| | border; positions in 1/128 cell, rounded down), rounded to 2**-16. A map of the image's own size is taken as it is. |
+| | border; positions in 1/128 cell, rounded down), rounded to 2**-16. A map of the image's size is taken as it is. |
 
 The row may be made on the host from a generator, or on the device from what a method saw in the pixels or in the model:
 the constructors take numpy arrays, numbers and tensors alike, and what they build lies where `partner` lies.
