@@ -14,7 +14,7 @@ from fastmix.ema import Ema
 from fastmix.evaluate import evaluate
 from fastmix.loaders import resolution
 from fastmix.log import Clock, Log
-from fastmix.optim import learning_rate
+from fastmix.optim import set_rates
 from fastmix.precise_bn import precise_bn
 from fastmix.state import State
 from fastmix.task import Task, step_rng
@@ -44,9 +44,7 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
         clock.read()
         for images, labels, _ in clock.waiting(data.epoch(epoch, first, resolution(cfg, epoch))):
             torch.manual_seed(step_rng(cfg.seed, state.step, rank(), cfg.accum).integers(2**63))  # dropout, drop path
-            lr = learning_rate(cfg.schedule, cfg.optim.lr, state.step, epoch_steps, cfg.epochs)
-            for group in opt.param_groups:
-                group["lr"] = lr * group.get("lr_scale", 1.0)
+            lr = set_rates(opt, cfg, state.step, epoch_steps)
             task.mixer.set_progress(state.step / steps)
             parts = zip(images.tensor_split(cfg.accum), labels.tensor_split(cfg.accum), strict=True)
             for part, (x, y) in enumerate(parts):
@@ -95,11 +93,12 @@ def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> Non
 
 def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: int) -> None:
     """Validates the model, and its average where there is one; keeps the best checkpoint."""
+    others = task.mixer.predictors(task.model) | ({"ema": ema.module} if ema else {})
     average_buffers(task.model)
     result = evaluate(task.model, task, val)
-    if ema:
-        average_buffers(ema.module)
-        result |= {f"ema_{key}": value for key, value in evaluate(ema.module, task, val).items() if key != "images"}
+    for name, model in others.items():
+        average_buffers(model)
+        result |= {f"{name}_{key}": value for key, value in evaluate(model, task, val).items() if key != "images"}
     log("val", step=state.step, epoch=epoch, **result)
     score = result["ema_top1" if ema else "top1"]
     state.best, is_best = max(state.best, score), score > state.best

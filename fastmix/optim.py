@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from dataclasses import replace
 
 import torch
 from torch import nn
 
-from fastmix.config import Optim, Schedule
+from fastmix.config import Config, Optim, Schedule
 
 
 def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.Optimizer:
@@ -69,6 +70,21 @@ def learning_rate(cfg: Schedule, lr: float, step: int, steps_per_epoch: int, epo
         share = 1 - (1 - step / warmup) * (1 - cfg.warmup_factor)
         return share * (lr if cfg.warmup == "ramp" else value)
     return value
+
+
+def set_rates(opt: torch.optim.Optimizer, cfg: Config, step: int, steps_per_epoch: int) -> float:
+    """Gives every group its learning rate at `step` and returns the model's.
+
+    A group is scaled by its `lr_scale`, or follows its `own_lr`: [lr, min_lr] by the same cosine without warm-up.
+    """
+    lr = learning_rate(cfg.schedule, cfg.optim.lr, step, steps_per_epoch, cfg.epochs)
+    for group in opt.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+        if "own_lr" in group:
+            own, lowest = group["own_lr"]
+            schedule = replace(cfg.schedule, min_lr=lowest, warmup_epochs=0)
+            group["lr"] = learning_rate(schedule, own, step, steps_per_epoch, cfg.epochs)
+    return lr
 
 
 def _spared(name: str, p: torch.Tensor, rules: list[str]) -> bool:

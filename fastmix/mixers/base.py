@@ -18,8 +18,15 @@ VARIANTS = ("paper", "openmixup")
 class Mixer(nn.Module):
     """A training method. Input mixers write plan(), guided ones guide() too; others override forward().
 
-    Evaluation never touches a mixer: the saved model is the plain one.
+    Evaluation never touches a mixer: the saved model is the plain one. What a method adds to it (a mix block, a teacher,
+    a second head) is made in prepare() and lives in the mixer, so checkpoints and DDP see it and the model stays plain.
     """
+
+    def prepare(self, model: nn.Module) -> None:
+        """Called once, with the model as it begins, before optimiser and DDP exist: makes what depends on it.
+
+        Raises ValueError, naming the method, for a model that it does not work with.
+        """
 
     def plan(self, batch: Batch) -> Plan | None:
         """How this batch is mixed; None: not at all. All randomness comes from batch.rng."""
@@ -40,8 +47,16 @@ class Mixer(nn.Module):
         return criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
 
     def param_groups(self) -> list[dict]:
-        """Parameters of the method's own, as optimiser groups (`lr_scale`, `weight_decay`)."""
+        """Parameters of the method's own, as optimiser groups.
+
+        A group may say `lr_scale`, or `own_lr`: [lr, min_lr], a cosine of its own without warm-up; and what its
+        optimiser takes (`weight_decay`, `momentum`).
+        """
         return []
+
+    def predictors(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Other networks of the method that predict, by name: their validation is logged beside that of the model."""
+        return {}
 
     def after_step(self, model: nn.Module) -> None:
         """Called after each optimiser step: momentum teachers."""

@@ -55,9 +55,22 @@ class Choice(Mixer):
         return self.plan(batch)
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        if self.granularity == "batch":
-            return self.mixers[self.draw(batch.rng)](model, batch, criterion)
-        return super().forward(model, batch, criterion)
+        if self.granularity == "sample":
+            return super().forward(model, batch, criterion)
+        chosen = self.draw(batch.rng)
+        loss = self.mixers[chosen](model, batch, criterion)
+        for k, mixer in enumerate(self.mixers):  # each process draws its own: DDP must see every parameter on all
+            for p in mixer.parameters():
+                if k != chosen and p.requires_grad:
+                    loss = loss + 0 * p.sum()
+        return loss
+
+    def prepare(self, model: nn.Module) -> None:
+        for mixer in self.mixers:
+            mixer.prepare(model)
+
+    def predictors(self, model: nn.Module) -> dict[str, nn.Module]:
+        return {name: net for mixer in self.mixers for name, net in mixer.predictors(model).items()}
 
     def param_groups(self) -> list[dict]:
         return [group for mixer in self.mixers for group in mixer.param_groups()]
