@@ -438,7 +438,7 @@ def _check_rows(plan: Plan | None, n: int) -> None:
         return
     table = plan.table.numpy()
     kind, partner, index = table[:, 0], table[:, 1], table[:, 4]
-    wrong = (kind < P.PLAIN) | (kind > P.BLOCKS) | (partner < 0) | (partner >= n)
+    wrong = (kind < P.PLAIN) | (kind > P.MAP) | (partner < 0) | (partner >= n)
     for area, rows in ((P.PROFILE, plan.profiles), (P.RANKS, plan.bank)):
         wrong |= (kind == area) & ((index < 0) | (index >= (0 if rows is None else len(rows))))
     if plan.blocks is None:

@@ -12,7 +12,9 @@ from numba import njit
 from torch import Tensor
 
 from fastmix.kernels.erase import LEVELS, Erase
-from fastmix.kernels.plan import BLEND, BLOCKS, BOX, COLUMNS, ONE, PROFILE, RANKS, WINDOW, Plan
+from fastmix.kernels.plan import (
+    BLEND, BLOCKS, BOX, CELLS, COLUMNS, MAP, ONE, PROFILE, RANKS, RESIZED, STEPS, WINDOW, Plan, map_places,
+)  # fmt: skip
 from fastmix.kernels.threads import share
 
 UNIT = np.float32(1 / ONE)
@@ -84,9 +86,8 @@ def _to_float16(out, row):
     for e in range(len(out)):
         sign, size = (word[e] >> np.uint32(16)) & np.uint32(0x8000), word[e] & np.uint32(0x7FFFFFFF)
         even = (size >> np.uint32(13)) & np.uint32(1)
-        half = np.uint32(size + np.uint32(0xC8000FFF) + even) >> np.uint32(
-            13
-        )  # the exponent's bias goes from 127 to 15
+        rebased = np.uint32(size + np.uint32(0xC8000FFF) + even)  # the exponent's bias goes from 127 to 15
+        half = rebased >> np.uint32(13)
         if size >= np.uint32(0x47800000):
             half = np.uint32(0x7C00)
         elif size < np.uint32(0x38800000):
@@ -95,41 +96,142 @@ def _to_float16(out, row):
 
 
 @njit(nogil=True)
-def _cell_start(cell, length, cells):
-    return (cell * length + cells - 1) // cells
-
-
-@njit(nogil=True)
-def _cell_source(source, rows, columns, cy, y, height, width):
-    """Image, row and first element that a source cell shows in row y, which lies in cell row cy."""
-    image, cell = divmod(source, rows * columns)
-    sy, sx = divmod(cell, columns)
-    from_y = min(_cell_start(sy, height, rows) + y - _cell_start(cy, height, rows), height - 1)
-    return image, from_y, 3 * _cell_start(sx, width, columns)
-
-
-@njit(nogil=True)
 def _windowed(pixel, corner, source, scale, length):
     """Where a pixel of a box looks in the partner: nearest neighbour, clamped to the image."""
     return min(max(source + np.int64(np.floor(np.float32(pixel - corner) * scale)), 0), length - 1)
 
 
+@njit(nogil=True)
+def _stretched(pixel, low, high, first, last, length):
+    """The two source pixels between which a pixel of a stretched box lies, and STEPS x the second's share."""
+    step = (pixel - low) * (last - first - 1) * STEPS // max(high - low - 1, 1)
+    source = first + step // STEPS
+    return min(max(source, 0), length - 1), min(max(source + 1, 0), length - 1), np.float32(step % STEPS)
+
+
+@njit(nogil=True)
+def _put_stretched(line, start, stop, over, under, left, right, across, down, mean, scale):
+    """Normalises what a box shows between two rows of the partner, into line[start:stop]."""
+    steps = np.float32(STEPS)
+    for e in range(start, stop):
+        first = over[left[e]] * (steps - across[e]) + over[right[e]] * across[e]
+        second = under[left[e]] * (steps - across[e]) + under[right[e]] * across[e]
+        line[e] = ((first * (steps - down) + second * down) * np.float32(1 / STEPS**2) - mean[e]) * scale[e]
+
+
+@njit(nogil=True)
+def _map_weights(weight, between, above, below, down, left, right, across):
+    """Weights of a row of pixels, each for its three elements, from the rows of a map above and below it."""
+    for c in range(len(between)):
+        between[c] = above[c] * (STEPS - down) + below[c] * down
+    for x in range(len(left)):
+        value = between[left[x]] * (STEPS - across[x]) + between[right[x]] * across[x]
+        value = (value + STEPS**2 // 2) // STEPS**2
+        weight[3 * x] = weight[3 * x + 1] = weight[3 * x + 2] = np.float32(value) * UNIT
+
+
+@njit(nogil=True)
+def _cell_start(cell, length, cells):
+    return (cell * length + cells - 1) // cells
+
+
+@njit(nogil=True)
+def _cell_places(edges, places, entries, rows, columns, height, width):
+    """What does not depend on the row: the elements where columns begin, and each source's image, row, element."""
+    for cx in range(columns + 1):
+        edges[cx] = 3 * _cell_start(cx, width, columns)
+    for cell in range(rows * columns):
+        for k in range(2):
+            image, source = divmod(entries[cell, k], rows * columns)
+            places[cell, k, 0] = image
+            places[cell, k, 1] = _cell_start(source // columns, height, rows)
+            places[cell, k, 2] = 3 * _cell_start(source % columns, width, columns)
+
+
+@njit(nogil=True)
+def _put_blocks(line, a, b, weight, images, boxes, fill, y, edges, places, entries, rows, columns, mean, scale, zero, one):
+    """Row y of a grid of cells; neighbours that continue in one source row are one run."""
+    height, n = images.shape[1:]
+    cy = y * rows // height
+    y_in_cell = y - _cell_start(cy, height, rows)
+    begin, end, run, run_y, shift = 0, 0, 0, 0, 0  # elements begin..end come from row run_y of image run, at + shift
+    for cx in range(columns):
+        cell, start, stop = cy * columns + cx, edges[cx], edges[cx + 1]
+        own = entries[cell, 2]
+        k = 0 if own else 1
+        image, from_y = places[cell, k, 0], min(places[cell, k, 1] + y_in_cell, height - 1)
+        x = places[cell, k, 2]
+        mixed = 0 < own < ONE
+        if mixed or image != run or from_y != run_y or x - start != shift or stop + shift > n:
+            if begin < end:
+                _put(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
+            begin, run, run_y, shift = start, image, from_y, x - start
+        end = stop
+        if mixed:
+            other, other_y = places[cell, 1, 0], min(places[cell, 1, 1] + y_in_cell, height - 1)
+            other_x = places[cell, 1, 2]
+            to, other_to = x + stop - start, other_x + stop - start
+            part = slice(start, stop)
+            weight[part] = np.float32(own) * UNIT
+            if len(boxes) or to > n or other_to > n:
+                _put(a, start, images, boxes, fill, image, from_y, x, to, zero, one)
+                _put(b, start, images, boxes, fill, other, other_y, other_x, other_to, zero, one)
+                _blend(line[part], a[part], b[part], weight[part], mean[part], scale[part])
+            else:
+                first, second = images[image, from_y, x:to], images[other, other_y, other_x:other_to]
+                _blend(line[part], first, second, weight[part], mean[part], scale[part])
+            begin = stop
+    if begin < end:
+        _put(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
+
+
+@njit(nogil=True)
+def _put_cells(line, images, boxes, fill, i, partner, y, bits, rows, columns, mean, scale):
+    """Row y of a grid of cells of which each is the image's own or its partner's: runs of equal cells."""
+    height, width = images.shape[1], images.shape[2] // 3
+    first = y * rows // height * columns
+    cx = 0
+    while cx < columns:
+        own = (bits[(first + cx) // 32] >> ((first + cx) % 32)) & 1
+        start = cx
+        while cx < columns and (bits[(first + cx) // 32] >> ((first + cx) % 32)) & 1 == own:
+            cx += 1
+        x0, x1 = 3 * _cell_start(start, width, columns), 3 * _cell_start(cx, width, columns)
+        _put(line, x0, images, boxes, fill, i if own else partner, y, x0, x1, mean, scale)
+
+
+@njit(nogil=True)
+def _put_ranks(line, images, boxes, fill, i, partner, y, ranks, count, flipped, mean, scale):
+    """Row y of a mask of ranks: runs of pixels from one image."""
+    width = len(ranks)
+    x0 = 0
+    while x0 < width:
+        own = ranks[width - 1 - x0 if flipped else x0] < count
+        x1 = x0 + 1
+        while x1 < width and (ranks[width - 1 - x1 if flipped else x1] < count) == own:
+            x1 += 1
+        _put(line, 3 * x0, images, boxes, fill, i if own else partner, y, 3 * x0, 3 * x1, mean, scale)
+        x0 = x1
+
+
 @njit(nogil=True, cache=True)
-def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill, mean, scale, out, bits, half):
+def _mix(
+    first, last, images, table, floats, profiles, bank, blocks, maps, above, below, down, left, right, across,
+    boxes, fill, mean, scale, out, bits, half,
+):  # fmt: skip
     """Samples first..last, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16); images and outputs [B,H,W*3].
 
+    above, below, down [H] and left, right, across [W]: where each pixel lies in a map (kernels.plan.map_places).
     Whichever output is not wanted, and what the plan does not use, is empty.
     """
     height, n = images.shape[1], images.shape[2]
     width = n // 3
-    a, b, weight, scratch = (
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-        np.empty(n, np.float32),
-    )
+    a, b, scratch = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
+    weight, along_x = np.empty(n, np.float32), np.empty(n, np.float32)
     zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)  # normalising by these leaves pixels as they are
-    along_x, across = np.empty(n, np.float32), np.empty(n, np.int32)
+    between = np.empty(maps.shape[2], np.int32)
+    from_x, to_x = np.empty(n, np.int32), np.empty(n, np.int32)
+    edges, places = np.empty(blocks.shape[1] + 1, np.int64), np.empty((blocks.shape[1], 2, 3), np.int64)
     for i in range(first, last):
         row = table[i]
         kind, partner = row[0], row[1]
@@ -140,46 +242,33 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
                 along_x[e] = np.float32(profiles[row[4], height + e // 3])
         elif kind == WINDOW:
             for e in range(n):
-                across[e] = 3 * _windowed(e // 3, row[6], row[9], floats[i, 11], width) + e % 3
+                from_x[e] = 3 * _windowed(e // 3, row[6], row[9], floats[i, 11], width) + e % 3
+        elif kind == RESIZED:
+            for e in range(3 * max(row[6], 0), 3 * min(row[7], width)):
+                one_x, next_x, along_x[e] = _stretched(e // 3, row[6], row[7], row[10], row[11], width)
+                from_x[e], to_x[e] = 3 * one_x + e % 3, 3 * next_x + e % 3
+        elif kind == BLOCKS:
+            _cell_places(edges, places, blocks[i], row[4], row[5], height, width)
         for y in range(height):
             line = scratch if bits.size else out[i - first, y]
             if kind == BLOCKS:
-                rows, columns = row[4], row[5]
-                cy, start = y * rows // height, 0
-                for cx in range(columns):
-                    stop = 3 * _cell_start(cx + 1, width, columns)
-                    one_source, other_source, own = blocks[i, cy * columns + cx]
-                    image, from_y, x = _cell_source(one_source, rows, columns, cy, y, height, width)
-                    other, other_y, other_x = _cell_source(other_source, rows, columns, cy, y, height, width)
-                    end, other_end = x + stop - start, other_x + stop - start
-                    if own == ONE:
-                        _put(line, start, images, boxes, fill, image, from_y, x, end, mean, scale)
-                    elif own == 0:
-                        _put(line, start, images, boxes, fill, other, other_y, other_x, other_end, mean, scale)
-                    else:
-                        _put(a, start, images, boxes, fill, image, from_y, x, end, zero, one)
-                        _put(b, start, images, boxes, fill, other, other_y, other_x, other_end, zero, one)
-                        cell = slice(start, stop)
-                        weight[cell] = np.float32(own) * UNIT
-                        _blend(line[cell], a[cell], b[cell], weight[cell], mean[cell], scale[cell])
-                    start = stop
+                _put_blocks(
+                    line, a, b, weight, images, boxes, fill, y, edges, places, blocks[i], row[4], row[5],
+                    mean, scale, zero, one,
+                )  # fmt: skip
+            elif kind == CELLS:
+                _put_cells(line, images, boxes, fill, i, partner, y, row[6:], row[4], row[5], mean, scale)
             elif kind == RANKS:
-                count, flip = row[5], row[6]
-                ranks = bank[row[4], height - 1 - y if flip & 2 else y]
-                x0 = 0
-                while x0 < width:  # runs of pixels from one image
-                    own = ranks[width - 1 - x0 if flip & 1 else x0] < count
-                    x1 = x0 + 1
-                    while x1 < width and (ranks[width - 1 - x1 if flip & 1 else x1] < count) == own:
-                        x1 += 1
-                    source = i if own else partner
-                    _put(line, 3 * x0, images, boxes, fill, source, y, 3 * x0, 3 * x1, mean, scale)
-                    x0 = x1
-            elif kind == BLEND or (kind == PROFILE and profiles[row[4], y] > 0):
+                ranks = bank[row[4], height - 1 - y if row[6] & 2 else y]
+                _put_ranks(line, images, boxes, fill, i, partner, y, ranks, row[5], row[6] & 1, mean, scale)
+            elif kind == BLEND or kind == MAP or (kind == PROFILE and profiles[row[4], y] > 0):
                 if kind == PROFILE:
                     along_y = np.float32(profiles[row[4], y])
                     for e in range(n):
                         weight[e] = (np.float32(ONE) - along_y * along_x[e]) * UNIT
+                elif kind == MAP:
+                    sides = maps[row[4], above[y]], maps[row[4], below[y]]
+                    _map_weights(weight, between, *sides, down[y], left, right, across)
                 if len(boxes):
                     _put(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
                     _put(b, 0, images, boxes, fill, partner, y, 0, n, zero, one)
@@ -188,14 +277,19 @@ def _mix(first, last, images, table, floats, profiles, bank, blocks, boxes, fill
                     _blend(line, images[i, y], images[partner, y], weight, mean, scale)
             else:
                 _put(line, 0, images, boxes, fill, i, y, 0, n, mean, scale)
-            if (kind == BOX or kind == WINDOW) and row[4] <= y < row[5]:  # over the row, which is still in the cache
+            if (kind == BOX or kind == WINDOW or kind == RESIZED) and row[4] <= y < row[5]:  # the row is in the cache
                 start = min(3 * max(row[6], 0), n)
                 stop = max(start, 3 * min(row[7], width))
                 if kind == BOX:
                     _put(line, start, images, boxes, fill, partner, y, start, stop, mean, scale)
-                else:
+                elif kind == WINDOW:
                     from_y = _windowed(y, row[4], row[8], floats[i, 10], height)
-                    _put_window(line, across, images, boxes, fill, partner, from_y, start, stop, mean, scale)
+                    _put_window(line, from_x, images, boxes, fill, partner, from_y, start, stop, mean, scale)
+                else:
+                    over_y, under_y, share = _stretched(y, row[4], row[5], row[8], row[9], height)
+                    _put(a, 0, images, boxes, fill, partner, over_y, 0, n, zero, one)
+                    _put(b, 0, images, boxes, fill, partner, under_y, 0, n, zero, one)
+                    _put_stretched(line, start, stop, a, b, from_x, to_x, along_x, share, mean, scale)
             if bits.size and half:
                 _to_float16(bits[i - first, y], scratch)
             elif bits.size:
@@ -214,11 +308,14 @@ def mix_cpu(
     table = plan.table.numpy() if plan is not None else np.zeros((n, COLUMNS), np.int32)
     profiles = _array(plan and plan.profiles, np.int16, 2)
     bank = _array(plan and plan.bank, np.uint16, 3)
-    blocks = _array(plan and plan.blocks, np.int32, 3)
+    blocks, maps = _array(plan and plan.blocks, np.int32, 3), _array(plan and plan.maps, np.int32, 3)
+    sides = (map_places(length, max(cells, 1)) for length, cells in zip((height, width), maps.shape[1:], strict=True))
+    places = [v.astype(np.int32) for side in sides for v in side]
     boxes, fill = _array(erase and erase.boxes, np.int32, 2), _array(erase and erase.fill, np.float32, 2)
     constants = [np.tile(v, width) for v in (mean, scale)]
     pixels = images.numpy().reshape(shape)
-    args = (pixels, table, table.view(np.float32), profiles, bank, blocks, boxes, fill, *constants)
+    tables = (table, table.view(np.float32), profiles, bank, blocks, maps, *places)
+    args = (pixels, *tables, boxes, fill, *constants)
     floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
 
     def work(first: int, last: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def send(value, device) -> Tensor:
-    """`value` as a tensor on `device`: itself if there already; from the host to a GPU one pinned, asynchronous copy."""
+    """`value` as a tensor on `device`: itself if there already; from host to GPU one pinned, asynchronous copy."""
     tensor, device = torch.as_tensor(value), torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
         if tensor.ndim == 0:

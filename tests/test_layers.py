@@ -11,10 +11,10 @@ FLOORS = (  # each knows only itself and those before it
     {"kernels"},
     {"pipelines"},
     {"compat", "config", "published", "tables", "follow", "configs", "dist"},
-    {"batch", "augment", "targets", "models"},
+    {"batch", "augment", "targets", "models", "state", "weights"},
     {"mixers"},
-    {"task", "optim", "ema", "state", "log", "loaders", "evaluate", "picture", "runs", "results", "jobs", "precise_bn"}
-    | {"per_class", "real", "weights"},
+    {"task", "optim", "ema", "log", "loaders", "evaluate", "picture", "runs", "results", "jobs", "precise_bn"}
+    | {"per_class", "real"},
     {"loop", "dryrun"},
     {"cli"},
     {"convert", "train", "sweep", "report", "validate", "bench"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 
+from fastmix.mixers.attentivemix import AttentiveMix
 from fastmix.mixers.base import Mixer
 from fastmix.mixers.choice import Choice
 from fastmix.mixers.cutmix import CutMix
@@ -25,6 +26,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "gridmix_cells": GridMixCells,
     "fmix": FMix,
     "resizemix": ResizeMix,
+    "attentivemix": AttentiveMix,
     "choice": Choice,
 }
 
