@@ -13,7 +13,7 @@ Larger ones are annealed. With the levels t_l = 2 l / (L-1) - 1, w = W/4 and the
 one colour of the checkerboard after the other (with a quadratic cost no other moment of a neighbour matters), while T
 falls from the widest range of unary(., i) + t^2 sum_j w_ij. Then every cell takes the label of its least f, sweep by
 sweep. One label everywhere, or the least unary of each cell, is the start of the last sweeps where its energy is lower:
-so the result is never worse than those. exp(-x) is (1 - x/8)^8, 0 from x = 8 on: any falling function serves, and this
+so the result is never worse than those. exp(-x) is (1 - x/4)^4, 0 from x = 4 on: any falling function serves, and this
 one is the same bits everywhere.
 """
 
@@ -25,8 +25,8 @@ from torch.nn.functional import pad
 
 STATES = 256  # of the exact way, at most
 HISTORY = 64  # bits for the labels that a state carries
-SWEEPS = 30
-HEATING = 1.25  # of 1/T, a sweep
+SWEEPS = 32
+HEATING = 1.15  # of 1/T, a sweep
 DESCENTS = 3  # sweeps at T = 0 before the best start is chosen, and as many from there
 COLDEST = 1e-30
 
@@ -123,7 +123,7 @@ def _annealed(unary, down, right):
 
     spread = torch.stack(own)
     spread = (spread.amax(0) - spread.amin(0)).amax((1, 2)).clamp(min=COLDEST)
-    coldness = (0.125 / spread)[:, None, None]
+    coldness = (0.25 / spread)[:, None, None]
     m = torch.zeros_like(total)
     for sweep in range(2 * SWEEPS):
         f = fields(m)
@@ -133,7 +133,6 @@ def _annealed(unary, down, right):
             p = (1 + (low - field) * coldness).clamp(min=0)
             p = p * p
             p = p * p
-            p = p * p
             mass, moment = mass + p, moment + level * p
         m = torch.where(black == (sweep % 2 == 1), moment / mass, m)
         if sweep % 2 == 1:
@@ -141,10 +140,11 @@ def _annealed(unary, down, right):
     m = descended(m)
     best = energies(m)
     for start in [torch.full_like(m, level) for level in t] + [least(unary.unbind(1))[1]]:
+        start = descended(start)
         found = energies(start)
         m = torch.where((found < best)[:, None, None], start, m)
         best = torch.minimum(found, best)
-    return ((descended(m) + 1) * (0.5 * (labels - 1)) + 0.5).int()
+    return ((m + 1) * (0.5 * (labels - 1)) + 0.5).int()
 
 
 # ---- launcher ----
