@@ -20,7 +20,7 @@ class GradientMixer(GuidedMixer):
     mixed ones are.
 
     clean_lam      above 0: clean_lam x the mean loss of the clean batch is added to the training loss. Then one pass in
-                   train mode serves both, as in the authors' code of PuzzleMix and Co-Mixup, and runs eagerly
+                   train mode serves both, as in the authors' code of PuzzleMix and Co-Mixup; nothing is compiled
     saliency_size  the clean images are first resized (bilinear) to this shorter side: a cheaper gradient, not that of
                    the papers, and only for networks that take any size
     variant openmixup: the gradient is that of the training criterion, with its smoothing or as binary cross-entropy.
@@ -60,7 +60,10 @@ class GradientMixer(GuidedMixer):
         if not self.clean_lam:
             return super().forward(model, batch, criterion)
         x = batch.mix().detach().requires_grad_()
-        with torch.compiler.set_stance("force_eager"):  # a compiled backward pass runs once
+        # A compiled backward pass runs once, and a compiled forward pass marks the batch statistics as changed, to which
+        # the clean pass refers: so both are eager.
+        with torch.compiler.set_stance("force_eager"):
             clean = self.clean_loss(model(x), batch, criterion)
-        plan = self.plan(batch, gradient(clean * len(batch), x, keep=True))
-        return self.clean_lam * clean + criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
+            plan = self.plan(batch, gradient(clean * len(batch), x, keep=True))
+            mixed = criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
+        return self.clean_lam * clean + mixed

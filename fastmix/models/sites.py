@@ -28,8 +28,8 @@ def name_of(model: nn.Module) -> str:
 def sites(model: nn.Module) -> dict[str, str]:
     """Names of a timm model's sites, in the order of the forward pass -> the modules whose output they are.
 
-    "stem", then "stage1" to "stage4", of stride 4 to 32 (half or a quarter of it behind the stem of CIFAR), or "block0",
-    "block1", ... of a ViT, which has one stride. PVT's stem gives no map and has no name.
+    "stem", then "stage1" to "stage4", of stride 4 to 32 (a quarter of it behind the stem of CIFAR), or "block0", "block1",
+    ... of a ViT, which has one stride. PVT's stem gives no map and has no name.
     Raises ValueError for a model that does not tell its stages.
     """
     stages = getattr(model, "feature_info", None)
@@ -37,7 +37,8 @@ def sites(model: nn.Module) -> dict[str, str]:
         raise ValueError(f"{name_of(model)} does not tell its stages (feature_info), as timm's models do")
     stages = [(info["module"], info["reduction"]) for info in stages]
     known = {path for path, _ in model.named_modules()}
-    found = {"stem": path for path in STEMS[::-1] if path in known}
+    stem = next((path for path in STEMS if path in known), None)
+    found = {"stem": stem} if stem else {}
     if len({stride for _, stride in stages}) == 1:
         return found | {f"block{k}": path for k, (path, _) in enumerate(stages)}
     return found | {f"stage{int(math.log2(stride)) - 1}": path for path, stride in stages if stride >= 4}
@@ -45,7 +46,7 @@ def sites(model: nn.Module) -> dict[str, str]:
 
 @contextmanager
 def rewrite(model: nn.Module, site: str, change: Callable[[Tensor, Tensor], Tensor | None]) -> Iterator[None]:
-    """Inside, change(input, output) of the site's module takes the place of the output, in its own layout (None: stays).
+    """Inside, change(input, output) of the site's module replaces its output, in its own layout (None: it stays).
 
     A compiled model runs eagerly inside: a compiled pass would not notice the hook.
     Raises ValueError for a site that the model does not have.
@@ -93,7 +94,7 @@ def last_map(model: nn.Module, x: Tensor) -> Tensor:
     Raises ValueError for a model that classifies from a class token.
     """
     if getattr(model, "global_pool", None) == "token":
-        raise ValueError(f"{name_of(model)} classifies from a class token, not from a feature map; choose another model")
+        raise ValueError(f"{name_of(model)} classifies from a class token, not from a map; choose another model")
     features = as_map(model, x, model.forward_features(x))
     norm = getattr(getattr(model, "head", None), "norm", None)
     return features if norm is None else norm(features)
