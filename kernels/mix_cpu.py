@@ -13,7 +13,20 @@ from torch import Tensor
 
 from fastmix.kernels.erase import LEVELS, Erase
 from fastmix.kernels.plan import (
-    BLEND, BLOCKS, BOX, CELLS, COLUMNS, MAP, ONE, PROFILE, RANKS, RESIZED, STEPS, WINDOW, Plan, map_places,
+    BLEND,
+    BLOCKS,
+    BOX,
+    CELLS,
+    COLUMNS,
+    MAP,
+    ONE,
+    PROFILE,
+    RANKS,
+    RESIZED,
+    STEPS,
+    WINDOW,
+    Plan,
+    map_places,
 )  # fmt: skip
 from fastmix.kernels.threads import share
 
@@ -149,7 +162,9 @@ def _cell_places(edges, places, entries, rows, columns, height, width):
 
 
 @njit(nogil=True)
-def _put_blocks(line, a, b, weight, images, boxes, fill, y, edges, places, entries, rows, columns, mean, scale, zero, one):
+def _put_blocks(
+    line, a, b, weight, images, boxes, fill, y, edges, places, entries, rows, columns, mean, scale, zero, one
+):
     """Row y of a grid of cells; neighbours that continue in one source row are one run."""
     height, n = images.shape[1:]
     cy = y * rows // height

@@ -74,6 +74,7 @@ class Plan:
     maps: Tensor | None = None
     sources: Tensor | None = None
     weights: Tensor | None = None
+    stretches: bool = False  # whether a row may be RESIZED, for which the pass has a build of its own
 
     @property
     def kind(self) -> Tensor:
@@ -100,7 +101,7 @@ class Plan:
 
     def to(self, device) -> Plan:
         """The plan on `device`; from the host one pinned, asynchronous copy a tensor, without a sync."""
-        return Plan(*(None if t is None else send(t, device) for t in vars(self).values()))
+        return Plan(**{k: send(v, device) if isinstance(v, Tensor) else v for k, v in vars(self).items()})
 
     def labelled(self, own, other) -> Plan:
         """The same pixels with other label weights: numbers, or one a sample. They need not sum to one."""
@@ -140,7 +141,7 @@ class Plan:
 
         A window has at least one pixel where its box has one.
         """
-        return _rows(RESIZED, partner, _outside(*box, size), *box, *source)
+        return replace(_rows(RESIZED, partner, _outside(*box, size), *box, *source), stretches=True)
 
     @classmethod
     def profile(cls, partner, along_y, along_x) -> Plan:
@@ -220,6 +221,7 @@ class Plan:
             if p.blocks is not None:
                 part = F.pad(p.blocks, (0, 0, 0, cells - p.blocks.shape[1]))
                 blocks = torch.where((choice == k)[:, None, None], part, blocks)
+        joined["stretches"] = any(p.stretches for p in plans)
         return cls(table, bank=next(iter(banks.values()), None), blocks=blocks, **joined)
 
 

@@ -14,6 +14,7 @@ from fastmix.mixers.gridmix import GridMix
 from fastmix.mixers.gridmix_cells import GridMixCells
 from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.resizemix import ResizeMix
+from fastmix.mixers.saliency_grafting import SaliencyGrafting
 from fastmix.mixers.smoothmix import SmoothMix
 from fastmix.mixers.vanilla import Vanilla
 
@@ -27,6 +28,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "fmix": FMix,
     "resizemix": ResizeMix,
     "attentivemix": AttentiveMix,
+    "grafting": SaliencyGrafting,
     "choice": Choice,
 }
 

@@ -10,7 +10,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.kernels.send import send
 from fastmix.kernels.top_cells import top_cells
 from fastmix.mixers.base import check, positive, whole
-from fastmix.mixers.guided import GuidedMixer
+from fastmix.mixers.guided import GuidedMixer, pooled
 from fastmix.models.teacher import Teacher, resized
 
 
@@ -19,7 +19,7 @@ class AttentiveMix(GuidedMixer):
     the others; label weight of y_i = area of those cells.
 
     k = floor(n lam), at least 1, lam ~ Beta(alpha, alpha). The map is that of the clean batch, resized bilinearly to
-    `size` pixels a side: 7 x 7 cells for a ResNet at 224.
+    `size` pixels a side: 7 x 7 cells for a ResNet at 224 (a map of 14 x 14, as a ViT has, is averaged to 7 x 7).
     Walawalkar, Shen, Liu, Savvides, "Attentive CutMix: An Enhanced Data Augmentation Approach for Deep Learning Based
     Image Classification", ICASSP 2020; with random k and a small teacher, as benchmarked: AttentiveMix+.
 
@@ -57,7 +57,7 @@ class AttentiveMix(GuidedMixer):
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The attention, float32 [B,h,w]: the mean over the channels of the teacher's last map."""
-        return self.teacher.features(resized(batch.mix(), (self.size, self.size))).mean(1)
+        return pooled(self.teacher.features(resized(batch.mix(), (self.size, self.size))).mean(1))
 
     def plan(self, batch: Batch, attention: Tensor) -> Plan:
         n, h, w = attention.shape

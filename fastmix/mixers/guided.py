@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
@@ -24,3 +25,19 @@ class GuidedMixer(InputMixer):
 
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan:
         return self.plan(batch, self.guide(model, batch, criterion))
+
+
+def pooled(values: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """Means of a map [B,h,w] over the cells of a grid, [B,gh,gw].
+
+    None: a cell for each place of a map whose sides are below 14, else half as many along a side, until that holds.
+    """
+    if grid is None:
+        grid = tuple(map(_halved, values.shape[1:]))
+    return values if values.shape[1:] == grid else F.adaptive_avg_pool2d(values, grid)
+
+
+def _halved(side: int) -> int:
+    while side >= 14:
+        side = -(-side // 2)
+    return side

@@ -1,4 +1,4 @@
-"""Teacher: a trained network that a method asks, and that is not trained: frozen, in eval mode, beside the run's model."""
+"""Teacher: a trained network that a method asks and does not train: frozen, in eval mode, beside the run's model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmix import models, weights
 from fastmix.config import Model
+from fastmix.models.sites import read, sites
 
 
 class Teacher:
@@ -19,37 +20,32 @@ class Teacher:
     `to()` pass it by, and a resumed run reads its file again. It follows the device of its input, channels-last, and
     computes in the autocast that it is called in.
 
-    mixer    who asks, for messages
-    weights  a file that fastmix/weights.py reads: safetensors, a timm checkpoint, one of a run; the moving average where
-             there is one. It says how many classes there are.
+    mixer  who asks, for messages
+    file   what fastmix/weights.py reads: safetensors, a timm checkpoint, one of a run; the moving average where there
+           is one. It says how many classes there are: `classes`.
 
-    Raises ValueError of one line for weights that are not given, cannot be read or do not fit, or an unknown model.
+    Raises ValueError of one line for a file that is not given, cannot be read or does not fit, or an unknown model.
     """
 
-    def __init__(self, mixer: str, name: str, weights_file: str | Path | None):
-        if weights_file is None:
+    def __init__(self, mixer: str, name: str, file: str | Path | None):
+        if file is None:
             raise ValueError(
-                f"{mixer}: weights is not given; name a file with weights of its teacher {name}, such as "
-                f"weights={name}.safetensors (nothing is downloaded, and a teacher is never made up)"
+                f"{mixer}: weights is not given; name a file with the weights of its teacher {name}, such as "
+                f"weights={name}.safetensors (nothing is downloaded, and an untrained teacher teaches nothing)"
             )
-        where = f"{mixer}: weights {weights_file}"
+        self.name, self.device = name, torch.device("cpu")
         try:
-            sets = weights.read(Path(weights_file)).sets
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{mixer}: weights: {error}") from None
-        values = sets.get("ema", sets["raw"])
-        self.name = name
-        try:
-            self.classes = _classes(name, values)
+            found = weights.read(Path(file)).sets
+            values = found.get("ema", found["raw"])
+            self.classes = _classes(name, values, file)
             self.model = models.build(Model(name), self.classes)
+            weights.put(values, self.model, file)
         except ValueError as error:
-            raise ValueError(f"{mixer}: teacher: {error}") from None
-        weights.put(values, self.model, where)
+            raise ValueError(f"{mixer}: teacher {name}: {error}") from None
         self.model.eval().requires_grad_(False)
-        self.device = torch.device("cpu")
 
     def on(self, device: torch.device) -> nn.Module:
-        """The network, in eval mode, on that device: copied there by the first call."""
+        """The network, in eval mode, on that device; the first call copies it there."""
         if self.device != device:
             self.model.to(device)
             self.device = device
@@ -61,11 +57,14 @@ class Teacher:
 
     @torch.no_grad()
     def features(self, x: Tensor) -> Tensor:
-        """The last map before the pooling, float32 [B,C,h,w], of images [B,3,H,W]."""
-        return self.on(x.device).forward_features(x).float()
+        """The last stage's map, float32 [B,C,h,w], of images [B,3,H,W]; of a ViT the patches without its tokens."""
+        model = self.on(x.device)
+        with read(model, [*sites(model)][-1]) as last:
+            model.forward_features(x)
+        return last.value.float()
 
 
-def _classes(name: str, values: dict[str, Tensor]) -> int:
+def _classes(name: str, values: dict[str, Tensor], file: str | Path) -> int:
     """How many classes weights are for: the rows of the classifier's matrix."""
     with torch.device("meta"):
         model = models.build(Model(name), 1, device="meta")
@@ -73,7 +72,7 @@ def _classes(name: str, values: dict[str, Tensor]) -> int:
     layers = classifier if isinstance(classifier, tuple) else (classifier,)  # two of them in a distilled DeiT
     key = next(f"{path}.weight" for path, module in model.named_modules() if module is layers[0])
     if key not in values:
-        raise ValueError(f"the weights are not those of a {name}: there is no {key} among them")
+        raise ValueError(f"{file}: the weights do not fit the model: there is no {key} in it")
     return len(values[key])
 
 

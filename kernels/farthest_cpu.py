@@ -1,0 +1,38 @@
+"""Greedy pairing on the CPU: numba. Bit for bit equal to `kernels.farthest.reference`."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from torch import Tensor
+
+from fastmix.kernels.farthest import LEAST
+
+
+@njit(nogil=True, cache=True)
+def _farthest(distance, partner):
+    n = len(distance)
+    free = np.ones(n, np.bool_)
+    first, at, most = 0, 0, -np.inf
+    for i in range(n):
+        for j in range(n):
+            d = distance[i, j] if distance[i, j] > LEAST else LEAST
+            if i != j and d > most:
+                first, at, most = i, j, d
+    partner[first] = at
+    free[first] = False
+    for _ in range(n - 2):
+        free[at] = False
+        most, best = -np.inf, 0
+        for k in range(n):
+            d = distance[at, k] if distance[at, k] > LEAST else LEAST
+            if free[k] and d > most:
+                most, best = d, k
+        partner[at] = best
+        at = best
+    partner[at] = first
+
+
+def farthest_cpu(distance: Tensor, partner: Tensor) -> None:
+    """Fills partner int32 [B] from distance float32 [B,B], contiguous."""
+    _farthest(distance.numpy(), partner.numpy())
