@@ -18,8 +18,8 @@ VARIANTS = ("paper", "openmixup")
 class Mixer(nn.Module):
     """A training method. Input mixers write plan(), guided ones guide() too; others override forward().
 
-    Evaluation never touches a mixer: the saved model is the plain one. What a method adds to it (a mix block, a teacher,
-    a second head) is made in prepare() and lives in the mixer, so checkpoints and DDP see it and the model stays plain.
+    Evaluation never touches a mixer: the saved model is the plain one. What a method adds (a mix block, a teacher, a
+    second head) is made in prepare() and lives in the mixer, so checkpoints and DDP see it and the model stays plain.
     """
 
     def prepare(self, model: nn.Module) -> None:
