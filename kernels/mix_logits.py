@@ -117,7 +117,7 @@ def mix_logits(
     *,
     erase: Erase | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mixed, normalised batch [B,3,H,W], channels-last, and the sums over pixels of S and of S**2, float32 [B] each.
+    """The mixed, normalised batch [B,3,H,W], channels-last, and the sums over pixels of S and S**2, float32 [B] each.
 
     images uint8 [B,H,W,3]; partner int32 [B]; logits float32 [B,h,w] of the *partner's* weight S, h <= H and w <= W;
     mean and std are those of pixels in [0,1]; dtype: float32, float16 or bfloat16; mode: "nearest" or "bilinear"

@@ -18,9 +18,9 @@ from fastmix.kernels.upsample import places
 def _sigmoid_row(s, power, over, under, down, left, right, across):
     """s [W] = the sigmoid of the logits of a row of pixels, which lies between two rows of cells."""
     for x in range(len(s)):
-        upper = over[left[x]] * (1 - across[x]) + over[right[x]] * across[x]
-        lower = under[left[x]] * (1 - across[x]) + under[right[x]] * across[x]
-        s[x] = -(upper * (1 - down) + lower * down)
+        upper = over[left[x]] * (np.float32(1) - across[x]) + over[right[x]] * across[x]
+        lower = under[left[x]] * (np.float32(1) - across[x]) + under[right[x]] * across[x]
+        s[x] = -(upper * (np.float32(1) - down) + lower * down)
     exp_(s, power)
     for x in range(len(s)):
         s[x] = np.float32(1) / (np.float32(1) + s[x])
@@ -75,6 +75,16 @@ def _through_pixels(total, a, b, grad, scale):
         total[e] += grad[e] * (np.float32(b[e]) - np.float32(a[e])) * scale[e]
 
 
+@njit(nogil=True)
+def _through_sigmoid(over, under, total, s, count, with_s, with_s2, down):
+    """Adds what reaches the logits of `count` rows of pixels to the rows of cells above and below them, [W] each."""
+    for x in range(len(s)):
+        pixel = total[3 * x] + total[3 * x + 1] + total[3 * x + 2] + count * (with_s + with_s2 * s[x])
+        pixel *= s[x] * (np.float32(1) - s[x])
+        over[x] += pixel * (np.float32(1) - down)
+        under[x] += pixel * down
+
+
 @njit(nogil=True, cache=True)
 def _mix_logits_grad(
     start, stop, images, partner, logits, grad_out, grad_s, grad_s2, top, bottom, down, left, right, across,
@@ -82,13 +92,14 @@ def _mix_logits_grad(
 ):  # fmt: skip
     """Samples start..stop; images and grad_out [B,H,W*3]. Rows with the same mask are summed before it is applied."""
     height, n = images.shape[1], images.shape[2]
-    columns = logits.shape[2]
+    rows, columns = logits.shape[1:]
     a, b, total = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     s, power = np.empty(n // 3, np.float32), np.empty(n // 3, np.int32)
     zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)
+    above, below = np.empty((rows, n // 3), np.float32), np.empty((rows, n // 3), np.float32)
     cells = np.empty(columns, np.float64)
     for i in range(start, stop):
-        grad[i] = 0
+        above[:], below[:] = 0, 0
         y = 0
         while y < height:
             total[:] = 0
@@ -101,17 +112,17 @@ def _mix_logits_grad(
                 else:
                     _through_pixels(total, images[i, y], images[partner[i], y], grad_out[i, y], scale)
                 y += 1
-            _sigmoid_row(s, power, logits[i, top[first]], logits[i, bottom[first]], down[first], left, right, across)
+            over, under = top[first], bottom[first]
+            _sigmoid_row(s, power, logits[i, over], logits[i, under], down[first], left, right, across)
+            count, with_s2 = np.float32(y - first), np.float32(2) * grad_s2[i]
+            _through_sigmoid(above[over], below[under], total, s, count, grad_s[i], with_s2, down[first])
+        for row in range(rows):
             cells[:] = 0
             for x in range(len(s)):
-                pixel = total[3 * x] + total[3 * x + 1] + total[3 * x + 2]
-                pixel += (y - first) * (grad_s[i] + 2 * grad_s2[i] * s[x])
-                pixel *= s[x] * (1 - s[x])
+                pixel = above[row, x] + below[row, x]
                 cells[left[x]] += pixel * (1 - across[x])
                 cells[right[x]] += pixel * across[x]
-            for k in range(columns):
-                grad[i, top[first], k] += cells[k] * (1 - down[first])
-                grad[i, bottom[first], k] += cells[k] * down[first]
+            grad[i, row] = cells
 
 
 def mix_logits_cpu(

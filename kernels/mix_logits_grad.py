@@ -4,7 +4,7 @@
     grad_i(cell) = sum_p u(p, cell) s_i(p)
 
 g, gs and gs2 are the gradients of the three outputs, u is the upsampling: 1 in the pixel's cell (nearest) or the
-product of the bilinear shares. S is computed again. u is separable: a program sums the rows of pixels that touch one row
+product of the bilinear shares. S is computed again. u is separable: a program sums the rows of pixels that touch a row
 of cells, then the columns of each cell. The order is fixed, so the result is the same every time.
 
 Bytes to read for each element: 2, and 2 (fp16, bf16) or 4 (fp32) of g; twice as many with bilinear, where each row of
