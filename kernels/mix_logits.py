@@ -159,7 +159,7 @@ class _MixLogits(torch.autograd.Function):
         if mode == "nearest":
             s = grid.sigmoid()
             sums = (cell_mean(torch.cat([s, s * s]), (height, width)) * (height * width)).float().view(2, n)
-        return out.permute(0, 3, 1, 2), *sums.clone().unbind()
+        return out.permute(0, 3, 1, 2), *sums
 
     @staticmethod
     @once_differentiable

@@ -49,7 +49,7 @@ def _mix_logits(
     for i in range(start, stop):
         total, squares = 0.0, 0.0
         for y in range(height):
-            if y == 0 or down[y] > 0 or down[y - 1] > 0 or top[y] != top[y - 1]:
+            if y == 0 or down[y] > 0 or top[y] != top[y - 1]:  # else the mask is that of the row above
                 _sigmoid_row(s, power, logits[i, top[y]], logits[i, bottom[y]], down[y], left, right, across)
                 for x in range(len(s)):
                     weight[3 * x] = weight[3 * x + 1] = weight[3 * x + 2] = s[x]
@@ -104,7 +104,7 @@ def _mix_logits_grad(
         while y < height:
             total[:] = 0
             first = y
-            while y == first or (y < height and down[first] == 0 and down[y] == 0 and top[y] == top[first]):
+            while y == first or (y < height and down[y] == 0 and top[y] == top[first]):
                 if len(boxes):
                     _put(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
                     _put(b, 0, images, boxes, fill, partner[i], y, 0, n, zero, one)
