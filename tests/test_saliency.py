@@ -49,7 +49,8 @@ def state(model: nn.Module) -> list:
     grads = [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in model.parameters()]
     frozen = [p.requires_grad for p in model.parameters()]
     modes = [m.training for m in model.modules()]
-    hooks = [len(m._forward_hooks) for m in model.modules()]
+    armed = [getattr(hook, "changes", hook) for m in model.modules() for hook in m._forward_hooks.values()]
+    hooks = [hook for hook in armed if hook]
     values = [v.clone() for v in model.state_dict().values()]
     return [grads, frozen, modes, hooks, values, torch.get_rng_state(), torch.is_grad_enabled()]
 

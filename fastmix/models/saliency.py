@@ -60,7 +60,8 @@ def feature_gradient(model: nn.Module, site: str, x: Tensor, loss: Loss) -> tupl
         seen[:] = given, output.detach().requires_grad_()
         return seen[1]
 
-    with evaluated(model), torch.enable_grad(), rewrite(model, site, cut):
+    eager = torch.compiler.set_stance("force_eager")  # a compiled pass has no place to cut
+    with eager, evaluated(model), torch.enable_grad(), rewrite(model, site, cut):
         value = loss(model(x))
         given, output = seen
         slope = gradient(value, output)
