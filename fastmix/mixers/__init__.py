@@ -16,6 +16,7 @@ from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
 from fastmix.mixers.smoothmix import SmoothMix
+from fastmix.mixers.supermix import SuperMix
 from fastmix.mixers.vanilla import Vanilla
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -29,6 +30,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "resizemix": ResizeMix,
     "attentivemix": AttentiveMix,
     "grafting": SaliencyGrafting,
+    "supermix": SuperMix,
     "choice": Choice,
 }
 
