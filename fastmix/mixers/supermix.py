@@ -26,8 +26,8 @@ class SuperMix(GuidedMixer):
     side, interpolated bilinearly; label weight of y_i = lam ~ Beta(alpha, alpha), the share that is asked for.
 
     a and b begin at 0 and follow, `steps` times, the gradient of KL(t | teacher(out)) + sparsity * mean(M (1 - M)) with
-    t = lam at the class that the teacher sees in x_i, 1 - lam at x_j's: see `optimise`. A sample is finished, and its masks
-    stay, when the teacher's first two classes are these two.
+    t = lam at the teacher's class of x_i and 1 - lam at that of x_j: see `optimise`. A sample is finished, and its
+    masks stay, when the teacher's first two classes are these two.
     Dabouei, Soleymani, Taherkhani, Nasrabadi, "SuperMix: Supervising the Mixing Data Augmentation", CVPR 2021.
 
     teacher  a timm model; `weights` is a local file with its weights. It sees the run's own normalisation, and images
