@@ -16,6 +16,7 @@ from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
 from fastmix.mixers.smoothmix import SmoothMix
+from fastmix.mixers.snapmix import SnapMix
 from fastmix.mixers.supermix import SuperMix
 from fastmix.mixers.vanilla import Vanilla
 
@@ -31,6 +32,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "attentivemix": AttentiveMix,
     "grafting": SaliencyGrafting,
     "supermix": SuperMix,
+    "snapmix": SnapMix,
     "choice": Choice,
 }
 

@@ -28,8 +28,8 @@ def name_of(model: nn.Module) -> str:
 def sites(model: nn.Module) -> dict[str, str]:
     """Names of a timm model's sites, in the order of the forward pass -> the modules whose output they are.
 
-    "stem", then "stage1" to "stage4", of stride 4 to 32 (a quarter of it behind the stem of CIFAR), or "block0", "block1",
-    ... of a ViT, which has one stride. PVT's stem gives no map and has no name.
+    "stem", then "stage1" to "stage4", of stride 4 to 32 (a quarter of it behind the stem of CIFAR), or "block0",
+    "block1", ... of a ViT, which has one stride. PVT's stem gives no map and has no name.
     Raises ValueError for a model that does not tell its stages.
     """
     stages = getattr(model, "feature_info", None)
