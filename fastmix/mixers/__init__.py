@@ -12,9 +12,11 @@ from fastmix.mixers.cutmix import CutMix
 from fastmix.mixers.fmix import FMix
 from fastmix.mixers.gridmix import GridMix
 from fastmix.mixers.gridmix_cells import GridMixCells
+from fastmix.mixers.guidedmixup import GuidedMixup
 from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
+from fastmix.mixers.saliencymix import SaliencyMix
 from fastmix.mixers.smoothmix import SmoothMix
 from fastmix.mixers.snapmix import SnapMix
 from fastmix.mixers.supermix import SuperMix
@@ -29,10 +31,12 @@ MIXERS: dict[str, type[Mixer]] = {
     "gridmix_cells": GridMixCells,
     "fmix": FMix,
     "resizemix": ResizeMix,
+    "saliencymix": SaliencyMix,
     "attentivemix": AttentiveMix,
     "grafting": SaliencyGrafting,
     "supermix": SuperMix,
     "snapmix": SnapMix,
+    "guidedmixup": GuidedMixup,
     "choice": Choice,
 }
 
