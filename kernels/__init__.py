@@ -3,6 +3,6 @@
 KERNELS is what tests and checks iterate over; adding a kernel is its file and its name here.
 """
 
-from fastmix.kernels import crop, farthest, finegrained, graft_cells, mix, randaugment, top_cells
+from fastmix.kernels import comixup, crop, farthest, finegrained, graft_cells, gridcut, mix, randaugment, top_cells
 
-KERNELS = [mix, crop, randaugment, top_cells, graft_cells, finegrained, farthest]
+KERNELS = [mix, crop, randaugment, top_cells, graft_cells, finegrained, farthest, comixup, gridcut]
