@@ -105,10 +105,11 @@ def _finegrained(first, last, images, factor, sizes, out):
         best, best_y, best_x = 0, height // 2, width // 2
         for y in range(rows):
             for x in range(columns):
-                if on[y, x] or off[y, x]:
+                difference = on[y, x] + off[y, x]
+                if difference > 0:
                     score = 255 * on[y, x] // most_on + 255 * off[y, x] // most_off
-                    if score > best:
-                        best = score
+                    if 2048 * score + difference > best:
+                        best = 2048 * score + difference
                         best_y = min(y * factor + factor // 2, height - 1)
                         best_x = min(x * factor + factor // 2, width - 1)
         out[i, 0], out[i, 1] = best_y, best_x
