@@ -3,6 +3,32 @@
 KERNELS is what tests and checks iterate over; adding a kernel is its file and its name here.
 """
 
-from fastmix.kernels import comixup, crop, farthest, finegrained, graft_cells, gridcut, mix, randaugment, top_cells
+from fastmix.kernels import (
+    borders,
+    comixup,
+    crop,
+    farthest,
+    finegrained,
+    gradient_pool,
+    graft_cells,
+    gridcut,
+    mix,
+    randaugment,
+    top_cells,
+    transport,
+)
 
-KERNELS = [mix, crop, randaugment, top_cells, graft_cells, finegrained, farthest, comixup, gridcut]
+KERNELS = [
+    mix,
+    crop,
+    randaugment,
+    top_cells,
+    graft_cells,
+    finegrained,
+    farthest,
+    comixup,
+    gridcut,
+    gradient_pool,
+    borders,
+    transport,
+]

@@ -14,6 +14,7 @@ from fastmix.mixers.gridmix import GridMix
 from fastmix.mixers.gridmix_cells import GridMixCells
 from fastmix.mixers.guidedmixup import GuidedMixup
 from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.puzzlemix import PuzzleMix
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
 from fastmix.mixers.saliencymix import SaliencyMix
@@ -34,6 +35,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "saliencymix": SaliencyMix,
     "attentivemix": AttentiveMix,
     "grafting": SaliencyGrafting,
+    "puzzlemix": PuzzleMix,
     "supermix": SuperMix,
     "snapmix": SnapMix,
     "guidedmixup": GuidedMixup,
