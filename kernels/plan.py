@@ -238,8 +238,8 @@ def cell_edges(length: int, cells: int) -> np.ndarray:
 def cell_mean(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean over the pixels of an image of a value a cell, [B,gh,gw] -> float64 [B]."""
     y, x = (np.diff(cell_edges(length, cells)) for length, cells in zip(size, values.shape[1:], strict=True))
-    area = send(np.outer(y, x) / (size[0] * size[1]), values.device)
-    return (values * area).sum((1, 2))
+    pixels = send(np.outer(y, x), values.device)
+    return (values * pixels).sum((1, 2)).double() / (size[0] * size[1])  # whole numbers until here: all set is 1
 
 
 def map_places(length: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
