@@ -94,7 +94,7 @@ def farthest(distance: Tensor) -> Tensor:
     else:
         from fastmix.kernels.farthest_cpu import farthest_cpu
 
-        farthest_cpu(distance, partner)
+        farthest_cpu(distance, LEAST, partner)
     return partner
 
 

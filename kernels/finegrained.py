@@ -201,7 +201,7 @@ def finegrained(images: Tensor, factor: int | None = None) -> Tensor:
     else:
         from fastmix.kernels.finegrained_cpu import finegrained_cpu
 
-        finegrained_cpu(images, factor, neighbourhoods(factor), out)
+        finegrained_cpu(images, factor, LUMA, neighbourhoods(factor), out)
     return out
 
 
