@@ -11,9 +11,9 @@ Larger ones are annealed. With the levels t_l = (2 l - (L-1)) / (L-1), w = W/4 a
 
 one colour of the checkerboard after the other (with a quadratic cost no other moment of a neighbour matters), while T
 falls from the widest range of f's part without neighbours. Then every cell takes the level of its least f, sweep by
-sweep. The same sweeps from each constant labelling, and from the least unary of each cell, compete with that: the result
-is never worse than any of these. exp(-x) is (1 - x/4)^4, 0 from x = 4 on: any falling function serves, and this one is
-the same bits everywhere.
+sweep. Such sweeps from each constant labelling, and from the least unary of each cell, compete with that: the result is
+never worse than those. exp(-x) is (1 - x/4)^4, 0 from x = 4 on: any falling function serves, and this one has the same
+bits everywhere.
 
 Bytes: the arguments once, 4 written a cell. Flops a cell: annealed about 2,500 for 3 labels; exact 4 L^(gw+1).
 """
@@ -298,9 +298,7 @@ def gridcut(unary: Tensor, down: Tensor, right: Tensor, exact: bool | None = Non
         kernel = exact_kernel if exact else annealed_kernel
         constants, warps = _build(exact, labels, rows, columns)
         with torch.cuda.device_of(unary):
-            kernel[(n,)](
-                unary, down, right, out, rows, columns, **constants, num_warps=warps, enable_fp_fusion=False
-            )
+            kernel[(n,)](unary, down, right, out, rows, columns, **constants, num_warps=warps, enable_fp_fusion=False)
     elif exact:
         from fastmix.kernels.gridcut_cpu import exact_cpu
 
@@ -325,7 +323,9 @@ def _check(unary: Tensor, down: Tensor, right: Tensor, exact: bool | None) -> bo
             raise ValueError(f"gridcut: {name} must be float32 {list(shape)} on {unary.device}, not {found}")
     small = is_small(labels, rows, columns)
     if exact and not small:
-        raise ValueError(f"gridcut: {labels} labels on {rows}x{columns} cells are too many to be exact; leave out exact")
+        raise ValueError(
+            f"gridcut: {labels} labels on {rows}x{columns} cells cannot be solved exactly; leave exact out"
+        )
     return small if exact is None else exact
 
 

@@ -10,7 +10,7 @@ import torch
 
 @dataclass(frozen=True)
 class Case:
-    """Random arguments of `gridcut`, a function of the seed; coupling: the largest edge weight, unaries being 0 to 1."""
+    """Random arguments of `gridcut`, a function of the seed: unaries in 0..1, edge weights in 0..coupling."""
 
     samples: int
     labels: int
@@ -25,10 +25,11 @@ class Case:
     def arguments(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
         rng = np.random.default_rng(seed)
         n, (rows, columns) = self.samples, self.grid
-        shapes = {"unary": (n, self.labels, rows, columns), "down": (n, rows - 1, columns), "right": (n, rows, columns - 1)}
-        most = {"unary": 1.0, "down": self.coupling, "right": self.coupling}
-        drawn = {name: torch.from_numpy(most[name] * rng.random(shape)).to(dtype) for name, shape in shapes.items()}
-        return drawn | {"exact": self.exact}
+        unary = rng.random((n, self.labels, rows, columns))
+        down = self.coupling * rng.random((n, rows - 1, columns))
+        right = self.coupling * rng.random((n, rows, columns - 1))
+        arrays = {"unary": unary, "down": down, "right": right}
+        return {name: torch.from_numpy(array).to(dtype) for name, array in arrays.items()} | {"exact": self.exact}
 
 
 CASES = [

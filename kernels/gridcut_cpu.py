@@ -126,14 +126,27 @@ def _coldness(own, narrowest):
     return np.repeat(QUARTER / widest, own.shape[3] // LANES).reshape(LANES, -1).T.copy().reshape(-1)
 
 
+@njit(nogil=True, error_model="numpy")
+def _cheapest(m, unary, t):
+    """The levels of the least unary of each cell."""
+    for s in range(len(unary)):
+        for y in range(unary.shape[2]):
+            for x in range(unary.shape[3]):
+                low, at = unary[s, 0, y, x], t[0]
+                for k in range(1, len(t)):
+                    u = unary[s, k, y, x]
+                    at = t[k] if u < low else at
+                    low = u if u < low else low
+                m[(y + x) % 2, y + 1, (x // 2 + 1) * LANES + s] = at
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def _anneal(unary, down, right, t, sweeps, heating, descents, narrowest, out):
     rows, columns = unary.shape[2:]
     n = (columns + 1) // 2 * LANES
     own, weights = np.zeros((2, rows, len(t), n), np.float32), np.zeros((2, rows, 4, n), np.float32)
     m = np.zeros((2, rows + 2, n + 2 * LANES), np.float32)
-    start = np.zeros_like(m)
-    pull = np.empty(n, np.float32)
+    result, pull, best = np.zeros_like(m), np.empty(n, np.float32), np.empty(LANES, np.float32)
     for first in range(0, len(unary), LANES):
         block = slice(first, first + LANES)
         _fill(own, weights, unary[block], down[block], right[block], t)
@@ -145,42 +158,35 @@ def _anneal(unary, down, right, t, sweeps, heating, descents, narrowest, out):
                 _mean(cells, own[sweep % 2, y], pull, coldness, t)
             if sweep % 2 == 1:
                 coldness *= heating
-        _descend(m, own, weights, pull, t, descents)
-        best = _energies(m, own, weights, pull, t)
-        for k in range(len(t) + 1):
-            if k < len(t):
-                start[:] = t[k]
-            else:
-                for s, u in enumerate(unary[block]):
-                    for y in range(rows):
-                        for x in range(columns):
-                            low, at = u[0, y, x], t[0]
-                            for j in range(1, len(t)):
-                                at = t[j] if u[j, y, x] < low else at
-                                low = u[j, y, x] if u[j, y, x] < low else low
-                            start[(y + x) % 2, y + 1, (x // 2 + 1) * LANES + s] = at
-            _descend(start, own, weights, pull, t, descents)
-            found = _energies(start, own, weights, pull, t)
+        best[:] = np.inf
+        for start in range(len(t) + 2):
+            if start == len(t) + 1:
+                _cheapest(m, unary[block], t)
+            elif start > 0:
+                m[:] = t[start - 1]
+            _descend(m, own, weights, pull, t, descents)
+            found = _energies(m, own, weights, pull, t)
             for s in range(LANES):
                 if found[s] < best[s]:
                     best[s] = found[s]
-                    m[:, :, s::LANES] = start[:, :, s::LANES]
+                    result[:, :, s::LANES] = m[:, :, s::LANES]
         for s in range(len(unary[block])):
             for y in range(rows):
                 for x in range(columns):
-                    level = m[(y + x) % 2, y + 1, (x // 2 + 1) * LANES + s]
+                    level = result[(y + x) % 2, y + 1, (x // 2 + 1) * LANES + s]
                     out[first + s, y, x] = (level + ONE) * (HALF * np.float32(len(t) - 1)) + HALF
 
 
 @njit(nogil=True, error_model="numpy")
 def _step(after, before, down, unary, right, rise, jump):
-    """Costs with one more cell: over the labels, unrolled, of the cell above, which leaves the state."""
-    for s in range(len(after)):
-        least = before[0, s] + down[s] * rise[0]
-        for k in range(1, len(rise)):
-            other = before[k, s] + down[s] * rise[k]
-            least = other if other < least else least
-        after[s] = (least + unary[s]) + right[s] * jump
+    """Costs with one more cell: the least over the labels, unrolled, of the cell above, which leaves the state."""
+    for r in range(len(after)):
+        for s in range(after.shape[1]):
+            least = before[r, 0, s] + down[s] * rise[0]
+            for k in range(1, len(rise)):
+                other = before[r, k, s] + down[s] * rise[k]
+                least = other if other < least else least
+            after[r, s] = (least + unary[s]) + right[s] * jump
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -205,12 +211,12 @@ def _solve(unary, down, right, apart, out):
                     above[cell, s] = down[first + s, y - 1, x] if y else ZERO
                     left[cell, s] = right[first + s, y, x - 1] if x else ZERO
         for cell in range(rows * columns):
-            before = costs[cell].reshape(rest, labels, LANES)
-            for label in range(labels):
-                for r in range(rest):
-                    rise, jump = apart[label], apart[label][r // (rest // labels)]
-                    after = costs[cell + 1, label * rest + r]
-                    _step(after, before[r], above[cell], own[cell, label], left[cell], rise, jump)
+            before = costs[cell].reshape(labels, -1, labels, LANES)
+            after = costs[cell + 1].reshape(labels, labels, -1, LANES)
+            for new in range(labels):
+                for last in range(labels):
+                    rise, jump = apart[new], apart[new][last]
+                    _step(after[new, last], before[last], above[cell], own[cell, new], left[cell], rise, jump)
         for s in range(count):
             state = costs[-1, :, s].argmin()
             for cell in range(rows * columns - 1, -1, -1):
