@@ -18,8 +18,9 @@ SMALL = 256  # float16: gradients below 6e-8 vanish, above 65504 overflow; a net
 def evaluated(model: nn.Module) -> Iterator[None]:
     """Inside, every module is in eval mode and every parameter frozen; afterwards each is again as it was.
 
-    Frozen, so that no gradient of a weight is computed, in a compiled backward pass either, and so that autocast keeps
-    no copy of a weight made here: the training pass would take that copy, and its weights would get no gradient.
+    Frozen, so that no gradient of a weight is computed in a compiled backward pass either, and so that autocast keeps
+    no copy of a weight from here: made without gradients, older versions of torch would use it in the training pass
+    (pytorch issue 112583).
     """
     training = [module for module in model.modules() if module.training]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
