@@ -8,6 +8,7 @@ import inspect
 from fastmix.mixers.attentivemix import AttentiveMix
 from fastmix.mixers.base import Mixer
 from fastmix.mixers.choice import Choice
+from fastmix.mixers.comixup import CoMixup
 from fastmix.mixers.cutmix import CutMix
 from fastmix.mixers.fmix import FMix
 from fastmix.mixers.gridmix import GridMix
@@ -36,6 +37,7 @@ MIXERS: dict[str, type[Mixer]] = {
     "attentivemix": AttentiveMix,
     "grafting": SaliencyGrafting,
     "puzzlemix": PuzzleMix,
+    "comixup": CoMixup,
     "supermix": SuperMix,
     "snapmix": SnapMix,
     "guidedmixup": GuidedMixup,
