@@ -20,7 +20,7 @@ TAPS, SIGMA = 7, 3.0
 def spectral_residual(grey: Tensor) -> Tensor:
     """The saliency of each pixel, at least 0, of float32 images [B,H,W]: float32 [B,H,W].
 
-    It is 1 everywhere in an image of one level, which has no residual. Raises ValueError for images below 4 x 4.
+    It is 1 everywhere in an image of one level, which has no residual.
     """
     size = grey.shape[1:]
     small = tuple(min(length, SIDE) for length in size)
@@ -40,16 +40,20 @@ def spectral_residual(grey: Tensor) -> Tensor:
 
 
 def blur(maps: Tensor) -> Tensor:
-    """Float32 maps [B,H,W] blurred by a Gaussian of 7x7 taps and standard deviation 3, borders mirrored.
+    """Float32 maps [B,H,W] blurred by a Gaussian of 7x7 taps and standard deviation 3, borders mirrored (once).
 
-    Raises ValueError for maps below 4 x 4.
+    As a product with a matrix on either side: a convolution of one channel is slower on the CPU and no faster on a GPU.
     """
-    reach = TAPS // 2
-    if min(maps.shape[1:]) <= reach:
-        raise ValueError(f"spectral: maps of {maps.shape[1]} x {maps.shape[2]}; {reach + 1} x {reach + 1} is the least")
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float32, device=maps.device)
-    taps = (-0.5 * (steps / SIGMA).square()).exp()
-    taps = taps / taps.sum()
+    down, across = (_gaussian(length, maps.device) for length in maps.shape[1:])
     with torch.autocast(maps.device.type, enabled=False):
-        padded = F.pad(maps[:, None], (reach,) * 4, mode="reflect")
-        return F.conv2d(F.conv2d(padded, taps.view(1, 1, 1, -1)), taps.view(1, 1, -1, 1))[:, 0]
+        return down @ maps @ across.T
+
+
+def _gaussian(length: int, device: torch.device) -> Tensor:
+    """The filter along a side as a matrix [length,length]: from what stands at j to what comes out at i."""
+    i, j = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)
+    total = torch.zeros(length, length, device=device)
+    for place, exists in ((j, j >= 0), (-j, j > 0), (2 * (length - 1) - j, j < length - 1)):
+        step = i - place
+        total += (-0.5 * (step / SIGMA).square()).exp() * (exists & (step.abs() <= TAPS // 2))
+    return total / total.sum(1, keepdim=True)
