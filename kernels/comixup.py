@@ -12,10 +12,10 @@ the lower index), at the mean of both costs - 5e-4; next to a block of one of it
 label change. Before the last time, of two outputs that show one set of several inputs, the earlier pays gamma/n for
 the first of the set, the later for the second (`resolve`).
 
-An output's grid is settled by iterated conditional modes: blocks of one colour of the checkerboard take their best label
-given the other colour's, at most SWEEPS times or until none changes, from three starts: as it is, each block's cheapest
-label, and the one that is cheapest all over; the lowest energy wins, the first of equals. So no step raises an output's
-energy. Alpha-beta swap by graph cuts, which the authors use, is not better on average.
+An output's grid is settled by iterated conditional modes: blocks of one colour of the checkerboard take their best
+label given the other colour's, at most SWEEPS times or until none changes, from three starts: as it is, each block's
+cheapest label, and the one that is cheapest all over; the lowest energy wins, the first of equals. So no step raises
+an output's energy. Alpha-beta swap by graph cuts, which the authors use, is not better on average.
 
 Costs are rounded once, to 2**-SCALE (`fixed_point`); all that follows is in whole numbers, so the reference, the Triton
 kernel and the numba twin find the same labels on every device.
@@ -49,9 +49,13 @@ NEVER = (1 << 31) - 1  # cost of a label that there is not
 
 @dataclass
 class Problem:
-    """What the solvers work on, in units of 2**-scale: costs int32 [G,m,n]; penalty int32 [G,m,m] for each half block
-    in the other outputs; limit, below which it is not paid; a quarter of a label change; the cost that tells twins apart;
-    the bonus of a half, twice."""
+    """What the solvers work on, in whole numbers.
+
+    costs    int32 [G,m,n]  of each input in each block
+    penalty  int32 [G,m,m]  gamma/n A: of input k for each half block of input l in the other outputs
+    limit    the sum of penalties above which it is paid: tau n blocks
+    quarter  of a label change; twin: what tells outputs of one set apart; bonus: of a half, twice
+    """
 
     costs: Tensor
     penalty: Tensor
@@ -328,15 +332,15 @@ def comixup(
 ) -> Tensor:
     """The two inputs that each block of each output shows half of; the same twice: it shows that one. int32 [G,m,n,2]
 
-    cost float32 [G,m,n]: of showing input k of the group in block t, lower is better; compatibility float32 [G,m,m],
-    A in [0,1], zero or more off the diagonal for inputs that go well together no worse; start integers [G,m,n]: the
-    input that block t of output j shows at first, below the group's size; sizes int32 [G]: the group has inputs
-    0..size-1, what lies behind is not read and its outputs show input 0; grid (rows, columns) of the n blocks.
+    cost           float32 [G,m,n]  of showing input k of the group in block t; the lower the better
+    compatibility  float32 [G,m,m]  A, in [0,1]: 1 on the diagonal, off it what pairs of inputs in two outputs cost
+    start          integers [G,m,n] the input that block t of output j shows at first
+    sizes          int32 [G]        a group has the inputs 0..size-1; what lies behind is not read, and its outputs
+                                    show input 0
+    grid           (rows, columns) of the n blocks
     Without a wait for the device. Raises ValueError for arguments that do not fit each other.
     """
     _check(cost, compatibility, start, sizes, grid, beta, gamma, tau, iterations)
-    if not cost.is_cuda and not INTERPRETED and cost.device.type != "cpu":
-        return reference(cost, compatibility, start, sizes, grid, beta, gamma, tau, iterations, resolve)
     problem = fixed_point(cost, compatibility, beta, gamma, tau)
     inside = torch.arange(cost.shape[1], device=cost.device)[:, None] < sizes[:, None, None]
     labels = torch.where(inside, start.clamp(0, cost.shape[1] - 1), 0).int() * (BASE + 1)
@@ -355,7 +359,7 @@ def _launch(problem, sizes, labels, grid, iterations, resolve) -> None:
         comixup_kernel[(groups,)](
             problem.costs.contiguous(),
             problem.penalty.contiguous(),
-            sizes.contiguous(),
+            sizes.int().contiguous(),
             labels,
             problem.limit,
             problem.quarter,
@@ -384,11 +388,11 @@ def _check(cost, compatibility, start, sizes, grid, beta, gamma, tau, iterations
         raise ValueError(f"comixup: cost must be {wanted}, not {cost.dtype} {list(cost.shape)}")
     if grid[0] * grid[1] != n:
         raise ValueError(f"comixup: the grid {grid[0]} x {grid[1]} has not the {n} blocks of cost")
-    shapes = {"compatibility": (compatibility, (groups, m, m)), "start": (start, (groups, m, n)), "sizes": (sizes, (groups,))}
-    for name, (tensor, shape) in shapes.items():
+    wanted = {"compatibility": (groups, m, m), "start": (groups, m, n), "sizes": (groups,)}
+    for (name, shape), tensor in zip(wanted.items(), (compatibility, start, sizes), strict=True):
         floating = name == "compatibility"
         if tensor.shape != shape or tensor.device != cost.device or tensor.is_floating_point() != floating:
-            kind = "float32" if floating else "integers"
+            kind = "floats" if floating else "integers"
             found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
             raise ValueError(f"comixup: {name} must be {kind} {list(shape)} on {cost.device}, not {found}")
     if not (beta >= 0 and gamma >= 0 and tau >= 0 and iterations >= 1):

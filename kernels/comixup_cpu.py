@@ -1,4 +1,7 @@
-"""The joint solver of Co-Mixup on the CPU: numba, groups spread over a few threads. Equal to `kernels.comixup.reference`."""
+"""The joint solver of Co-Mixup on the CPU: numba, groups spread over a few threads.
+
+Equal to `kernels.comixup.reference`.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,8 @@ def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, it
     costs, alike = np.empty((n, m + 3), np.int64), np.empty((m + 3, m + 3), np.int64)
     ends = np.empty((m + 3, 2), np.int64)
     near, over = np.empty(m + 3, np.int64), np.empty(m + 3, np.int64)
-    used, total, avoid, shows = np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64), np.empty(m, np.int64)
+    used, total = np.empty(m, np.int64), np.empty(m, np.int64)
+    avoid, shows = np.empty(m, np.int64), np.empty(m, np.int64)
     tries = np.empty((3, n), np.int64)
     for group in range(first, last):
         size = sizes[group]
@@ -172,11 +176,11 @@ def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, it
 def comixup_cpu(
     problem: Problem, sizes: Tensor, labels: Tensor, grid: tuple[int, int], iterations: int, resolve: bool
 ) -> None:
-    """Settles labels int32 [G,m,n], in place, from where they start: arguments of `kernels.comixup.comixup`, checked."""
+    """Settles labels int32 [G,m,n], in place, from where they start: arguments of `kernels.comixup`, checked."""
     from fastmix.kernels.comixup import BASE, SPARE, SWEEPS
 
     numbers = (problem.limit, problem.quarter, problem.twin, problem.bonus, BASE, 1 << 62, SWEEPS, SPARE)
-    arrays = (problem.costs.numpy(), problem.penalty.numpy(), sizes.numpy(), labels.numpy(), numbers)
+    arrays = (problem.costs.numpy(), problem.penalty.numpy(), sizes.int().numpy(), labels.numpy(), numbers)
     settings = (*grid, iterations, iterations - 2 if resolve else -1)
 
     share(lambda first, last: _solve(first, last, *arrays, *settings), len(labels), labels.numel() * iterations * 1000)

@@ -28,6 +28,7 @@ OTHER_LABELS = ("snapmix", "grafting", "supermix")  # whose labels are not the a
 ONE_LABEL = ("attentivemix-batch-openmixup", "attentivemix-sample-openmixup")  # sample 0's area counts for all
 NEEDS_A_MAP = ("snapmix",)
 OPTIONS = {
+    "comixup": {"clean_lam": 0.0, "group": 3},
     "attentivemix": {"teacher": "test_resnet", "size": 64},
     "supermix": {"teacher": "test_resnet", "steps": 2, "side": 8, "sigma": 1.0},
 }
@@ -98,7 +99,7 @@ def teacher(tmp_path_factory) -> Path:
 def build(row: str, teacher: Path) -> Mixer:
     name, options = ROWS[row]
     file = {"weights": str(teacher)} if "teacher" in inspect.signature(MIXERS[name]).parameters else {}
-    return MIXERS[name](**OPTIONS.get(name, {}), **file, **options)
+    return MIXERS[name](**{**OPTIONS.get(name, {}), **file, **options})
 
 
 @pytest.fixture
