@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fastmix.models.sites import as_map, rewrite
+from fastmix.models.sites import as_map, name_of, rewrite
 
 Loss = Callable[[Tensor], Tensor]  # logits [B, classes] -> scalar, a sum over the samples
 SMALL = 256  # float16: gradients below 6e-8 vanish, above 65504 overflow; a network's are nearer to the lower end
@@ -53,7 +53,7 @@ def feature_gradient(model: nn.Module, site: str, x: Tensor, loss: Loss) -> tupl
     """The output of `site` (a name of sites(model)) and the gradient of loss(model(x)) with respect to it. [B,C,h,w]
 
     Only what lies behind the site is differentiated. Otherwise like input_gradient; a compiled model runs eagerly.
-    Raises ValueError for a site that the model does not have.
+    Raises ValueError for a site that the model does not have, or does not run.
     """
     seen = []
 
@@ -63,6 +63,8 @@ def feature_gradient(model: nn.Module, site: str, x: Tensor, loss: Loss) -> tupl
 
     with evaluated(model), torch.enable_grad(), rewrite(model, site, cut):
         value = loss(model(x))
+        if not seen:
+            raise ValueError(f"{name_of(model)} does not run {site} as a module: switch gradient checkpointing off")
         given, output = seen
         slope = gradient(value, output)
     return as_map(model, given, output.detach()), as_map(model, given, slope)
