@@ -28,7 +28,7 @@ OTHER_LABELS = ("snapmix", "grafting", "supermix")  # whose labels are not the a
 ONE_LABEL = ("attentivemix-batch-openmixup", "attentivemix-sample-openmixup")  # sample 0's area counts for all
 NEEDS_A_MAP = ("snapmix",)
 OPTIONS = {
-    "comixup": {"clean_lam": 0.0, "group": 3},
+    "comixup": {"clean_lam": 0.0, "group": 4},
     "attentivemix": {"teacher": "test_resnet", "size": 64},
     "supermix": {"teacher": "test_resnet", "steps": 2, "side": 8, "sigma": 1.0},
 }
@@ -243,7 +243,7 @@ def test_weights_that_go_against_the_losses_are_not_averaged(row, mixer):
     each = -logits.double().log_softmax(1).gather(1, targets.labels)
     found = mixer(Told(), batch, CrossEntropy()).item()
     assert found == pytest.approx((each * targets.weights).sum(1).mean().item(), rel=1e-5)
-    if targets.weights[:, 0].std() > 0.02:
+    if targets.weights.shape[1] == 2 and targets.weights[:, 0].std() > 0.02:
         assert found < (each.mean(0) * targets.weights.mean(0)).sum().item() - 1e-3
 
 
