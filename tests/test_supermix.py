@@ -205,19 +205,18 @@ def test_finished_samples_stay_and_the_others_go_on():
     assert torch.equal(few[:2], many[:2]) and (few[2:] - many[2:]).abs().amax((1, 2, 3)).min() > 0
 
 
-def test_with_a_tolerance_it_ends_early():
-    calls = []
-    (first, second), lam = halves(4), torch.full((4,), 0.5)
-    first[3:] = second[3:] = 0
+def test_steps_in_two_parts_are_the_same_steps():
+    first, second = halves(4)
+    first[2:], second[2:] = 0.05 * first[2:], 0.05 * second[2:]
 
     def classify(x):
-        calls.append(1)
         return brightness(x) + torch.tensor([0.0, 0.0, 0.5])
 
-    for tol, expected in ((None, 9), (0.25, 2), (0.2, 9)):
-        calls.clear()
-        optimise(classify, first, second, pairs(4), lam, 8, 1.0, 0.0, 9, tol)
-        assert len(calls) == expected
+    arguments = classify, first, second, pairs(4), lams(4), 8, 1.0, 1.0
+    whole, _ = optimise(*arguments, 6)
+    parts, _ = optimise(*arguments, 2)
+    parts, done = optimise(*arguments, 4, start=parts)
+    assert torch.equal(whole, parts) and done.tolist() == [True, True, False, False]
 
 
 # ---- the method ----

@@ -109,16 +109,16 @@ def optimise(
     sigma: float,
     sparsity: float,
     steps: int,
-    tol: float | None = None,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Raw masks float32 [B,2,side,side], and which samples were finished before the last step, bool [B].
 
-    classify: images -> logits [B, C]; first and second: images [B,3,H,W]; classes int64 [B,2]; lam float32 [B].
+    classify: images -> logits [B, C]; first and second: images [B,3,H,W]; classes int64 [B,2]; lam float32 [B]; start:
+    raw masks of earlier steps, to go on from (none: zeros, which no sample is finished with).
     A step takes from the masks |loss| / <g, g_s> times g_s, where g is their gradient and g_s that gradient blurred by
-    a Gaussian of `sigma` cells, the factor kept within [1e-4, 2000].
-    Without a wait for the device, unless `tol` is given: then it ends once that share of the samples is unfinished.
+    a Gaussian of `sigma` cells, the factor kept within [1e-4, 2000]. Without a wait for the device.
     """
-    raw = torch.zeros(len(lam), 2, side, side, device=first.device)
+    raw = torch.zeros(len(lam), 2, side, side, device=first.device) if start is None else start.detach()
     done = torch.zeros(len(lam), dtype=torch.bool, device=first.device)
     blur = send(gaussian(side, sigma), first.device)
     for step in range(steps):
@@ -129,10 +129,8 @@ def optimise(
             loss = divergence(logits, classes, lam) + sparsity * (own * (1 - own)).mean((1, 2, 3))
             (slope,) = torch.autograd.grad(loss.sum() * SMALL, raw)
         slope, loss = torch.nan_to_num(slope / SMALL, 0.0, 0.0, 0.0), loss.detach()
-        if step:
+        if step or start is not None:
             done = done | recognised(logits.detach(), classes)
-            if tol is not None and float((~done).float().mean()) <= tol:
-                break
         with torch.autocast(first.device.type, enabled=False):
             smooth = blur @ slope @ blur
         length = (loss.abs() / ((slope * smooth).sum((1, 2, 3)) + 1e-10)).clamp(SHORTEST, LONGEST)
