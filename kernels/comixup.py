@@ -65,17 +65,17 @@ class Problem:
     bonus: int
 
 
-def fixed_point(cost: Tensor, compatibility: Tensor, beta: float, gamma: float, tau: float) -> Problem:
+def fixed_point(cost: Tensor, compatibility: Tensor, beta: float, gamma: float, tau: float, largest: float) -> Problem:
     """The problem in whole numbers: with so many bits that no sum leaves int32, at most 24 behind the point."""
     m, n = cost.shape[1:]
-    one = 2.0 ** min(24, 29 - math.ceil(math.log2(2 * gamma * m + 4 * beta + 4)))
+    one = 2.0 ** min(24, 29 - math.ceil(math.log2(2 * gamma * m + 4 * beta + 2 * largest)))
 
     def whole(values: Tensor) -> Tensor:
-        return torch.nan_to_num(values * one).clamp(-(2.0**28), 2.0**28).round().int()
+        return (torch.nan_to_num(values) * one).round().int()
 
     penalty = whole(compatibility.clamp(0, 1) * (gamma / n))
-    terms = (2 * gamma * tau, beta / n / 4, gamma / n, 2 * HALF_BONUS)
-    return Problem(whole(cost), penalty, *(round(one * term) for term in terms))
+    terms = (min(2 * gamma * tau, 2**29 / one), beta / n / 4, gamma / n, 2 * HALF_BONUS)
+    return Problem(whole(cost.clamp(-largest, largest)), penalty, *(round(one * term) for term in terms))
 
 
 # ---- reference ----
@@ -92,9 +92,10 @@ def reference(
     tau: float = 0.83,
     iterations: int = 4,
     resolve: bool = True,
+    largest: float = 2.0,
 ) -> Tensor:
     """`comixup` in plain torch: one output of all groups at a time."""
-    problem = fixed_point(cost, compatibility, beta, gamma, tau)
+    problem = fixed_point(cost, compatibility, beta, gamma, tau, largest)
     groups, m, n = cost.shape
     member = torch.arange(m, device=cost.device)
     there = member < sizes[:, None]  # [G,m]
@@ -329,6 +330,7 @@ def comixup(
     tau: float = 0.83,
     iterations: int = 4,
     resolve: bool = True,
+    largest: float = 2.0,
 ) -> Tensor:
     """The two inputs that each block of each output shows half of; the same twice: it shows that one. int32 [G,m,n,2]
 
@@ -338,10 +340,11 @@ def comixup(
     sizes          int32 [G]        a group has the inputs 0..size-1; what lies behind is not read, and its outputs
                                     show input 0
     grid           (rows, columns) of the n blocks
+    largest        what no cost exceeds, above or below 0; those that do are cut
     Without a wait for the device. Raises ValueError for arguments that do not fit each other.
     """
-    _check(cost, compatibility, start, sizes, grid, beta, gamma, tau, iterations)
-    problem = fixed_point(cost, compatibility, beta, gamma, tau)
+    _check(cost, compatibility, start, sizes, grid, (beta, gamma, tau, largest), iterations)
+    problem = fixed_point(cost, compatibility, beta, gamma, tau, largest)
     inside = torch.arange(cost.shape[1], device=cost.device)[:, None] < sizes[:, None, None]
     labels = torch.where(inside, start.clamp(0, cost.shape[1] - 1), 0).int() * (BASE + 1)
     if cost.is_cuda or INTERPRETED:
@@ -381,7 +384,7 @@ def _blocks(m: int, n: int) -> dict[str, int]:
     return blocks | dict(num_warps=min(16, max(1, blocks["N"] * blocks["L"] // 128)))
 
 
-def _check(cost, compatibility, start, sizes, grid, beta, gamma, tau, iterations) -> None:
+def _check(cost, compatibility, start, sizes, grid, numbers, iterations) -> None:
     groups, m, n = cost.shape if cost.ndim == 3 else (0, 0, 0)
     if not (groups and 0 < m <= MOST and 0 < n <= CELLS) or cost.dtype != torch.float32:
         wanted = f"float32 [G,m,n], m at most {MOST}, n at most {CELLS}"
@@ -395,9 +398,9 @@ def _check(cost, compatibility, start, sizes, grid, beta, gamma, tau, iterations
             kind = "floats" if floating else "integers"
             found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
             raise ValueError(f"comixup: {name} must be {kind} {list(shape)} on {cost.device}, not {found}")
-    if not (beta >= 0 and gamma >= 0 and tau >= 0 and iterations >= 1):
-        found = f"{beta}, {gamma}, {tau} and {iterations}"
-        raise ValueError(f"comixup: beta, gamma and tau must be at least 0 and iterations at least 1, not {found}")
+    if min(numbers) < 0 or numbers[-1] == 0 or iterations < 1:
+        found = f"{', '.join(map(str, numbers))} and {iterations}"
+        raise ValueError(f"comixup: beta, gamma and tau must be at least 0, largest and iterations above, not {found}")
 
 
 # ---- ahead-of-time targets ----

@@ -37,8 +37,9 @@ class Case:
         saliency /= saliency.sum(2, keepdims=True)
         prior = rng.dirichlet(np.full(m, 2.0), groups)[..., None]
         cost = -saliency - 0.05 / (gh * gw) * np.log(prior + 1e-8)
-        far = np.abs(rng.random((groups, m, 1)) - rng.random((groups, 1, m)))
-        compatibility = 0.999 * np.eye(m) + 0.001 * m * far / far.sum((1, 2), keepdims=True)
+        place = rng.random((groups, m))
+        far = np.abs(place[:, :, None] - place[:, None])
+        compatibility = 0.999 * np.eye(m) + 0.001 * m * far / np.maximum(far.sum((1, 2), keepdims=True), 1e-9)
         start = rng.integers(0, np.array(self.sizes)[:, None, None], (groups, m, gh * gw))
         return dict(
             cost=torch.from_numpy(cost).to(dtype),

@@ -110,7 +110,8 @@ class CoMixup(GradientMixer):
         apart = peaks_apart(gradient)[member[:, :, None], member[:, None]] * inside[:, :, None] * inside[:, None]
         apart = apart * size[:, None, None] / apart.sum((1, 2), keepdim=True).clamp(min=1)
         compatibility = (1 - self.omega) * torch.eye(m, device=device) + self.omega * apart
-        shown = comixup(cost, compatibility, send(start, device), size, (b, b), **self.solver)
+        largest = 1 - self.eta / n * np.log(1e-8)
+        shown = comixup(cost, compatibility, send(start, device), size, (b, b), **self.solver, largest=largest)
 
         # From outputs of groups to images of the batch.
         group = np.repeat(np.arange(groups), sizes)
