@@ -5,6 +5,7 @@ import inspect
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -74,13 +75,18 @@ every_asked = pytest.mark.parametrize("row", ASKED)
 every_name = pytest.mark.parametrize("row", FIRST.values(), ids=FIRST)
 
 
-def network(name: str = "test_resnet", **args) -> nn.Module:
-    """A small network in train mode; its modules are channels-last, as in training."""
+@cache
+def prototype(name: str, **args) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = load_timm().create_model(name, num_classes=CLASSES, **args)
         model(torch.randn(4, 3, 64, 64))  # statistics that are not those of a new one
     return model.to(memory_format=torch.channels_last)
+
+
+def network(name: str = "test_resnet", **args) -> nn.Module:
+    """A small network in train mode, in memory as in training; always the same."""
+    return copy.deepcopy(prototype(name, **args))
 
 
 def save_teacher(file: Path) -> Path:
