@@ -158,7 +158,7 @@ def _anneal(unary, down, right, t, sweeps, heating, descents, narrowest, out):
                 _mean(cells, own[sweep % 2, y], pull, coldness, t)
             if sweep % 2 == 1:
                 coldness *= heating
-        best[:] = np.inf
+        best[:], result[:] = np.inf, 0
         for start in range(len(t) + 2):
             if start == len(t) + 1:
                 _cheapest(m, unary[block], t)
