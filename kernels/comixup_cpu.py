@@ -5,26 +5,22 @@ Equal to `kernels.comixup.reference`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.comixup_problem import BASE, SPARE, SWEEPS, Problem
 from fastmix.kernels.threads import share
-
-if TYPE_CHECKING:
-    from fastmix.kernels.comixup import Problem
 
 HALVES = np.array([[0, 1], [0, 2], [1, 2]])  # of the three inputs that an output shows most
 
 
 @njit(nogil=True)
-def _count(used, labels, base, sign):
+def _count(used, labels, sign):
     """Adds an output's half blocks of each input."""
     for code in labels:
-        used[code // base] += sign
-        used[code % base] += sign
+        used[code // BASE] += sign
+        used[code % BASE] += sign
 
 
 @njit(nogil=True)
@@ -67,10 +63,10 @@ def _near(alike, labels, t, rows, columns, near):
 
 
 @njit(nogil=True)
-def _settle(costs, alike, labels, rows, columns, quarter, sweeps, near):
+def _settle(costs, alike, labels, rows, columns, quarter, near):
     """Iterated conditional modes, in place; twice the energy."""
     changed, sweep = True, 0
-    while changed and sweep < sweeps:
+    while changed and sweep < SWEEPS:
         changed, sweep = False, sweep + 1
         for colour in range(2):
             for y in range(rows):
@@ -105,7 +101,7 @@ def _twins(avoid, shows, size):
 
 @njit(nogil=True, cache=True)
 def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, iterations, resolved):
-    limit, quarter, twin, bonus, base, never, sweeps, spare = numbers
+    limit, quarter, twin, bonus = numbers
     m, n = unary.shape[1:]
     costs, alike = np.empty((n, m + 3), np.int64), np.empty((m + 3, m + 3), np.int64)
     ends = np.empty((m + 3, 2), np.int64)
@@ -117,13 +113,13 @@ def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, it
         size = sizes[group]
         total[:], avoid[:] = 0, 0
         for j in range(size):
-            _count(total, table[group, j], base, 1)
+            _count(total, table[group, j], 1)
         for iteration in range(iterations):
             for j in range(size):
                 labels = table[group, j]
                 used[:] = 0
-                _count(used, labels, base, 1)
-                _count(total, labels, base, -1)
+                _count(used, labels, 1)
+                _count(total, labels, -1)
                 for k in range(size):
                     paid = np.int64(0)
                     for i in range(size):
@@ -150,25 +146,25 @@ def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, it
                         alike[a, b] = 4 if a == b else quarters
                 over[:count] = 0
                 for t in range(n):
-                    tries[0, t] = labels[t] // base
+                    tries[0, t] = labels[t] // BASE
                     for k in range(size, count):
-                        if labels[t] == ends[k, 0] * base + ends[k, 1]:
+                        if labels[t] == ends[k, 0] * BASE + ends[k, 1]:
                             tries[0, t] = k
                     tries[1, t] = _cheapest(costs[t, :count])
-                    over[:count] += costs[t, :count] >> spare
+                    over[:count] += costs[t, :count] >> SPARE
                 tries[2] = _cheapest(over[:count])
-                best, least = 0, never
+                best, least = 0, np.int64(1) << 62
                 for i in range(3):
                     part = alike[:count, :count]
-                    twice = _settle(costs, part, tries[i], rows, columns, quarter, sweeps, near[:count])
+                    twice = _settle(costs, part, tries[i], rows, columns, quarter, near[:count])
                     if twice < least:
                         best, least = i, twice
                 shows[j] = 0
                 for t in range(n):
                     one, other = ends[tries[best, t]]
-                    labels[t] = one * base + other
+                    labels[t] = one * BASE + other
                     shows[j] |= (1 << one) | (1 << other)
-                _count(total, labels, base, 1)
+                _count(total, labels, 1)
             if iteration == resolved:
                 _twins(avoid, shows, size)
 
@@ -177,9 +173,7 @@ def comixup_cpu(
     problem: Problem, sizes: Tensor, labels: Tensor, grid: tuple[int, int], iterations: int, resolve: bool
 ) -> None:
     """Settles labels int32 [G,m,n], in place, from where they start: arguments of `kernels.comixup`, checked."""
-    from fastmix.kernels.comixup import BASE, SPARE, SWEEPS
-
-    numbers = (problem.limit, problem.quarter, problem.twin, problem.bonus, BASE, 1 << 62, SWEEPS, SPARE)
+    numbers = (problem.limit, problem.quarter, problem.twin, problem.bonus)
     arrays = (problem.costs.numpy(), problem.penalty.numpy(), sizes.int().numpy(), labels.numpy(), numbers)
     settings = (*grid, iterations, iterations - 2 if resolve else -1)
 

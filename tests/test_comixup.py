@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from mixing import NO_NORM, constants, noise
 
 from fastmix import MIXERS, Batch, Targets, mix
-from fastmix.kernels.comixup import CASES, HALF_BONUS, comixup, reference
+from fastmix.kernels.comixup import CASES, comixup, reference
 from fastmix.kernels.comixup_cases import Case
+from fastmix.kernels.comixup_problem import HALF_BONUS
 from fastmix.mixers.comixup import peaks_apart
 
 MORE = [

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastmix.batch import Batch
-from fastmix.kernels.comixup import MOST, comixup
+from fastmix.kernels.comixup import comixup
+from fastmix.kernels.comixup_problem import MOST
 from fastmix.kernels.gradient_pool import gradient_pool
 from fastmix.kernels.plan import Plan, cell_mean
 from fastmix.kernels.send import send
@@ -54,8 +55,8 @@ class CoMixup(GradientMixer):
     the other image that it shows most of (itself where there is none), plan.other how much of that. The labels are
     plan.sources and plan.weights, image i first, then the rest of its group.
 
-    Cost: a forward and a backward pass on the clean images (GradientMixer), two reads of the gradient, one program a
-    group for some 100 us to 1 ms; mixing reads one image, or two where a block is shared.
+    Cost: a forward and a backward pass on the clean images (GradientMixer), two reads of the gradient, a solver
+    of one program a group; mixing reads one image, or two where a block is shared.
     Departs from the authors' code: an output's labels are found by iterated conditional modes from three starts instead
     of a graph cut on the host, with the same objective on average; costs are rounded to whole numbers; groups do not
     stop early when they have settled; -1 does not draw 16 blocks; the most salient places are looked for in separate
