@@ -13,6 +13,7 @@ import fastmix
 
 VERBS = {
     "convert": "pack images into a .beton file",
+    "supermix": "write images that SuperMix mixes into a .beton file",
     "train": "train a model from a config",
     "sweep": "train many runs, one after another or on several GPUs",
     "report": "tell what runs reached, beside the published numbers",

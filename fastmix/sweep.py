@@ -62,18 +62,20 @@ def main(argv: list[str] | None = None) -> int:
         lines = ("python -m " + " ".join(command(job, slots[0], slots)) for job in jobs if job.state in again)
         print("".join(f"{line}\n" for line in lines), end="")
         return 0
-    require_data(jobs)
+    require(jobs)
     return sweep(jobs, slots, args.retry)
 
 
-def require_data(jobs: list[Job]) -> None:
-    """Raises ValueError, naming the run, where data of one that is not finished are not there."""
-    from fastmix.loaders import require
+def require(jobs: list[Job]) -> None:
+    """Raises ValueError, naming the run, where one that is not finished lacks data, or its method what that needs."""
+    from fastmix import loaders, mixers
 
     for job in jobs:
-        for split in ("train", "val") if job.state != "finished" else ():
+        if job.state != "finished":
             try:
-                require(job.cfg, split)
+                loaders.require(job.cfg, "train")
+                loaders.require(job.cfg, "val")
+                mixers.build(job.cfg.mix, job.cfg.mixers)
             except ValueError as error:
                 raise ValueError(f"{' '.join(job.settings)}: {error}") from None
 

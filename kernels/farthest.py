@@ -1,6 +1,6 @@
 """Greedy pairing of unlike samples (GuidedMixup): one cycle through the batch that goes to the farthest each time.
 
-    (i, j) = argmax d(i, j), i != j;   partner(i) = j;   then, from j on: partner(j) = argmax_{k not yet visited} d(j, k)
+    (i, j) = argmax d(i, j), i != j;   partner(i) = j;   from j on: partner(j) = argmax_{k not yet visited} d(j, k)
 
 until all are visited; the last one's partner is i, so the cycle is closed and nobody is alone. Of equal distances the
 first counts, row by row. Only comparisons: the reference, the Triton kernel and the numba twin agree bit for bit.
@@ -94,12 +94,12 @@ def farthest(distance: Tensor) -> Tensor:
     else:
         from fastmix.kernels.farthest_cpu import farthest_cpu
 
-        farthest_cpu(distance, partner)
+        farthest_cpu(distance, LEAST, partner)
     return partner
 
 
 def _shape(n: int) -> dict[str, int]:
-    """A warp for up to 256 samples, so that no step waits for others; more where a row has more than 8 for each lane."""
+    """A warp for up to 256 samples, so that no step waits for others; beyond, 8 samples of a row a lane."""
     lanes = max(32, 1 << (n - 1).bit_length())
     return dict(N=lanes, num_warps=min(max(lanes // 256, 1), 16))
 

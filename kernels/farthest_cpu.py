@@ -6,17 +6,15 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.farthest import LEAST
-
 
 @njit(nogil=True, cache=True)
-def _farthest(distance, partner):
+def _farthest(distance, least, partner):
     n = len(distance)
     free = np.ones(n, np.bool_)
     first, at, most = 0, 0, -np.inf
     for i in range(n):
         for j in range(n):
-            d = distance[i, j] if distance[i, j] > LEAST else LEAST
+            d = distance[i, j] if distance[i, j] > least else least
             if i != j and d > most:
                 first, at, most = i, j, d
     partner[first] = at
@@ -25,7 +23,7 @@ def _farthest(distance, partner):
         free[at] = False
         most, best = -np.inf, 0
         for k in range(n):
-            d = distance[at, k] if distance[at, k] > LEAST else LEAST
+            d = distance[at, k] if distance[at, k] > least else least
             if free[k] and d > most:
                 most, best = d, k
         partner[at] = best
@@ -33,6 +31,6 @@ def _farthest(distance, partner):
     partner[at] = first
 
 
-def farthest_cpu(distance: Tensor, partner: Tensor) -> None:
-    """Fills partner int32 [B] from distance float32 [B,B], contiguous."""
-    _farthest(distance.numpy(), partner.numpy())
+def farthest_cpu(distance: Tensor, least: float, partner: Tensor) -> None:
+    """Fills partner int32 [B] from distance float32 [B,B], contiguous; below `least` all are equal, NaN too."""
+    _farthest(distance.numpy(), np.float32(least), partner.numpy())

@@ -7,9 +7,10 @@ Y is the luminance in whole levels, averaged over cells of factor x factor pixel
     on(p) = sum_n floor(max(Y(p) - mean_n(p), 0)),    off(p) = sum_n floor(max(mean_n(p) - Y(p), 0))
     S(p) = floor(255 on(p) / max on) + floor(255 off(p) / max off)
 
-and the point is the first, row by row, with the largest S. A part that is 0 everywhere adds nothing; an image without
-any difference is most salient in its middle. At factor 1 this is OpenCV's StaticSaliencyFineGrained on 8-bit images,
-except that its last step runs over above 255 and ours has no such limit.
+and the point is where S is largest. Nearly always that is 255, where on is largest and where off is: of equals the
+larger on + off counts, then the first, row by row. A part that is 0 everywhere adds nothing; an image without any
+difference is most salient in its middle. At factor 1 S is OpenCV's StaticSaliencyFineGrained on 8-bit images, except
+that its last step runs over above 255 and ours has no such limit.
 
 All numbers are whole, and every quotient is below 256 with a divisor below 2**17, where fp32 division, rounded to
 nearest, and floor give the exact whole part. So the reference, the Triton kernel and the numba twin agree bit for bit.
@@ -52,9 +53,9 @@ def reference(images: Tensor, factor: int | None = None) -> Tensor:
     """`finegrained` in plain torch."""
     height, width = images.shape[1:3]
     factor = usual_factor((height, width)) if factor is None else factor
-    score = saliency(luminance(images, factor), factor)
-    columns = score.shape[2]
-    best, cell = score.flatten(1).amax(1), score.flatten(1).argmax(1)
+    score, difference = saliency(luminance(images, factor), factor)
+    columns, order = score.shape[2], (2048 * score + difference).flatten(1)
+    best, cell = order.amax(1), order.argmax(1)
     y = (cell // columns * factor + factor // 2).clamp(max=height - 1)
     x = (cell % columns * factor + factor // 2).clamp(max=width - 1)
     middle = torch.tensor([height // 2, width // 2], dtype=torch.int32, device=images.device)
@@ -74,8 +75,8 @@ def luminance(images: Tensor, factor: int) -> Tensor:
     return (total + 512 * count) // (1024 * count)
 
 
-def saliency(luminance: Tensor, factor: int) -> Tensor:
-    """S for whole levels [B,h,w] of any size up to 65,536 cells: int64 [B,h,w], 0 to 510."""
+def saliency(luminance: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """S, 0 to 510, and on + off, 0 to 1530, for whole levels [B,h,w]: int64 [B,h,w] each."""
     y = luminance.long()
     for _ in range(2):
         for axis in (1, 2):
@@ -96,7 +97,8 @@ def saliency(luminance: Tensor, factor: int) -> Tensor:
         surplus = y * area - (band[:, :, x1] - band[:, :, x0])
         on += surplus.clamp(min=0) // (area - 1).clamp(min=1)
         off += (-surplus).clamp(min=0) // (area - 1).clamp(min=1)
-    return sum(255 * part // part.amax((1, 2), keepdim=True).clamp(min=1) for part in (on, off))
+    score = sum(255 * part // part.amax((1, 2), keepdim=True).clamp(min=1) for part in (on, off))
+    return score, on + off
 
 
 # ---- Triton ----
@@ -165,12 +167,12 @@ def finegrained_kernel(
         off += tl.where(surplus < 0, difference, 0)
 
     CELLS: tl.constexpr = ROWS * COLUMNS
-    order = tl.where(inside, (_scaled(on) + _scaled(off)) * CELLS + (CELLS - 1 - cy * COLUMNS - cx), -1)
+    order = tl.where(inside, (_scaled(on) + _scaled(off)) * 2048 + on + off, -1)
     best = tl.max(tl.max(order, 1), 0)
-    cell = CELLS - 1 - best % CELLS
+    cell = tl.min(tl.min(tl.where(order == best, cy * COLUMNS + cx, CELLS), 1), 0)
     y = tl.minimum(cell // COLUMNS * F + F // 2, H - 1)
     x = tl.minimum(cell % COLUMNS * F + F // 2, W - 1)
-    salient = best >= CELLS
+    salient = best > 0
     tl.store(out + 2 * tl.program_id(0), tl.where(salient, y, H // 2))
     tl.store(out + 2 * tl.program_id(0) + 1, tl.where(salient, x, W // 2))
 
@@ -199,7 +201,7 @@ def finegrained(images: Tensor, factor: int | None = None) -> Tensor:
     else:
         from fastmix.kernels.finegrained_cpu import finegrained_cpu
 
-        finegrained_cpu(images, factor, neighbourhoods(factor), out)
+        finegrained_cpu(images, factor, LUMA, neighbourhoods(factor), out)
     return out
 
 

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from fastmix.kernels.threads import share
 
-RED, GREEN, BLUE = 306, 601, 117  # in 1/1024
-
 
 @njit(nogil=True)
-def _luminance(image, factor, sums, out):
+def _luminance(image, factor, weights, sums, out):
     """Rounded means of the cells of an image [H,W*3] to out [h,w]; sums int32 [W*3] is scratch."""
     height, n = image.shape
     for cy in range(out.shape[0]):
@@ -33,7 +31,8 @@ def _luminance(image, factor, sums, out):
                 green += part[e + 1]
                 blue += part[e + 2]
             count = (y1 - y0) * (len(part) // 3)
-            out[cy, cx] = (RED * red + GREEN * green + BLUE * blue + 512 * count) // (1024 * count)
+            total = weights[0] * red + weights[1] * green + weights[2] * blue
+            out[cy, cx] = (total + 512 * count) // (1024 * count)
 
 
 @njit(nogil=True)
@@ -85,7 +84,7 @@ def _differences(level, integral, sizes, band, on, off):
 
 
 @njit(nogil=True, cache=True)
-def _finegrained(first, last, images, factor, sizes, out):
+def _finegrained(first, last, images, factor, weights, sizes, out):
     """Samples first..last of images [B,H,W*3] to out int32 [B,2]."""
     height, width = images.shape[1], images.shape[2] // 3
     rows, columns = -(-height // factor), -(-width // factor)
@@ -97,7 +96,7 @@ def _finegrained(first, last, images, factor, sizes, out):
     integral, band = np.zeros((rows + 1, columns + 1), np.int32), np.empty(3 * columns + 3, np.int32)
     sums, line = np.empty(3 * width, np.int32), np.empty((3, columns + 2), np.int32)
     for i in range(first, last):
-        _luminance(images[i], factor, sums, level)
+        _luminance(images[i], factor, weights, sums, level)
         _blur(level, line)
         _blur(level, line)
         _differences(level, integral, sizes, band, on, off)
@@ -105,17 +104,21 @@ def _finegrained(first, last, images, factor, sizes, out):
         best, best_y, best_x = 0, height // 2, width // 2
         for y in range(rows):
             for x in range(columns):
-                if on[y, x] or off[y, x]:
+                difference = on[y, x] + off[y, x]
+                if difference > 0:
                     score = 255 * on[y, x] // most_on + 255 * off[y, x] // most_off
-                    if score > best:
-                        best = score
+                    if 2048 * score + difference > best:
+                        best = 2048 * score + difference
                         best_y = min(y * factor + factor // 2, height - 1)
                         best_x = min(x * factor + factor // 2, width - 1)
         out[i, 0], out[i, 1] = best_y, best_x
 
 
-def finegrained_cpu(images: Tensor, factor: int, sizes: list[int], out: Tensor) -> None:
-    """Fills out int32 [B,2] from images uint8 [B,H,W,3], contiguous; sizes: the neighbourhoods in cells."""
+def finegrained_cpu(images: Tensor, factor: int, weights: tuple[int, int, int], sizes: list[int], out: Tensor) -> None:
+    """Fills out int32 [B,2] from images uint8 [B,H,W,3], contiguous.
+
+    weights: of R, G and B in the luminance, in 1/1024; sizes: the neighbourhoods in cells.
+    """
     n, height, width, _ = images.shape
-    args = images.numpy().reshape(n, height, 3 * width), factor, np.array(sizes), out.numpy()
+    args = images.numpy().reshape(n, height, 3 * width), factor, weights, np.array(sizes), out.numpy()
     share(lambda first, last: _finegrained(first, last, *args), n, images.numel())

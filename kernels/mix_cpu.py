@@ -133,14 +133,40 @@ def _put_stretched(line, start, stop, over, under, left, right, across, down, me
 
 
 @njit(nogil=True)
-def _map_weights(weight, between, above, below, down, left, right, across):
-    """Weights of a row of pixels, each for its three elements, from the rows of a map above and below it."""
+def _spread(weight, pixels):
+    """Weights of a row's elements from those of its pixels."""
+    for x in range(len(pixels)):
+        weight[3 * x] = weight[3 * x + 1] = weight[3 * x + 2] = pixels[x]
+
+
+@njit(nogil=True)
+def _map_weights(pixels, between, above, below, down, left, right, across):
+    """Weights of a row of pixels from the rows of a map above and below it; products below 2**31."""
+    steps = np.int32(STEPS)
     for c in range(len(between)):
-        between[c] = above[c] * (STEPS - down) + below[c] * down
-    for x in range(len(left)):
-        value = between[left[x]] * (STEPS - across[x]) + between[right[x]] * across[x]
-        value = (value + STEPS**2 // 2) // STEPS**2
-        weight[3 * x] = weight[3 * x + 1] = weight[3 * x + 2] = np.float32(value) * UNIT
+        between[c] = above[c] * np.int32(steps - down) + below[c] * down
+    for x in range(len(pixels)):
+        first = np.int32(between[left[x]] * np.int32(steps - across[x]))
+        second = np.int32(between[right[x]] * across[x])
+        pixels[x] = np.float32(np.int32(first + second + np.int32(STEPS**2 // 2)) >> np.int32(14)) * UNIT
+
+
+@njit(nogil=True)
+def _cell_weights(pixels, bits, cy, rows, columns):
+    """Weights of the pixels of a row of cells of which each is the image's own or its partner's."""
+    for cx in range(columns):
+        cell = cy * columns + cx
+        own = np.float32((bits[cell // 32] >> (cell % 32)) & 1)
+        pixels[_cell_start(cx, len(pixels), columns) : _cell_start(cx + 1, len(pixels), columns)] = own
+
+
+@njit(nogil=True)
+def _rank_weights(pixels, ranks, count, flipped):
+    """Weights of a row of pixels of a rank map."""
+    for x in range(len(pixels)):
+        pixels[x] = np.float32(1) if ranks[x] < count else np.float32(0)
+    if flipped:
+        pixels[:] = pixels[::-1].copy()
 
 
 @njit(nogil=True)
@@ -200,35 +226,6 @@ def _put_blocks(
         _put(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
 
 
-@njit(nogil=True)
-def _put_cells(line, images, boxes, fill, i, partner, y, bits, rows, columns, mean, scale):
-    """Row y of a grid of cells of which each is the image's own or its partner's: runs of equal cells."""
-    height, width = images.shape[1], images.shape[2] // 3
-    first = y * rows // height * columns
-    cx = 0
-    while cx < columns:
-        own = (bits[(first + cx) // 32] >> ((first + cx) % 32)) & 1
-        start = cx
-        while cx < columns and (bits[(first + cx) // 32] >> ((first + cx) % 32)) & 1 == own:
-            cx += 1
-        x0, x1 = 3 * _cell_start(start, width, columns), 3 * _cell_start(cx, width, columns)
-        _put(line, x0, images, boxes, fill, i if own else partner, y, x0, x1, mean, scale)
-
-
-@njit(nogil=True)
-def _put_ranks(line, images, boxes, fill, i, partner, y, ranks, count, flipped, mean, scale):
-    """Row y of a mask of ranks: runs of pixels from one image."""
-    width = len(ranks)
-    x0 = 0
-    while x0 < width:
-        own = ranks[width - 1 - x0 if flipped else x0] < count
-        x1 = x0 + 1
-        while x1 < width and (ranks[width - 1 - x1 if flipped else x1] < count) == own:
-            x1 += 1
-        _put(line, 3 * x0, images, boxes, fill, i if own else partner, y, 3 * x0, 3 * x1, mean, scale)
-        x0 = x1
-
-
 @njit(nogil=True, cache=True)
 def _mix(
     first, last, images, table, floats, profiles, bank, blocks, maps, above, below, down, left, right, across,
@@ -244,12 +241,14 @@ def _mix(
     a, b, scratch = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     weight, along_x = np.empty(n, np.float32), np.empty(n, np.float32)
     zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)  # normalising by these leaves pixels as they are
+    pixels = np.empty(width, np.float32)
     between = np.empty(maps.shape[2], np.int32)
-    from_x, to_x = np.empty(n, np.int32), np.empty(n, np.int32)
+    from_x, to_x = np.empty(n, np.uint32), np.empty(n, np.uint32)
     edges, places = np.empty(blocks.shape[1] + 1, np.int64), np.empty((blocks.shape[1], 2, 3), np.int64)
     for i in range(first, last):
         row = table[i]
         kind, partner = row[0], row[1]
+        weighs = kind == BLEND or kind == PROFILE or kind == RANKS or kind == CELLS or kind == MAP
         if kind == BLEND:
             weight[:] = np.float32(row[4]) * UNIT
         elif kind == PROFILE:
@@ -271,19 +270,22 @@ def _mix(
                     line, a, b, weight, images, boxes, fill, y, edges, places, blocks[i], row[4], row[5],
                     mean, scale, zero, one,
                 )  # fmt: skip
-            elif kind == CELLS:
-                _put_cells(line, images, boxes, fill, i, partner, y, row[6:], row[4], row[5], mean, scale)
-            elif kind == RANKS:
-                ranks = bank[row[4], height - 1 - y if row[6] & 2 else y]
-                _put_ranks(line, images, boxes, fill, i, partner, y, ranks, row[5], row[6] & 1, mean, scale)
-            elif kind == BLEND or kind == MAP or (kind == PROFILE and profiles[row[4], y] > 0):
+            elif weighs and not (kind == PROFILE and profiles[row[4], y] == 0):
                 if kind == PROFILE:
                     along_y = np.float32(profiles[row[4], y])
                     for e in range(n):
                         weight[e] = (np.float32(ONE) - along_y * along_x[e]) * UNIT
                 elif kind == MAP:
                     sides = maps[row[4], above[y]], maps[row[4], below[y]]
-                    _map_weights(weight, between, *sides, down[y], left, right, across)
+                    _map_weights(pixels, between, *sides, down[y], left, right, across)
+                    _spread(weight, pixels)
+                elif kind == RANKS:
+                    ranks = bank[row[4], height - 1 - y if row[6] & 2 else y]
+                    _rank_weights(pixels, ranks, row[5], row[6] & 1)
+                    _spread(weight, pixels)
+                elif kind == CELLS and (y == 0 or y * row[4] // height > (y - 1) * row[4] // height):
+                    _cell_weights(pixels, row[6:], y * row[4] // height, row[4], row[5])
+                    _spread(weight, pixels)
                 if len(boxes):
                     _put(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
                     _put(b, 0, images, boxes, fill, partner, y, 0, n, zero, one)
@@ -302,8 +304,9 @@ def _mix(
                     _put_window(line, from_x, images, boxes, fill, partner, from_y, start, stop, mean, scale)
                 else:
                     over_y, under_y, share = _stretched(y, row[4], row[5], row[8], row[9], height)
-                    _put(a, 0, images, boxes, fill, partner, over_y, 0, n, zero, one)
-                    _put(b, 0, images, boxes, fill, partner, under_y, 0, n, zero, one)
+                    x0, x1 = 3 * row[10], 3 * row[11]
+                    _put(a, x0, images, boxes, fill, partner, over_y, x0, x1, zero, one)
+                    _put(b, x0, images, boxes, fill, partner, under_y, x0, x1, zero, one)
                     _put_stretched(line, start, stop, a, b, from_x, to_x, along_x, share, mean, scale)
             if bits.size and half:
                 _to_float16(bits[i - first, y], scratch)
@@ -325,7 +328,7 @@ def mix_cpu(
     bank = _array(plan and plan.bank, np.uint16, 3)
     blocks, maps = _array(plan and plan.blocks, np.int32, 3), _array(plan and plan.maps, np.int32, 3)
     sides = (map_places(length, max(cells, 1)) for length, cells in zip((height, width), maps.shape[1:], strict=True))
-    places = [v.astype(np.int32) for side in sides for v in side]
+    places = [v.astype(t) for side in sides for v, t in zip(side, (np.uint32, np.uint32, np.int32), strict=True)]
     boxes, fill = _array(erase and erase.boxes, np.int32, 2), _array(erase and erase.fill, np.float32, 2)
     constants = [np.tile(v, width) for v in (mean, scale)]
     pixels = images.numpy().reshape(shape)

@@ -11,7 +11,7 @@ mask tensor ever exists.
 One row of 12 int32 (48 bytes) describes a sample, so a whole step's plan is one asynchronous copy to the device and
 samples of one batch may differ in kind. Weights are multiples of 2**-16 (`ONE` = 65536): with uint8 pixels the blend
 is then exact in fp32, whatever the order of operations or fused multiply-adds, and every implementation of the pass
-gives the same bits. Labels are computed from the rounded mask, so they are exact too.
+gives the same bits. Labels are computed from the rounded mask, so they are exact too (those of MAP to 2**-17).
 
 | column | content |
 |---|---|
@@ -198,13 +198,18 @@ class Plan:
     def select(cls, choice, plans: list[Plan]) -> Plan:
         """One plan whose sample i follows plans[choice[i]], on the device if one of them is there.
 
-        Raises ValueError for two rank banks.
+        Raises ValueError for two rank banks, for maps of several sizes and for samples of more than two sources.
         """
         device = next((p.table.device for p in plans if p.table.device.type != "cpu"), "cpu")
         choice, plans = send(choice, device), [p.to(device) for p in plans]
         banks = {id(p.bank): p.bank for p in plans if p.bank is not None}
         if len(banks) > 1:
             raise ValueError("a choice by sample has one fmix bank: list one fmix, or choose by batch")
+        grids = {f"{p.maps.shape[1]} x {p.maps.shape[2]}": 0 for p in plans if p.maps is not None}
+        if len(grids) > 1:
+            raise ValueError(f"a choice by sample has maps of {' and of '.join(grids)} cells: choose by batch")
+        if any(p.sources is not None for p in plans):
+            raise ValueError("a choice by sample cannot hold samples of more than two sources: choose by batch")
         table = torch.stack([p.table for p in plans])[choice, torch.arange(len(choice), device=device)]
         joined = {}
         for kind, name in ((PROFILE, "profiles"), (MAP, "maps")):
@@ -233,8 +238,8 @@ def cell_edges(length: int, cells: int) -> np.ndarray:
 def cell_mean(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean over the pixels of an image of a value a cell, [B,gh,gw] -> float64 [B]."""
     y, x = (np.diff(cell_edges(length, cells)) for length, cells in zip(size, values.shape[1:], strict=True))
-    area = send(np.outer(y, x) / (size[0] * size[1]), values.device)
-    return (values * area).sum((1, 2))
+    pixels = send(np.outer(y, x), values.device)
+    return (values * pixels).sum((1, 2)).double() / (size[0] * size[1])  # whole numbers until here: all set is 1
 
 
 def map_places(length: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

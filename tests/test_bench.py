@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,25 @@ def test_step_measures_every_mixer_and_timm(tmp_path, capsys):
     main([*words, "--csv", str(tmp_path / "a.csv")])
     with open(tmp_path / "a.csv") as f:
         assert len(list(csv.DictReader(f))) == 2 * len(rows)
+
+
+def test_plan_measures_methods_and_leaves_out_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gco", None)  # as if not installed
+    words = ["plan", "--batch", "6", "--size", "32", "--repeats", "2", "--json", str(tmp_path / "a.json"), "--only"]
+    main([*words, "puzzlemix", "cutmix", "snapmix", "attentivemix"])
+    rows = json.loads((tmp_path / "a.json").read_text())
+    puzzle = [f"puzzlemix {b}x{b}" for b in (2, 4, 8, 16)]
+    ours = ["fastmix", "fastmix, masks alone", "fastmix, whole plan"]
+    wanted = [(name, provider) for name in puzzle for provider in ours] + [
+        ("cutmix", "fastmix"),
+        ("snapmix", "fastmix"),
+    ]
+    assert [(row["name"], row["provider"]) for row in rows] == wanted
+    lines = capsys.readouterr().err.splitlines()
+    assert lines.count("left out: gco-wrapper is not installed") == 4
+    assert any(line.startswith("left out: mixers.attentivemix: AttentiveMix: weights is not given") for line in lines)
+    with pytest.raises(ValueError, match="--only: no method 'cutmx'; did you mean 'cutmix'"):
+        main([*words, "cutmx"])
 
 
 def test_quantiles_are_numpys():

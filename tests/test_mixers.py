@@ -27,7 +27,8 @@ def plan_of(row: str, batch) -> Plan:
 
 
 def same(one: Plan, two: Plan) -> bool:
-    pairs = [(one.table, two.table), (one.profiles, two.profiles), (one.blocks, two.blocks), (one.bank, two.bank)]
+    names = ("table", "profiles", "bank", "blocks", "maps", "sources", "weights")
+    pairs = [(getattr(one, name), getattr(two, name)) for name in names]
     return all(a is b is None or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
 
 

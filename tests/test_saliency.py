@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmix import Batch, Targets
+from fastmix.kernels.erase import Erase, noise
 from fastmix.mixers.gradient import GradientMixer
 from fastmix.models import load_timm
 from fastmix.models.saliency import SMALL, evaluated, feature_gradient, input_gradient
@@ -258,10 +259,23 @@ def batch_of(n: int = 3, size: tuple[int, int] = (32, 32)) -> Batch:
     return Batch(torch.from_numpy(pixels), LABELS[:n], np.random.default_rng(3))
 
 
-def test_the_guide_is_the_gradient_of_the_clean_batch():
+@pytest.mark.parametrize("prob", [0, 1])
+def test_the_guide_is_the_gradient_of_the_clean_batch(prob):
+    """Erased like the mixed one."""
     model, batch = make(), batch_of()
+    clean = batch.mix()
+    batch.erase = Erase.draw(np.random.default_rng(4), 3, batch.size, prob, noise((0, 0, 0), (64, 64, 64)))
     found = Whole().guide(model, batch, None)
-    assert torch.equal(found, slow(model, batch.mix()))
+    assert torch.equal(found, slow(model, batch.mix())) and torch.equal(batch.mix(), clean) == (prob == 0)
+
+
+def test_checkpointed_activations_give_the_same_or_an_error():
+    model, x = make(), images()
+    expected = input_gradient(model, x, loss)
+    model.set_grad_checkpointing()
+    assert torch.equal(input_gradient(model, x, loss), expected)
+    with pytest.raises(ValueError, match="^test_resnet does not run stage3 as a module: switch gradient checkpointing"):
+        feature_gradient(model, "stage3", x, loss)
 
 
 @pytest.mark.parametrize("criterion", [CrossEntropy(0.2), BinaryCrossEntropy(0.1, threshold=0.15, reduction="mean")])

@@ -278,3 +278,17 @@ def test_mistakes_are_found_before_anything_starts(folder, capsys, words, says):
     err = capsys.readouterr().err
     assert err.startswith("fastmix sweep: error: ") and says in err and err.count("\n") == 1
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["data.train=nowhere.beton"], "nowhere.beton"),
+        (["mixers.attentivemix.teacher=resnet18", "mix=vanilla,attentivemix"], "weights is not given"),
+    ],
+)
+def test_what_a_run_lacks_is_found_before_any_begins(words, why, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=why):
+        sweep.main(["quickstart", *words])
+    assert not (tmp_path / "runs").exists()

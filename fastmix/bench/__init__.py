@@ -19,6 +19,7 @@ BENCHES = {
     "convert": "packing images, against ffcv's writer",
     "crop": "the crop pass against torchvision and Pillow",
     "augment": "RandAugment, 3-Augment and colour jitter against timm and torchvision",
+    "plan": "deciding how a batch is mixed, against gco and OpenCV",
     "step": "a whole training step",
 }
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from itertools import count
 from pathlib import Path
@@ -22,7 +23,9 @@ from pathlib import Path
 from fastmix.bench import measure
 
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-NAMES = ("plain", "mixup", "cutmix", "mixup+cutmix", "gridmix", "smoothmix", "fmix", "resizemix", "blocks")
+NAMES = ("plain", "mixup", "cutmix", "mixup+cutmix", "gridmix", "smoothmix", "fmix", "cells", "map")
+NAMES += ("resizemix", "stretched", "blocks")
+MOVED = ("resizemix", "stretched", "blocks")  # their pixels change places, which a mask alone does not do
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 MIXED_BY_ALL = {"plain": (0, 0), "mixup": (1, 0), "cutmix": (0, 1), "mixup+cutmix": (1, 1)}  # mixup and cutmix alpha
 CLASSES = 1000
@@ -82,7 +85,7 @@ def _compare(args, name: str, dtype: str, copy: float) -> list[dict]:
     if args.device == "cpu":
         out = Buffers().next((args.batch, 3, *shape[1:3]), kind)  # as in training
     work = {"fastmix": lambda images: mix(images, plan, MEAN, STD, kind, out=out)}
-    if name not in ("resizemix", "blocks"):
+    if name not in MOVED:
         other = None if plan is None else plan.partner.long()
         work["torch eager"] = _eager(None if mask is None else mask.to(args.device), other, kind, args.device)
         if args.device == "cuda":
@@ -116,11 +119,11 @@ def _mask(plan, n, size):
     table = torch.cat([plan.table, Plan.plain(n).table])
     table[:n, 1] += n
     images = (torch.arange(2 * n) < n).byte().view(-1, 1, 1, 1).expand(-1, *size, 3)
-    return mix(images, Plan(table, plan.profiles, plan.bank), (0, 0, 0), (1 / 255,) * 3)[:n, :1].contiguous()
+    return mix(images, replace(plan, table=table), (0, 0, 0), (1 / 255,) * 3)[:n, :1].contiguous()
 
 
 def _reads(plan, n, size) -> float:
-    """Bytes that must be read: the pixels that count, and the rank maps."""
+    """Bytes that must be read: the pixels that count, the rank maps and the soft maps."""
     from fastmix.kernels.plan import ONE
 
     if plan is None:
@@ -131,7 +134,8 @@ def _reads(plan, n, size) -> float:
         weight = _mask(plan, n, size)
     pixels = n * size[0] * size[1]
     share = (weight > 0).float().mean() + (weight < 1).float().mean()
-    return float(3 * pixels * share) + (0 if plan.bank is None else pixels * plan.bank.element_size())
+    ranks = 0 if plan.bank is None else pixels * plan.bank.element_size()
+    return float(3 * pixels * share) + ranks + (0 if plan.maps is None else plan.maps.nbytes)
 
 
 def _eager(mask, other, dtype, device) -> Callable:

@@ -8,14 +8,20 @@ import inspect
 from fastmix.mixers.attentivemix import AttentiveMix
 from fastmix.mixers.base import Mixer
 from fastmix.mixers.choice import Choice
+from fastmix.mixers.comixup import CoMixup
 from fastmix.mixers.cutmix import CutMix
 from fastmix.mixers.fmix import FMix
 from fastmix.mixers.gridmix import GridMix
 from fastmix.mixers.gridmix_cells import GridMixCells
+from fastmix.mixers.guidedmixup import GuidedMixup
 from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.puzzlemix import PuzzleMix
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
+from fastmix.mixers.saliencymix import SaliencyMix
 from fastmix.mixers.smoothmix import SmoothMix
+from fastmix.mixers.snapmix import SnapMix
+from fastmix.mixers.supermix import SuperMix
 from fastmix.mixers.vanilla import Vanilla
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -27,8 +33,14 @@ MIXERS: dict[str, type[Mixer]] = {
     "gridmix_cells": GridMixCells,
     "fmix": FMix,
     "resizemix": ResizeMix,
+    "saliencymix": SaliencyMix,
     "attentivemix": AttentiveMix,
     "grafting": SaliencyGrafting,
+    "puzzlemix": PuzzleMix,
+    "comixup": CoMixup,
+    "supermix": SuperMix,
+    "snapmix": SnapMix,
+    "guidedmixup": GuidedMixup,
     "choice": Choice,
 }
 

@@ -9,13 +9,21 @@ from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import InputMixer, positive
 
 
-def clipped_box(rng: np.random.Generator, height: np.ndarray, width: np.ndarray, size: tuple[int, int]) -> tuple:
-    """Boxes of 2*(height//2) x 2*(width//2) around uniform pixels, clipped to the image: y0, y1, x0, x1, int [n]."""
+def box_around(centre: tuple, sides: tuple, size: tuple[int, int]) -> tuple:
+    """Boxes of 2*(height//2) x 2*(width//2) around pixels (y, x), clipped to the image: y0, y1, x0, x1.
+
+    centre and sides: a pair each of integer arrays, or of tensors on one device, that broadcast.
+    """
     edges = []
-    for side, length in zip((height, width), size, strict=True):
-        centre, half = rng.integers(0, length, len(side)), side // 2
-        edges += [np.clip(centre - half, 0, length), np.clip(centre + half, 0, length)]
+    for middle, side, length in zip(centre, sides, size, strict=True):
+        edges += [(middle - side // 2).clip(0, length), (middle + side // 2).clip(0, length)]
     return tuple(edges)
+
+
+def clipped_box(rng: np.random.Generator, height: np.ndarray, width: np.ndarray, size: tuple[int, int]) -> tuple:
+    """Such boxes around uniform pixels: y0, y1, x0, x1, int [n]."""
+    centre = tuple(rng.integers(0, length, len(height)) for length in size)
+    return box_around(centre, (height, width), size)
 
 
 class CutMix(InputMixer):

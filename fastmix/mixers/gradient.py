@@ -60,8 +60,8 @@ class GradientMixer(GuidedMixer):
         if not self.clean_lam:
             return super().forward(model, batch, criterion)
         x = batch.mix().detach().requires_grad_()
-        # A compiled backward pass runs once, and a compiled forward pass marks the batch statistics as changed, to which
-        # the clean pass refers: so both are eager.
+        # A compiled backward pass runs once, and a compiled forward pass marks the statistics as changed, to which the
+        # clean pass refers: so both are eager.
         with torch.compiler.set_stance("force_eager"):
             clean = self.clean_loss(model(x), batch, criterion)
             plan = self.plan(batch, gradient(clean * len(batch), x, keep=True))

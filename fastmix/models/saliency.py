@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fastmix.models.sites import as_map, rewrite
+from fastmix.models.sites import as_map, name_of, rewrite
 
 Loss = Callable[[Tensor], Tensor]  # logits [B, classes] -> scalar, a sum over the samples
 SMALL = 256  # float16: gradients below 6e-8 vanish, above 65504 overflow; a network's are nearer to the lower end
@@ -18,8 +18,9 @@ SMALL = 256  # float16: gradients below 6e-8 vanish, above 65504 overflow; a net
 def evaluated(model: nn.Module) -> Iterator[None]:
     """Inside, every module is in eval mode and every parameter frozen; afterwards each is again as it was.
 
-    Frozen, so that no gradient of a weight is computed, in a compiled backward pass either, and so that autocast keeps
-    no copy of a weight made here: the training pass would take that copy, and its weights would get no gradient.
+    Frozen, so that no gradient of a weight is computed in a compiled backward pass either, and so that autocast keeps
+    no copy of a weight from here: made without gradients, older versions of torch would use it in the training pass
+    (pytorch issue 112583).
     """
     training = [module for module in model.modules() if module.training]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -52,7 +53,7 @@ def feature_gradient(model: nn.Module, site: str, x: Tensor, loss: Loss) -> tupl
     """The output of `site` (a name of sites(model)) and the gradient of loss(model(x)) with respect to it. [B,C,h,w]
 
     Only what lies behind the site is differentiated. Otherwise like input_gradient; a compiled model runs eagerly.
-    Raises ValueError for a site that the model does not have.
+    Raises ValueError for a site that the model does not have, or does not run.
     """
     seen = []
 
@@ -63,6 +64,8 @@ def feature_gradient(model: nn.Module, site: str, x: Tensor, loss: Loss) -> tupl
     eager = torch.compiler.set_stance("force_eager")  # a compiled pass has no place to cut
     with eager, evaluated(model), torch.enable_grad(), rewrite(model, site, cut):
         value = loss(model(x))
+        if not seen:
+            raise ValueError(f"{name_of(model)} does not run {site} as a module: switch gradient checkpointing off")
         given, output = seen
         slope = gradient(value, output)
     return as_map(model, given, output.detach()), as_map(model, given, slope)

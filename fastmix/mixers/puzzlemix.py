@@ -1,0 +1,173 @@
+"""PuzzleMix: masks by saliency and local smoothness, and blocks that move to where they are seen."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastmix.batch import Batch
+from fastmix.kernels.borders import borders
+from fastmix.kernels.gradient_pool import gradient_pool
+from fastmix.kernels.gridcut import gridcut
+from fastmix.kernels.plan import Plan
+from fastmix.kernels.send import send
+from fastmix.kernels.transport import MOST, transport
+from fastmix.mixers.base import is_number, positive, whole
+from fastmix.mixers.gradient import GradientMixer
+
+BLOCKS = {"paper": [2, 4, 8, 16], "openmixup": [2, 4, 8]}
+
+
+def saliency(gradient: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell in an image's saliency, float32 [B,gh,gw]; all alike where the gradient is 0."""
+    pooled = gradient_pool(gradient, grid)
+    total = pooled.sum((1, 2), keepdim=True)
+    return torch.where(total > 0, pooled / total, 1 / (grid[0] * grid[1]))
+
+
+def energy_terms(
+    own: Tensor,
+    other: Tensor,
+    share: Tensor,
+    down: Tensor,
+    right: Tensor,
+    labels: int = 3,
+    beta: float = 1.2,
+    gamma: float = 0.5,
+    eta: float = 0.2,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The energy of the mask's labels l = 0..L-1, at which the image itself has the weight m = 1 - l / (L-1):
+
+        E = sum_blocks [ m U1 + (1 - m) U0 - eta / b^2 log(Binomial(L-1, p)(L-1-l) + 1e-8) ]
+          + sum_edges W (l - l')^2 / (L-1)^2
+
+    U1, the cost of showing the image, is the partner's saliency that is lost, `other` [B,b,b], and for each
+    neighbour the mean of the border differences that may follow, (d_1Q + d_1Q') / 2 or (d_P1 + d_P'1) / 2; U0, that
+    of showing the partner, is `own` [B,b,b], and likewise d_0Q or d_P0. W = beta' + (d_10 + d_01 - d_11 - d_00) / 2
+    is what is left for a border between both. d = gamma beta' D, beta' = beta / (16 b), where D are `down`
+    [B,4,b-1,b] and `right` [B,4,b,b-1] of kernels.borders; p is `share` float32 [B] or [1], how much of the image
+    is asked for.
+
+    Returns the arguments of kernels.gridcut: unary [B,L,b,b], and W as down [B,b-1,b] and right [B,b,b-1].
+    """
+    b = own.shape[1]
+    smooth = beta / (16 * b)
+    cost1, cost0, weights = other.clone(), own.clone(), []
+    for axis, differences in ((1, down), (2, right)):
+        d00, d01, d10, d11 = (gamma * smooth * differences).unbind(1)
+        cost1.narrow(axis, 0, b - 1).add_((d11 + d10) / 2)
+        cost1.narrow(axis, 1, b - 1).add_((d11 + d01) / 2)
+        cost0.narrow(axis, 0, b - 1).add_((d00 + d01) / 2)
+        cost0.narrow(axis, 1, b - 1).add_((d00 + d10) / 2)
+        weights.append(smooth + (d10 + d01 - d11 - d00) / 2)
+    unary = []
+    for label in range(labels):
+        kept = labels - 1 - label
+        prior = -torch.log(math.comb(labels - 1, kept) * share**kept * (1 - share) ** label + 1e-8)
+        m = kept / (labels - 1)
+        unary.append(m * cost1 + (1 - m) * cost0 + eta / b**2 * prior[:, None, None])
+    return torch.stack(unary, 1), *weights
+
+
+class PuzzleMix(GradientMixer):
+    """out = m x_i' + (1 - m) x_j' on a grid of b x b blocks; label weight of y_i = mean of m, for each sample its own.
+
+    The mask m, of `labels` levels between 0 and 1, minimises an energy (energy_terms): each block from the image whose
+    saliency, |gradient of the loss| pooled by blocks, is larger there; neighbours alike, more so where a border would
+    show; and about p ~ Beta(alpha, alpha) of the image itself. x' has its blocks moved (kernels/transport.py) so that
+    salient ones come to where the image is shown: moving costs t_eps d^2 / (b - 1)^2, and gains the block's saliency.
+    Kim, Choo, Song, "Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup", ICML 2020.
+
+    blocks  b: a number, or a list from which each batch draws one; default 2, 4, 8 or 16
+    labels  levels of the mask, 2 to 4
+    beta, gamma, eta  smoothness of the mask, share of the data in it (0 to 1), weight of p
+    neighbours  pixels by which images are pooled to compare borders (k in kernels/borders.py)
+    transport, t_eps  whether blocks move, and what it costs
+    t_size  move cells of so many pixels where blocks are larger (the authors' CIFAR setting: 4); the grid, which has at
+            most 16 cells a side, takes the mask of its block and the saliency of its own cells
+
+    Cost: GradientMixer's pass, a read of the gradient, a read of the images at the borders of blocks; the mask and the
+    two transports are one program a sample each. Mixing reads one image where m is 0 or 1, else two.
+
+    Blocks of images that are not square, or not a multiple of b, are as near as whole pixels allow.
+    Departs from the authors' code: the mask by kernels/gridcut.py instead of a graph cut for each sample on the host,
+    with costs in fp32 instead of truncated integers; partners by a cyclic shift; a place to which no block comes keeps
+    the image's own (theirs is left black; it is almost never seen); a source wins a place also where moving costs more
+    than it gains, if nobody else bids (theirs then leaves it black); losers pay in every round (the penalty is outside
+    of the loop in the authors' script, inside in the paper and in OpenMixup). Border differences are those of the
+    images before erasing. The optional adversarial noise is left out; clean_lam is not divided by the classes.
+    variant openmixup: b of 2, 4 or 8, partners by a random permutation, and the gradient of the training criterion.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 1.0,
+        blocks: int | list[int] | None = None,
+        labels: int = 3,
+        beta: float = 1.2,
+        gamma: float = 0.5,
+        eta: float = 0.2,
+        neighbours: int = 4,
+        transport: bool = True,
+        t_eps: float = 0.8,
+        t_size: int | None = None,
+        clean_lam: float = 0.0,
+        saliency_size: int | None = None,
+        granularity: str = "batch",
+        variant: str = "paper",
+    ):
+        super().__init__(clean_lam, saliency_size, granularity, variant)
+        self.alpha = positive(self.name, "alpha", alpha)
+        self.blocks = blocks if isinstance(blocks, (list, tuple)) else BLOCKS[variant] if blocks is None else [blocks]
+        if not self.blocks or not all(type(b) is int and 2 <= b <= MOST for b in self.blocks):
+            raise ValueError(f"{self.name}: blocks is {blocks!r}; it must be a whole number of 2 to {MOST}, or a list")
+        self.labels = whole(self.name, "labels", labels, least=2)
+        if labels > 4:
+            raise ValueError(f"{self.name}: labels is {labels}; it must be 2, 3 or 4")
+        for option, value in {"beta": beta, "gamma": gamma, "eta": eta, "t_eps": t_eps}.items():
+            most = 1 if option == "gamma" else math.inf  # above 1 borders could repel each other: W < 0
+            if not (is_number(value) and 0 <= value <= most):
+                raise ValueError(f"{self.name}: {option} is {value!r}; it must be a number from 0 to {most}")
+        self.beta, self.gamma, self.eta, self.t_eps = beta, gamma, eta, t_eps
+        self.neighbours = whole(self.name, "neighbours", neighbours)
+        self.t_size = None if t_size is None else whole(self.name, "t_size", t_size)
+        self.transport = transport
+
+    def plan(self, batch: Batch, gradient: Tensor) -> Plan:
+        device, rng = batch.images.device, batch.rng
+        b = int(rng.choice(self.blocks))
+        partner = send(self.pair(batch), device)
+        share = send(rng.beta(self.alpha, self.alpha, self.draws(batch)).astype(np.float32), device)
+
+        own = saliency(gradient, (b, b))
+        differences = borders(batch.images, partner, b, self.neighbours)
+        other = own[partner.long()]
+        terms = energy_terms(own, other, share, *differences, self.labels, self.beta, self.gamma, self.eta)
+        mask = 1 - gridcut(*terms) / (self.labels - 1)
+
+        grid = self.places(batch.size, b)
+        if grid != (b, b):
+            y, x = (torch.arange(cells, device=device) * b // cells for cells in grid)
+            mask, own = mask[:, y[:, None], x], saliency(gradient, grid)
+            other = own[partner.long()]
+        mask, n = mask.flatten(1), mask[0].numel()
+        if self.transport:
+            first = transport(own.flatten(1), mask > 0, grid, self.t_eps)
+            second = transport(other.flatten(1), mask < 1, grid, self.t_eps)
+        else:
+            first = second = torch.arange(n, dtype=torch.int32, device=device)
+        image = torch.arange(len(batch), dtype=torch.int32, device=device)
+        return Plan.block(partner, image[:, None] * n + first, partner[:, None] * n + second, mask, grid, batch.size)
+
+    def places(self, size: tuple[int, int], b: int) -> tuple[int, int]:
+        """The grid of places between which cells move."""
+        if not self.transport or self.t_size is None:
+            return b, b
+        grid = tuple(max(b, length // self.t_size) for length in size)
+        if max(grid) > MOST:
+            least = max(size) // (MOST + 1) + 1
+            raise ValueError(f"{self.name}: t_size is {self.t_size}; images of {size} pixels need at least {least}")
+        return grid

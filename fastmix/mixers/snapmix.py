@@ -1,0 +1,130 @@
+"""SnapMix: a box of the partner stretched into a box of the image; each counts by how much of its meaning is shown."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastmix.batch import Batch
+from fastmix.kernels.plan import Plan
+from fastmix.kernels.send import send
+from fastmix.mixers.base import is_number, positive
+from fastmix.mixers.cutmix import clipped_box
+from fastmix.mixers.guided import GuidedMixer
+from fastmix.models.saliency import evaluated
+from fastmix.models.sites import classifier, last_map
+
+Box = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # y0, y1, x0, x1, half open, of one or all samples
+
+
+class SnapMix(GuidedMixer):
+    """out = a box of x_j, resized, inside a box of x_i; x_i outside. With the percent maps S, which sum to one,
+
+        weight of y_i = 1 - sum of S_i in its box,    weight of y_j = sum of S_j in the box taken from it,
+
+    which need not sum to one. S is the class activation map of the true class, sum_c w_yc ReLU(f_c) of the last feature
+    map f and the classifier w, resized to the image (bilinear), less its minimum, divided by its sum. Both boxes are
+    CutMix's, of two lambdas ~ Beta(alpha, alpha). Where one of them is empty the image stays as it is. A map that is
+    the same everywhere, or not finite, counts by area.
+    Huang, Wang, Tao, "SnapMix: Semantically Proportional Mixing for Augmenting Fine-grained Data", AAAI 2021.
+
+    prob   of mixing at all; by batch an unmixed one costs no pass of the model
+    model  one that classifies the mean of its last map; a ValueError names one that does not (DeiT, PVT)
+
+    Cost: a forward pass of the model, a third of a training step. Then one image is read (four pixels inside the box)
+    and one written. Box sums are taken from the map of the features, 7 x 7, and never from a resized one.
+    Departs from the authors' code: the pass for the maps runs in eval mode and leaves the statistics alone; partners by
+    a cyclic shift; a pair of one class counts by the two weights once, where it counts by their sum twice; where a map
+    is not a number the partner's label counts by the box taken from it, there by the box that it fills.
+    variant openmixup: partners by a random permutation; twice the sum for pairs of one class. (That code itself stops
+    with an error: it takes the features for a tensor, and they are a tuple.)
+    """
+
+    def __init__(self, alpha: float = 5.0, prob: float = 1.0, granularity: str = "batch", variant: str = "paper"):
+        super().__init__(granularity, variant)
+        self.alpha = positive(self.name, "alpha", alpha)
+        if not (is_number(prob) and 0 < prob <= 1):
+            raise ValueError(f"{self.name}: prob is {prob!r}; it must be a number above 0, at most 1")
+        self.prob = prob
+
+    def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
+        if self.granularity == "batch" and batch.rng.random() >= self.prob:
+            return None
+        return super().decide(model, batch, criterion)
+
+    def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        """The class activation map of each image's label, float32 [B,h,w], without the bias, which cancels."""
+        weight, _ = classifier(model)
+        with evaluated(model), torch.no_grad():
+            features = last_map(model, batch.mix())
+            with torch.autocast(features.device.type, enabled=False):
+                return torch.einsum("bchw,bc->bhw", features.float().relu(), weight[batch.labels].float())
+
+    def plan(self, batch: Batch, activation: Tensor) -> Plan:
+        n = self.draws(batch)
+        box, source = self.box(batch, n), self.box(batch, n)
+        mixed = (_area(box) > 0) & (_area(source) > 0)
+        if self.granularity == "sample":
+            mixed &= batch.rng.random(n) < self.prob
+        box, source = (tuple(edge * mixed for edge in edges) for edges in (box, source))
+        partner = send(self.pair(batch), activation.device)
+        own = 1 - share(activation, box, batch.size)
+        other = share(activation[partner.long()], source, batch.size)
+        if self.variant == "openmixup":
+            same = (batch.labels == batch.labels[partner.long()]) & send(mixed, partner.device)
+            own, other = own + other * same, other + own * same
+        return Plan.resized(partner, box, source, batch.size).labelled(own, other)
+
+    def box(self, batch: Batch, n: int) -> Box:
+        """Boxes by CutMix's rule."""
+        ratio = np.sqrt(1 - batch.rng.beta(self.alpha, self.alpha, n))
+        return clipped_box(batch.rng, *((length * ratio).astype(int) for length in batch.size), batch.size)
+
+
+def share(activation: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
+    """The part of each image's percent map that lies in its box, in [0,1]. float64 [B]
+
+    activation [B,h,w] of any float type; box of arrays [1] or [B]; size = (H, W). With the matrices P_y [H,h] and P_x
+    [W,w] of the resizing, the sum of P_y A P_x' over a box is a_y' A a_x, where a sums the rows of P inside the box.
+    """
+    a = activation.double()
+    a = a - a.amin((1, 2), keepdim=True)  # no matter to the percent map, all the more to its rounding
+    (y0, y1, x0, x1), (height, width) = box, size
+    rows, row_sums = resizing(height, a.shape[1])
+    columns, column_sums = resizing(width, a.shape[2])
+
+    def total(y: np.ndarray, x: np.ndarray) -> Tensor:
+        y, x = send(y, a.device), send(x, a.device)
+        return (y[:, None] @ a @ x[:, :, None]).flatten()
+
+    lowest = (send(rows, a.device) @ a @ send(columns, a.device).T).amin((1, 2))
+    whole = total(row_sums[-1:], column_sums[-1:]) - height * width * lowest
+    inside = total(row_sums[y1] - row_sums[y0], column_sums[x1] - column_sums[x0])
+    area = send(_area(box), a.device).double()
+    part = (inside - area * lowest) / whole
+    return torch.where(whole > 0, part, area / (height * width)).clamp(0, 1)
+
+
+@cache
+def resizing(length: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear resizing of `cells` to `length` pixels: some rows of its matrix P [length,cells], and the sums of the
+    first 0, 1, ..., length rows, float64 [length+1,cells].
+
+    The rows are those of the first and the last pixel between two neighbouring cells: between cells the resized map is
+    bilinear, so it is least at such a pixel.
+    """
+    place = np.clip((np.arange(length) + 0.5) * cells / length - 0.5, 0, cells - 1)
+    first = np.minimum(place.astype(int), max(cells - 2, 0))
+    matrix = np.zeros((length, cells))
+    np.add.at(matrix, (np.arange(length), first), 1 - (place - first))
+    np.add.at(matrix, (np.arange(length), np.minimum(first + 1, cells - 1)), place - first)
+    ends = np.diff(first, prepend=-1).astype(bool) | np.diff(first, append=cells).astype(bool)
+    return matrix[ends], np.concatenate([np.zeros((1, cells)), matrix.cumsum(0)])
+
+
+def _area(box: Box) -> np.ndarray:
+    y0, y1, x0, x1 = box
+    return (y1 - y0) * (x1 - x0)
