@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 
+from fastmix.mixers.alignmix import AlignMix
 from fastmix.mixers.attentivemix import AttentiveMix
 from fastmix.mixers.base import Mixer
 from fastmix.mixers.choice import Choice
@@ -14,6 +15,7 @@ from fastmix.mixers.fmix import FMix
 from fastmix.mixers.gridmix import GridMix
 from fastmix.mixers.gridmix_cells import GridMixCells
 from fastmix.mixers.guidedmixup import GuidedMixup
+from fastmix.mixers.manifoldmix import ManifoldMix
 from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.puzzlemix import PuzzleMix
 from fastmix.mixers.resizemix import ResizeMix
@@ -41,6 +43,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "supermix": SuperMix,
     "snapmix": SnapMix,
     "guidedmixup": GuidedMixup,
+    "manifoldmix": ManifoldMix,
+    "alignmix": AlignMix,
     "choice": Choice,
 }
 
