@@ -13,9 +13,11 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 STEMS = ("maxpool", "stem", "patch_embed", "stages.0.embed", "bn1")  # the first that a model has is its stem
+ALIGNED = 8  # columns of values that every kernel of fused attention takes
 LASTS = ("norm", "bn2", "norm_pre")  # the first that a model has gives what forward_features does; else its last stage
 
 
@@ -77,6 +79,22 @@ class Attention:
         """How much each patch is attended to by the patches, on average. float32 [B,h*w]"""
         return self.rows(self.prefix)[:, :, self.prefix :].mean(1)
 
+    @torch.no_grad()
+    def applied(self, values: Tensor) -> Tensor:
+        """What each token gets of one value a token, float32 [B,N]: the mean over the heads of A values, as a token's
+        values are mixed. The attention A is never made; computed as the model does, so in half precision to 2**-9.
+        """
+        same = values.to(self.q.dtype)[:, None, :, None]
+        same = same.expand(-1, self.q.shape[1], -1, ALIGNED).contiguous()
+        return F.scaled_dot_product_attention(self.q, self.k, same, scale=self.scale)[..., 0].float().mean(1)
+
+
+@dataclass
+class Given:
+    """What the classifier was given in the last forward pass: [B,C], with its graph."""
+
+    value: Tensor | None = None
+
 
 def name_of(model: nn.Module) -> str:
     """The name under which timm made the model, or that of its class."""
@@ -88,7 +106,8 @@ def sites(model: nn.Module) -> dict[str, str]:
 
     "stem", then "stage1" to "stage4", of stride 4 to 32 (a quarter of it behind the stem of CIFAR), or "block0",
     "block1", ... of a ViT, which has one stride. PVT's stem gives no map and has no name. `rewrite` and `read` also
-    know "features", what forward_features gives to the head: behind the last stage, normed where the model does so.
+    know "features", what forward_features gives to the head: behind the last stage, normed where the model does so;
+    `rewrite` also "classifier", from the features [B,C] that are judged to the logits.
     Raises ValueError for a model that does not tell its stages.
     """
     stages = getattr(model, "feature_info", None)
@@ -103,7 +122,8 @@ def sites(model: nn.Module) -> dict[str, str]:
 
 
 def install(model: nn.Module) -> None:
-    """Makes the hooks of all sites, and of queries and keys where there is a class token; call it before compile().
+    """Makes the hooks of all sites, of the classifier, and of queries and keys where there is a class token; call it
+    before compile().
 
     A site that is first used in a compiled model works too, but eagerly.
     """
@@ -112,6 +132,9 @@ def install(model: nn.Module) -> None:
     for block in _attended(model):
         for module in (block.q_norm, block.k_norm):
             _tap(model, module)
+    head = model.get_classifier()
+    if isinstance(head, nn.Linear):
+        _tap(model, head)
 
 
 @contextmanager
@@ -186,6 +209,23 @@ def class_attention(model: nn.Module) -> Iterator[Attention]:
         yield found[0]
 
 
+def patch_size(model: nn.Module) -> int:
+    """Pixels a side of the patches that the class token attends to, whose number is (H // it) * (W // it)."""
+    return model.feature_info[-1]["reduction"]
+
+
+@contextmanager
+def pre_logits(model: nn.Module) -> Iterator[Given]:
+    """Inside, `value` is what the linear classifier got in the last forward pass, for a second head.
+
+    Raises ValueError for a model without one.
+    """
+    classifier(model)
+    given = Given()
+    with _armed(model, model.get_classifier(), _keep_given, given):
+        yield given
+
+
 def as_map(model: nn.Module, given: Tensor, output: Tensor) -> Tensor:
     """A site's output as a map [B,C,h,w], where `given` is what its module was given; a view, class token left out."""
     if output.ndim == 4:
@@ -220,7 +260,9 @@ def classifier(model: nn.Module) -> tuple[Tensor, Tensor | None]:
 def _paths(model: nn.Module) -> dict[str, str]:
     found = sites(model)
     last = next((path for path in LASTS if _has(model, path)), [*found.values()][-1])
-    return found | {"features": last}
+    head = model.get_classifier() if hasattr(model, "get_classifier") else None
+    heads = {"classifier": path for path, module in model.named_modules() if module is head}
+    return found | {"features": last} | heads
 
 
 def _has(model: nn.Module, path: str) -> bool:
@@ -259,6 +301,10 @@ def _armed(model: nn.Module, module: nn.Module, change: Callable[..., Tensor | N
 
 def _keep(given: Tensor, output: Tensor, reading: Reading) -> None:
     reading.seen = given.detach(), output.detach()
+
+
+def _keep_given(given: Tensor, output: Tensor, kept: Given) -> None:
+    kept.value = given
 
 
 def _keep_q(given: Tensor, output: Tensor, attention: Attention) -> None:
