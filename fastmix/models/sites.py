@@ -89,13 +89,6 @@ class Attention:
         return F.scaled_dot_product_attention(self.q, self.k, same, scale=self.scale)[..., 0].float().mean(1)
 
 
-@dataclass
-class Given:
-    """What the classifier was given in the last forward pass: [B,C], with its graph."""
-
-    value: Tensor | None = None
-
-
 def name_of(model: nn.Module) -> str:
     """The name under which timm made the model, or that of its class."""
     return getattr(model, "pretrained_cfg", {}).get("architecture") or type(model).__name__
@@ -122,8 +115,7 @@ def sites(model: nn.Module) -> dict[str, str]:
 
 
 def install(model: nn.Module) -> None:
-    """Makes the hooks of all sites, of the classifier, and of queries and keys where there is a class token; call it
-    before compile().
+    """Makes the hooks of all sites, and of queries and keys where there is a class token; call it before compile().
 
     A site that is first used in a compiled model works too, but eagerly.
     """
@@ -132,9 +124,6 @@ def install(model: nn.Module) -> None:
     for block in _attended(model):
         for module in (block.q_norm, block.k_norm):
             _tap(model, module)
-    head = model.get_classifier()
-    if isinstance(head, nn.Linear):
-        _tap(model, head)
 
 
 @contextmanager
@@ -207,23 +196,6 @@ def class_attention(model: nn.Module) -> Iterator[Attention]:
     """
     with attention_inputs(model, last=True) as found:
         yield found[0]
-
-
-def patch_size(model: nn.Module) -> int:
-    """Pixels a side of the patches that the class token attends to, whose number is (H // it) * (W // it)."""
-    return model.feature_info[-1]["reduction"]
-
-
-@contextmanager
-def pre_logits(model: nn.Module) -> Iterator[Given]:
-    """Inside, `value` is what the linear classifier got in the last forward pass, for a second head.
-
-    Raises ValueError for a model without one.
-    """
-    classifier(model)
-    given = Given()
-    with _armed(model, model.get_classifier(), _keep_given, given):
-        yield given
 
 
 def as_map(model: nn.Module, given: Tensor, output: Tensor) -> Tensor:
@@ -301,10 +273,6 @@ def _armed(model: nn.Module, module: nn.Module, change: Callable[..., Tensor | N
 
 def _keep(given: Tensor, output: Tensor, reading: Reading) -> None:
     reading.seen = given.detach(), output.detach()
-
-
-def _keep_given(given: Tensor, output: Tensor, kept: Given) -> None:
-    kept.value = given
 
 
 def _keep_q(given: Tensor, output: Tensor, attention: Attention) -> None:
