@@ -26,7 +26,9 @@ class Task(nn.Module):
 
     def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
         super().__init__()
-        mixer.prepare(model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.seed)
+            mixer.prepare(model)
         self.model, self.mixer, self.criterion = model, mixer, criterion(cfg)
         self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
         self.augmentation, self.reused = augmentation(cfg), Buffers()

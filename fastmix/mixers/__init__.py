@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 
+from fastmix.mixers.adautomix import AdAutoMix
 from fastmix.mixers.alignmix import AlignMix
 from fastmix.mixers.attentivemix import AttentiveMix
+from fastmix.mixers.automix import AutoMix
 from fastmix.mixers.base import Mixer
 from fastmix.mixers.choice import Choice
 from fastmix.mixers.comixup import CoMixup
@@ -21,6 +23,7 @@ from fastmix.mixers.puzzlemix import PuzzleMix
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
 from fastmix.mixers.saliencymix import SaliencyMix
+from fastmix.mixers.samix import SAMix
 from fastmix.mixers.smoothmix import SmoothMix
 from fastmix.mixers.snapmix import SnapMix
 from fastmix.mixers.supermix import SuperMix
@@ -45,6 +48,9 @@ MIXERS: dict[str, type[Mixer]] = {
     "guidedmixup": GuidedMixup,
     "manifoldmix": ManifoldMix,
     "alignmix": AlignMix,
+    "automix": AutoMix,
+    "samix": SAMix,
+    "adautomix": AdAutoMix,
     "choice": Choice,
 }
 

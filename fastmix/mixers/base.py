@@ -50,7 +50,8 @@ class Mixer(nn.Module):
         """Parameters of the method's own, as optimiser groups.
 
         A group may say `lr_scale`, or `own_lr`: [lr, min_lr], a cosine of its own without warm-up; and what its
-        optimiser takes (`weight_decay`, `momentum`).
+        optimiser takes (`weight_decay`, `momentum`). Parameters that come as (name, parameter) follow the rules of
+        `optim.no_decay`, where the group says no `weight_decay`.
         """
         return []
 

@@ -233,8 +233,8 @@ def _paths(model: nn.Module) -> dict[str, str]:
     found = sites(model)
     last = next((path for path in LASTS if _has(model, path)), [*found.values()][-1])
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
-    heads = {"classifier": path for path, module in model.named_modules() if module is head}
-    return found | {"features": last} | heads
+    heads = [path for path, module in model.named_modules() if module is head]
+    return found | {"features": last} | ({"classifier": heads[0]} if heads else {})
 
 
 def _has(model: nn.Module, path: str) -> bool:

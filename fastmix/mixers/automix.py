@@ -1,0 +1,133 @@
+"""AutoMix: a small attention block, taught by a momentum copy of the network, draws the mask."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from fastmix.batch import Batch
+from fastmix.kernels.mix_logits import mix_logits
+from fastmix.kernels.plan import Plan
+from fastmix.kernels.send import send
+from fastmix.kernels.upsample import MODES, upsample
+from fastmix.mixers.base import check, is_number, positive, shuffled
+from fastmix.mixers.mixblock import AutoMixBlock, Projected
+from fastmix.mixers.momentum import MomentumMixer, share, targets
+from fastmix.targets import Targets
+
+SCHEDULES = ("cosine", "constant")
+MARGIN = 0.1  # of the mask's mean around lambda, without a loss
+
+
+class AutoMix(MomentumMixer):
+    """out = (1 - S) x_i + S x_j, S = sigmoid(upsample(g(k(x_i), k(x_j), lam))), lam ~ Beta(alpha, alpha); label
+    lam y_i + (1 - lam) y_j, with the lam that was drawn, whatever the mean of S.
+
+    q (the model), k (its moving average), the block g (mixblock.AutoMixBlock) and the two classifiers are those of
+    MomentumMixer. A step draws two lambdas and two random permutations and minimises, all in one backward pass,
+
+        CE(q(x_mix)) + CE(q_one(x)) + CE(k(x_mix')) + w(t) max(|mean(1 - S') - lam'| - 0.1, 0)
+
+    x_mix without a gradient to g: the first two terms train q alone, the last two g alone, and k has no gradient. w(t)
+    is mask_weight (1 + cos(pi t)) / 2, or with mask_schedule "constant" mask_weight. CE is the run's criterion.
+    Liu, Li, Wu, Liu, Chen, Wu, Li, "AutoMix: Unveiling the Power of Mixup for Stronger Classifiers", ECCV 2022.
+
+    lam_concat   whether g sees lam: ImageNet and all transformers; False for the CIFAR and Tiny-ImageNet ResNets, whose
+                 masks are the same for every lam
+    lam_margin   where lam or 1 - lam is at most this, x_mix is ordinary mixup; 0.08 in all published settings
+    mode         how S is brought to the size of the images: nearest or bilinear
+    mask_adjust  the probability of rescaling each S of x_mix to mean 1 - lam; 0 in the tables, 0.25 in some of CIFAR
+    block_prob   the probability of CE(k(x_mix')) in a step, the authors' switch_off: 0.8 for transformers, else 1
+    site, momentum, momentum_start, early_stop, block: of MomentumMixer. Transformers start at 0.25; the last momentum
+                 is 0.999999 for Tiny-ImageNet
+
+    Cost: k clean (up to its site: 0.5 to 0.9 of a forward pass) and mixed (2, no gradients of weights), q clean and
+    mixed (3 each): 2.8 to 3 ordinary steps. Without batch-norm q's two batches are one pass. Only a step of the grid
+    is kept of the mask.
+    Departs from the authors' code (OpenMixup): k's clean pass stops early; projections are made once for both
+    pairings; no check of each loss, which waits for the device; mask_adjust follows x_mix's own lam, there that of the
+    other mixture; k is validated with q's batch statistics. Its pick of the best of four predictors is not followed:
+    the model with its own classifier counts. Left out: clean images replaced by mixup or cutmix (head_one_mix), off in
+    all settings.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 2.0,
+        lam_concat: bool = True,
+        lam_margin: float = 0.08,
+        mode: str = "nearest",
+        mask_weight: float = 0.1,
+        mask_schedule: str = "cosine",
+        mask_adjust: float = 0.0,
+        block_prob: float = 1.0,
+        site: str | None = None,
+        momentum: tuple[float, float] = (0.999, 0.99999),
+        momentum_start: float = 0.1,
+        early_stop: bool = True,
+        block: dict | None = None,
+    ):
+        super().__init__(site, momentum, momentum_start, early_stop, block)
+        self.alpha, self.lam_concat = positive(self.name, "alpha", alpha), lam_concat
+        check(self.name, "mode", mode, MODES)
+        check(self.name, "mask_schedule", mask_schedule, SCHEDULES)
+        if not (is_number(mask_weight) and mask_weight >= 0):
+            raise ValueError(f"{self.name}: mask_weight is {mask_weight!r}; it must be a number, at least 0")
+        self.mode, self.mask_weight, self.mask_schedule = mode, mask_weight, mask_schedule
+        self.lam_margin = share(self.name, "lam_margin", lam_margin)
+        self.mask_adjust = share(self.name, "mask_adjust", mask_adjust)
+        self.block_prob = share(self.name, "block_prob", block_prob)
+
+    def mix_block(self, channels: int) -> nn.Module:
+        return AutoMixBlock(channels, self.lam_concat)
+
+    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        rng, n, device = batch.rng, len(batch), batch.images.device
+        lam_k, lam_q = rng.beta(self.alpha, self.alpha, 2).tolist()
+        own = torch.arange(n, dtype=torch.int32, device=device)
+        for_k, for_q = (send(shuffled(rng, n), device) for _ in "kq")
+        taught, adjusted = rng.random(2) < (self.block_prob, self.mask_adjust)
+
+        clean = batch.mix()
+        projected = self.block.project(self.features(clean))
+        x, area, square = self.mixed(batch, for_k, self.block(projected, for_k, lam_k))
+        loss = self.mask_loss(area, square, batch, lam_k)
+        if taught:
+            loss = loss + criterion(self.teacher(x), targets(batch.labels, [own, for_k], [lam_k, 1 - lam_k]))
+        with torch.no_grad():  # after the pass with a graph: autocast keeps the weights that it cast there
+            x = self.without_graph(batch, projected, for_q, lam_q, adjusted)
+        both, one = self.student(model, [x], clean)
+        loss = loss + criterion(both, targets(batch.labels, [own, for_q], [lam_q, 1 - lam_q]))
+        return loss + criterion(one, Targets.of(batch.labels))
+
+    def mixed(self, batch: Batch, partner: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The mixed batch, and the sums of S and S**2 over each image; differentiable with respect to the logits."""
+        args = batch.images, partner, logits, batch.mean, batch.std, batch.dtype, self.mode
+        return mix_logits(*args, erase=batch.erase)
+
+    def without_graph(self, batch: Batch, projected: Projected, partner: Tensor, lam: float, adjust: bool) -> Tensor:
+        """q's mixed batch."""
+        if min(lam, 1 - lam) <= self.lam_margin:
+            return batch.mix(Plan.blend(partner, lam))
+        logits = self.block(projected, partner, lam)
+        if not adjust:
+            return self.mixed(batch, partner, logits)[0]
+        own = rescaled_to(1 - upsample(logits, batch.size, self.mode).sigmoid(), lam)
+        return batch.mix(Plan.map(partner, own, batch.size))
+
+    def mask_loss(self, area: Tensor, square: Tensor, batch: Batch, lam: float) -> Tensor:
+        """w(t) times the distance of the mean of 1 - S, over the batch, from the interval lam +- MARGIN."""
+        mean = 1 - area.sum() / (len(batch) * batch.size[0] * batch.size[1])
+        return self.weight() * ((mean - lam).abs() - MARGIN).clamp(min=0)
+
+    def weight(self) -> float:
+        """w(t)"""
+        return self.mask_weight * ((1 + math.cos(math.pi * self.t)) / 2 if self.mask_schedule == "cosine" else 1)
+
+
+def rescaled_to(own: Tensor, lam: float) -> Tensor:
+    """Weights [B,H,W] in (0,1) brought to mean `lam` in each image: own is scaled down, or its complement is."""
+    mean = own.mean((1, 2), keepdim=True)
+    return torch.where(mean > lam, own * lam / mean, 1 - (1 - own) * (1 - lam) / (1 - mean))

@@ -1,0 +1,190 @@
+"""What the AutoMix family shares: a momentum teacher that is asked, a second head for clean images, a mix block."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastmix.kernels.send import send
+from fastmix.mixers.base import Mixer, is_number
+from fastmix.models.sites import classifier, install, name_of, read, rewrite, sites, upto
+from fastmix.targets import Targets
+
+OWN = ("lr", "min_lr", "momentum", "weight_decay")  # what `block` may say
+
+
+class MomentumMixer(Mixer):
+    """A method with a mix block g, whose mask is judged by k, a moving average of the trained network q.
+
+    q is the plain model; its classifier learns from mixed images, a second one ("one-hot", `head`) from clean images,
+    on the same features. k (`teacher`) and its own second head (`teacher_head`) follow q and `head` after each step,
+
+        k <- m k + (1 - m) q,    m(t) = m0 for t < start, then m1 - (m1 - m0) (1 + cos(pi t)) / 2,
+
+    t the share of the run that is done: parameters only, in train mode, without gradients of their own.
+
+    site            where k's features are taken, by its name in fastmix/models/sites.py; none: stride 16, "stage3", of
+                    a ViT the last block of its first half
+    momentum        (m0, m1)
+    momentum_start  start; at it m jumps, as published
+    early_stop      k's clean pass ends at the site: the same step for less. Its batch-norms behind the site then count
+                    mixed images alone, which no step sees; before k is validated it takes q's statistics instead.
+                    False: the whole pass, k keeps its own statistics
+    block           of the mix block's optimiser group, where it is not the run's own: lr and min_lr (a cosine without
+                    warm-up), momentum (of SGD), weight_decay
+
+    Raises ValueError in prepare() for a model without a linear classifier or without the site.
+    """
+
+    def __init__(
+        self,
+        site: str | None,
+        momentum: tuple[float, float],
+        momentum_start: float,
+        early_stop: bool,
+        block: dict | None,
+    ):
+        super().__init__()
+        momentum = tuple(momentum) if isinstance(momentum, (list, tuple)) else ()
+        if not (len(momentum) == 2 and all(map(is_number, momentum)) and 0 <= momentum[0] <= momentum[1] <= 1):
+            raise ValueError(f"{self.name}: momentum must be [first, last] with 0 <= first <= last <= 1")
+        self.momentum, self.start = momentum, share(self.name, "momentum_start", momentum_start)
+        self.site, self.early_stop, self.t = site, early_stop, 0.0
+        self.own = own_settings(self.name, block)
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def mix_block(self, channels: int) -> nn.Module:
+        """A new mix block for features of so many channels."""
+        raise NotImplementedError
+
+    def prepare(self, model: nn.Module) -> None:
+        try:
+            classes, features = classifier(model)[0].shape
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}, for which a second one could be trained") from None
+        self.site, channels = stop(self.name, model, self.site)
+        self.joint = not any(isinstance(module, _BatchNorm) for module in model.modules())
+        self.teacher = copy.deepcopy(model).requires_grad_(False)
+        self.head = nn.Linear(features, classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+        self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
+        self.block = self.mix_block(channels)
+        install(model)
+        install(self.teacher)
+
+    def features(self, x: Tensor) -> Tensor:
+        """k's features of clean images, [B,C,h,w], without a graph."""
+        with torch.no_grad():
+            if self.early_stop:
+                return upto(self.teacher, x, self.site)
+            with read(self.teacher, self.site) as reading:
+                self.teacher(x)
+            return reading.value
+
+    def student(self, model: nn.Module, mixed: list[Tensor], clean: Tensor) -> list[Tensor]:
+        """q's logits: of mixed batches by its own classifier, then of the clean one by the second.
+
+        One pass where no statistics of a batch are involved, else one for each.
+        """
+        second = self.head.weight, self.head.bias
+        if self.joint:
+            with rewrite(model, "classifier", judge, *second, len(clean) * len(mixed)):
+                return list(model(torch.cat([*mixed, clean])).chunk(len(mixed) + 1))
+        logits = [model(x) for x in mixed]
+        with rewrite(model, "classifier", judge, *second, 0):
+            return [*logits, model(clean)]
+
+    def param_groups(self) -> list[dict]:
+        return [
+            {"params": list(self.head.named_parameters())},
+            {"params": list(self.block.named_parameters()), **self.own},
+        ]
+
+    def set_progress(self, t: float) -> None:
+        self.t = t
+
+    @torch.no_grad()
+    def after_step(self, model: nn.Module) -> None:
+        k = [*self.teacher.parameters(), *self.teacher_head.parameters()]
+        q = [*model.parameters(), *self.head.parameters()]
+        torch._foreach_lerp_(k, q, 1 - momentum_at(self.t, *self.momentum, self.start))
+
+    @torch.no_grad()
+    def predictors(self, model: nn.Module) -> dict[str, nn.Module]:
+        """q with its second head, k with either. What counts is q with its own classifier: the model."""
+        own = list(self.teacher.buffers())
+        if self.early_stop and own:
+            torch._foreach_copy_(own, list(model.buffers()))
+        return {
+            "q_one": Second(model, self.head),
+            "k_mix": self.teacher,
+            "k_one": Second(self.teacher, self.teacher_head),
+        }
+
+
+class Second(nn.Module):
+    """A model whose features another classifier judges."""
+
+    def __init__(self, model: nn.Module, head: nn.Linear):
+        super().__init__()
+        self.model, self.head = model, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        with rewrite(self.model, "classifier", judge, self.head.weight, self.head.bias, 0):
+            return self.model(x)
+
+
+def judge(features: Tensor, logits: Tensor, weight: Tensor, bias: Tensor, first: int) -> Tensor:
+    """The logits of the samples before `first`; of the others those of another linear classifier."""
+    other = F.linear(features[first:], weight, bias)
+    return torch.cat([logits[:first], other]) if first else other
+
+
+def momentum_at(t: float, m0: float, m1: float, start: float) -> float:
+    """m(t) of MomentumMixer."""
+    return m0 if t < start else m1 - (m1 - m0) * (math.cos(math.pi * t) + 1) / 2
+
+
+def targets(labels: Tensor, partners: list[Tensor], weights: list[float]) -> Targets:
+    """Sample i has the label of image partners[k][i] to the degree weights[k], which all samples share."""
+    shared = send(np.array(weights, np.float32), labels.device).expand(len(labels), -1)
+    return Targets(torch.stack([labels[partner.long()] for partner in partners], 1), shared)
+
+
+def stop(mixer: str, model: nn.Module, site: str | None) -> tuple[str, int]:
+    """The site and its channels. Raises ValueError, naming the mixer, where the model does not stop there."""
+    found = {info["module"]: info["num_chs"] for info in model.feature_info}
+    known = {name: found[path] for name, path in sites(model).items() if path in found}
+    blocks = sum(name.startswith("block") for name in known)
+    site = site or (f"block{blocks // 2 - 1}" if blocks else "stage3")
+    if site not in known:
+        raise ValueError(f"{mixer}: {name_of(model)} does not stop at {site!r}; choose a site of {', '.join(known)}")
+    return site, known[site]
+
+
+def own_settings(mixer: str, block: dict | None) -> dict:
+    """Settings of the mix block's optimiser group. Raises ValueError for what it does not know."""
+    block = {} if block is None else block
+    if not (isinstance(block, dict) and all(is_number(v) and v >= 0 for v in block.values()) and set(block) <= {*OWN}):
+        raise ValueError(f"{mixer}: block is {block!r}; it may hold numbers of at least 0 for {', '.join(OWN)}")
+    if ("lr" in block) != ("min_lr" in block):
+        raise ValueError(f"{mixer}: block is {block!r}; lr and min_lr go together")
+    rest = {key: value for key, value in block.items() if key not in ("lr", "min_lr")}
+    return rest | ({"own_lr": [block["lr"], block["min_lr"]]} if "lr" in block else {})
+
+
+def share(mixer: str, option: str, value: float) -> float:
+    """The value; raises ValueError, naming mixer and option, unless it is a number from 0 to 1."""
+    if not (is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{mixer}: {option} is {value!r}; it must be a number from 0 to 1")
+    return value
