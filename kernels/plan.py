@@ -162,14 +162,19 @@ class Plan:
 
     @classmethod
     def cells(cls, partner, own, size: tuple[int, int]) -> Plan:
-        """The image's own pixels in the cells where `own`, bool [B,gh,gw] or [1,gh,gw], is set; gh * gw <= 192.
+        """The image's own pixels in the cells where `own`, bool [B,gh,gw] or [1,gh,gw], is set.
 
-        Pixel p lies in cell p * cells // length: nearest upsampling.
+        Pixel p lies in cell p * cells // length: nearest upsampling. A grid of more than 192 cells makes kind BLOCKS.
         """
         own = torch.as_tensor(own)
         n, gh, gw = own.shape
         if gh * gw > MOST_CELLS:
-            raise ValueError(f"cells: a grid of {gh} x {gw} has more than {MOST_CELLS} cells")
+            partner = torch.as_tensor(partner)
+            device = own.device if partner.device.type == "cpu" else partner.device
+            partner, weight = send(partner, device), send(own, device).flatten(1).expand(len(partner), -1)
+            image, cell = torch.arange(len(partner), device=device), torch.arange(gh * gw, device=device)
+            places = gh * gw * torch.stack([image, partner.long()])[:, :, None] + cell
+            return cls.block(partner, *places, weight, (gh, gw), size)
         flat = F.pad(own.flatten(1).int(), (0, -gh * gw % 32)).view(n, -1, 32)
         words = (flat << torch.arange(32, dtype=torch.int32, device=own.device)).sum(2, dtype=torch.int32)
         return _rows(CELLS, partner, cell_mean(own, size), gh, gw, *words.unbind(1))

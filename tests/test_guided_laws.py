@@ -25,19 +25,23 @@ from fastmix.task import Task, step_rng
 
 ROOT = Path(__file__).parent.parent
 CLASSES = 4
-OTHER_LABELS = ("snapmix", "grafting", "supermix")  # whose labels are not the areas that the sources have
+OTHER_LABELS = ("snapmix", "grafting", "supermix", "tokenmix")  # whose labels are not the areas that the sources have
 ONE_LABEL = ("attentivemix-batch-openmixup", "attentivemix-sample-openmixup")  # sample 0's area counts for all
+ANY_SUM = ("snapmix", "tokenmix")  # of the label weights
 NEEDS_A_MAP = ("snapmix",)
+NEEDS_A_CLASS_TOKEN = ("tokenmix_attn", "smmix", "mergemix")  # which have their own tests
 OPTIONS = {
     "comixup": {"clean_lam": 0.0, "group": 4},
     "attentivemix": {"teacher": "test_resnet", "size": 64},
+    "tokenmix": {"teacher": "test_resnet", "size": 64},
     "supermix": {"teacher": "test_resnet", "steps": 2, "side": 8, "sigma": 1.0},
 }
 SIZES = [(1, (64, 64)), (3, (64, 64)), (5, (65, 47)), (4, (64, 96))]
 
 
 def guided(name: str) -> bool:
-    return name == "saliencymix" or (name != "choice" and MIXERS[name].decide is not Mixer.decide)
+    asks = name != "choice" and MIXERS[name].decide is not Mixer.decide and name not in NEEDS_A_CLASS_TOKEN
+    return name == "saliencymix" or asks
 
 
 NAMES = [name for name in MIXERS if guided(name)]
@@ -153,7 +157,7 @@ def check_plan(plan, batch: Batch, row: str) -> None:
     assert (found.sum(1) - 1).abs().max() < 1e-5, "each pixel is a mean of the sources"
     if name not in OTHER_LABELS and row not in ONE_LABEL:
         assert (labels - found.mean((2, 3))).abs().max() < 1e-5, "the label is the realised mask"
-    if name != "snapmix":
+    if name not in ANY_SUM:
         assert (labels.sum(1) - 1).abs().max() < 1e-5
 
 

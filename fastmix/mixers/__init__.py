@@ -18,15 +18,18 @@ from fastmix.mixers.gridmix import GridMix
 from fastmix.mixers.gridmix_cells import GridMixCells
 from fastmix.mixers.guidedmixup import GuidedMixup
 from fastmix.mixers.manifoldmix import ManifoldMix
+from fastmix.mixers.mergemix import MergeMix
 from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.puzzlemix import PuzzleMix
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
 from fastmix.mixers.saliencymix import SaliencyMix
 from fastmix.mixers.samix import SAMix
+from fastmix.mixers.smmix import SMMix
 from fastmix.mixers.smoothmix import SmoothMix
 from fastmix.mixers.snapmix import SnapMix
 from fastmix.mixers.supermix import SuperMix
+from fastmix.mixers.tokenmix import TokenMix, TokenMixAttention
 from fastmix.mixers.vanilla import Vanilla
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -51,6 +54,10 @@ MIXERS: dict[str, type[Mixer]] = {
     "automix": AutoMix,
     "samix": SAMix,
     "adautomix": AdAutoMix,
+    "tokenmix": TokenMix,
+    "tokenmix_attn": TokenMixAttention,
+    "smmix": SMMix,
+    "mergemix": MergeMix,
     "choice": Choice,
 }
 

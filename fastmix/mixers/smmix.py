@@ -1,0 +1,118 @@
+"""SMMix: the partner's most attended square over the image's least attended one, and what the parts are."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastmix.batch import Batch
+from fastmix.kernels.plan import Plan
+from fastmix.kernels.send import send
+from fastmix.mixers.base import interval
+from fastmix.mixers.guided import GuidedMixer
+from fastmix.mixers.transmix import outside
+from fastmix.models.clean import look, need_class_token, patches
+from fastmix.models.sites import rewrite
+from fastmix.targets import Targets
+
+Guide = tuple[Tensor, Tensor]  # of the clean images: the attention that each patch receives [B,h,w], logits [B,classes]
+
+
+class SMMix(GuidedMixer):
+    """out = x_i, but in a square of s x s patches, in which x_j shows its own square of s x s patches; label weight of
+    y_i = lam = 1 - s^2 / n, s uniform in int(low g)..int(high g) for a shorter side of g patches and scope [low, high].
+
+    The square of x_i is that of the least sum of attention, the one of x_j that of the largest: how much each patch of
+    the clean image is attended to by the patches, in the last block (mean over them and the heads, eval mode). With z
+    the logits of out, u those of the clean images, and h(R) a linear classifier of the mean token of the patches in R:
+
+        L(z, mixed labels) + (L(h(kept), y_i) + L(h(pasted), y_j)) / 2 + KL(softmax(lam u_i + (1 - lam) u_j), softmax z)
+
+    with the training criterion L. h is trained beside the model and thrown away after it.
+    Chen, Lin, Lin, Zhang, Chao, Ji, "SMMix: Self-Motivated Image Mixing for Vision Transformers", ICCV 2023. The
+    authors draw mixup 0.8 in half of the batches: `Choice({MixUp(0.8): 0.5, SMMix(): 0.5})`.
+
+    Cost: a forward pass of the model, a third of a training step; the whole attention of one block in fp32,
+    heads x N x N an image. Then one image is read and one written. For models with a class token: ViT, DeiT, PVT.
+    Departs from the authors' code: partners by a cyclic shift instead of the batch in reverse order; u in the precision
+    of the run; images and grids that are not square. (OpenMixup has the first term alone, the class token's
+    attention, a clean pass in train mode and a random permutation.)
+    """
+
+    def __init__(self, scope: tuple[float, float] = (0.25, 0.75)):
+        super().__init__()
+        self.scope = interval(self.name, "scope", scope, most=1)
+
+    def prepare(self, model: nn.Module) -> None:
+        need_class_token(self.name, model)
+        like = next(model.parameters())
+        self.token_head = nn.Linear(model.num_features, model.num_classes, device=like.device)
+        nn.init.trunc_normal_(self.token_head.weight, std=0.02)
+        nn.init.zeros_(self.token_head.bias)
+
+    def param_groups(self) -> list[dict]:
+        return [{"params": list(self.token_head.named_parameters())}]
+
+    def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Guide:
+        attention, logits = look(model, batch.mix())
+        return attention.received.unflatten(1, patches(model, batch.size)), logits
+
+    def plan(self, batch: Batch, guide: Guide) -> Plan:
+        h, w = guide[0].shape[1:]
+        if min(h, w) < 2:
+            raise ValueError(f"{self.name}: images of {h} x {w} patches have no square to paste; use larger ones")
+        low, high = (min(max(int(share * min(h, w)), 1), min(h, w) - 1) for share in self.scope)
+        side = int(batch.rng.integers(low, high + 1))
+        partner = send(self.pair(batch), guide[0].device)
+        (y, x), source = squares(guide[0], side)
+        source_y, source_x = (v[partner.long()] for v in source)
+        down, across = batch.size[0] // h, batch.size[1] // w
+        box = (y * down, (y + side) * down, x * across, (x + side) * across)
+        return Plan.window(partner, *box, source_y * down, source_x * across, 1, 1, batch.size)
+
+    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        guide = self.guide(model, batch, criterion)
+        plan, tokens = self.plan(batch, guide), Tokens()
+        with rewrite(model, "features", keep, tokens):
+            logits = model(batch.mix(plan))
+        kept = outside(plan, guide[0].shape[1:], batch.size)
+        parts = self.token_head(means(tokens.value, kept))
+        partner = plan.partner.long()
+        loss = criterion(logits, Targets.of(batch.labels, plan))
+        for part, labels in zip(parts.unbind(1), (batch.labels, batch.labels[partner]), strict=True):
+            loss = loss + criterion(part, Targets.of(labels)) / 2
+        clean = guide[1].float()
+        expected = plan.own[:, None] * clean + plan.other[:, None] * clean[partner]
+        return loss + F.kl_div(logits.float().log_softmax(1), expected.softmax(1), reduction="batchmean")
+
+
+class Tokens:
+    """The features [B,N,C] of the last forward pass, with their graph."""
+
+    value: Tensor | None = None
+
+
+def keep(given: Tensor, output: Tensor, tokens: Tokens) -> None:
+    tokens.value = output
+
+
+def squares(attention: Tensor, side: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """First row and column of the square of `side` cells with the least sum of attention [B,h,w], and with the largest.
+
+    int64 [B] each; the first in order where several are alike.
+    """
+    sums = F.avg_pool2d(attention[:, None].double(), side, stride=1)[:, 0]
+    columns = sums.shape[2]
+    sums = sums.flatten(1)
+    return tuple((at // columns, at % columns) for at in (sums.argmin(1), sums.argmax(1)))
+
+
+def means(tokens: Tensor, kept: Tensor) -> Tensor:
+    """The mean token of the patches that are kept, and of the others. float32 [B,2,C]
+
+    tokens [B,N,C], the patches last; kept bool [B,h*w].
+    """
+    regions = torch.stack([kept, ~kept], 1).float()
+    with torch.autocast(tokens.device.type, enabled=False):
+        return (regions / regions.sum(2, keepdim=True)) @ tokens[:, -kept.shape[1] :].float()
