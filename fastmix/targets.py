@@ -32,10 +32,13 @@ class Targets:
         pairs = torch.stack([labels, labels[plan.partner.long()]], 1)
         return cls(pairs, torch.stack([plan.own, plan.other], 1))
 
-    def dense(self, classes: int) -> Tensor:
-        """float32 [B, classes]; equal labels add up."""
+    def dense(self, classes: int, smoothing: float = 0.0) -> Tensor:
+        """float32 [B, classes]; equal labels add up. smoothing e: (1-e) * target + e / classes of its sum."""
         zeros = self.weights.new_zeros(len(self.labels), classes)
-        return zeros.scatter_add_(1, self.labels, self.weights)
+        dense = zeros.scatter_add_(1, self.labels, self.weights)
+        if smoothing:
+            dense = dense * (1 - smoothing) + self.weights.sum(1, keepdim=True) * (smoothing / classes)
+        return dense
 
 
 class CrossEntropy(nn.Module):
@@ -71,11 +74,51 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, targets: Targets) -> Tensor:
         """logits [B, classes] of any float type -> float32 scalar."""
-        classes = logits.shape[1]
-        dense = targets.dense(classes)
-        if self.smoothing:
-            dense = dense * (1 - self.smoothing) + targets.weights.sum(1, keepdim=True) * (self.smoothing / classes)
+        dense = targets.dense(logits.shape[1], self.smoothing)
         if self.threshold is not None:
             dense = (dense > self.threshold).float()
         loss = F.binary_cross_entropy_with_logits(logits.float(), dense, reduction="none")
         return (loss.sum(1) if self.reduction == "sum" else loss.mean(1)).mean()
+
+
+class Decoupled(nn.Module):
+    """A criterion that also asks for each class of a mixture by itself, the other one left out (Liu et al., NeurIPS
+    2023, "Harnessing Hard Mixed Samples with Decoupled Regularization", whose terms these are).
+
+    Beside cross-entropy: loss + eta * mean of (w_a^power D(z; a|b) + w_b^power D(z; b|a)), w the label weights and
+    D(z; i|j) = -z_i + log sum_{c != j} exp(z_c), which is cross-entropy in a world without class j; never smoothed.
+    In place of binary cross-entropy: the same with min(1, (w / threshold)^sharpness) for both weights.
+    A sample that shows one class, as both images are of it or one weighs nothing, has the criterion's own loss.
+    """
+
+    def __init__(
+        self, criterion: nn.Module, eta: float = 0.1, power: float = 1.0, threshold: float = 1.0, sharpness: float = 1.0
+    ):
+        super().__init__()
+        self.criterion, self.smoothing = criterion, criterion.smoothing
+        self.eta, self.power, self.threshold, self.sharpness = eta, power, threshold, sharpness
+
+    def forward(self, logits: Tensor, targets: Targets) -> Tensor:
+        """logits [B, classes] of any float type -> float32 scalar. Raises ValueError for more than two labels."""
+        labels, weights = targets.labels, targets.weights
+        if labels.shape[1] == 1:
+            return self.criterion(logits, targets)
+        if labels.shape[1] > 2:
+            raise ValueError(
+                f"a mixture of {labels.shape[1]} images cannot be decoupled; choose a method that mixes two"
+            )
+        two = (labels[:, :1] != labels[:, 1:]) & (weights > 0).all(1, keepdim=True)
+        if isinstance(self.criterion, BinaryCrossEntropy):
+            hot = (weights / self.threshold).pow(self.sharpness).clamp(max=1)
+            return self.criterion(logits, Targets(labels, torch.where(two, hot, weights)))
+        each = without(logits, labels.flip(1)) - logits.float().gather(1, labels)
+        return self.criterion(logits, targets) + self.eta * (weights.pow(self.power) * two * each).sum(1).mean()
+
+
+def without(logits: Tensor, labels: Tensor) -> Tensor:
+    """log sum exp over all classes but one: of logits [B, classes] without class labels[i,k], float32 [B,M].
+
+    Summed without it: subtracting it from the whole sum loses all digits where that class holds nearly all of it.
+    """
+    left_out = torch.arange(logits.shape[1], device=logits.device) == labels[:, :, None]
+    return logits.float()[:, None].masked_fill(left_out, -torch.inf).logsumexp(2)
