@@ -13,12 +13,14 @@ from fastmix.mixers.base import Mixer
 from fastmix.mixers.choice import Choice
 from fastmix.mixers.comixup import CoMixup
 from fastmix.mixers.cutmix import CutMix
+from fastmix.mixers.decoupledmix import DecoupledMix
 from fastmix.mixers.fmix import FMix
 from fastmix.mixers.gridmix import GridMix
 from fastmix.mixers.gridmix_cells import GridMixCells
 from fastmix.mixers.guidedmixup import GuidedMixup
 from fastmix.mixers.manifoldmix import ManifoldMix
 from fastmix.mixers.mergemix import MergeMix
+from fastmix.mixers.mixpro import MixPro
 from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.puzzlemix import PuzzleMix
 from fastmix.mixers.resizemix import ResizeMix
@@ -28,8 +30,11 @@ from fastmix.mixers.samix import SAMix
 from fastmix.mixers.smmix import SMMix
 from fastmix.mixers.smoothmix import SmoothMix
 from fastmix.mixers.snapmix import SnapMix
+from fastmix.mixers.sumix import SUMix
 from fastmix.mixers.supermix import SuperMix
+from fastmix.mixers.tlalign import TLAlign
 from fastmix.mixers.tokenmix import TokenMix, TokenMixAttention
+from fastmix.mixers.transmix import TransMix
 from fastmix.mixers.vanilla import Vanilla
 
 MIXERS: dict[str, type[Mixer]] = {
@@ -58,6 +63,11 @@ MIXERS: dict[str, type[Mixer]] = {
     "tokenmix_attn": TokenMixAttention,
     "smmix": SMMix,
     "mergemix": MergeMix,
+    "transmix": TransMix,
+    "mixpro": MixPro,
+    "tlalign": TLAlign,
+    "decoupledmix": DecoupledMix,
+    "sumix": SUMix,
     "choice": Choice,
 }
 
@@ -66,7 +76,7 @@ def build(name: str, rows: dict, path: str = "mixers") -> Mixer:
     """The mixer of the row `name` of a config's block `mixers:`.
 
     A row holds the options of a mixer; `mixer:` says which one, where the row has another name; the rows of a choice's
-    `of:` also have `prob:`. An example in YAML:
+    `of:`, and of the methods that are built on others, also have `prob:`. An example in YAML:
 
         mixers:
           cutmix: {alpha: 1.0}
@@ -89,7 +99,7 @@ def build(name: str, rows: dict, path: str = "mixers") -> Mixer:
     for option in options:
         if option not in known:
             raise ValueError(f"{path}: {kind} has no option {option!r}{nearest(option, known)}")
-    if MIXERS[kind] is Choice:
+    if issubclass(MIXERS[kind], Choice):
         options["of"] = children(options.get("of"), f"{path}.of")
     try:
         return MIXERS[kind](**options)
