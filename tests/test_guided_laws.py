@@ -17,6 +17,7 @@ from torch import nn
 
 from fastmix import MIXERS, Batch, Targets, config, mix
 from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
+from fastmix.mixers.choice import Choice
 from fastmix.mixers.gradient import GradientMixer
 from fastmix.models import load_timm
 from fastmix.picture import first_batch
@@ -40,8 +41,8 @@ SIZES = [(1, (64, 64)), (3, (64, 64)), (5, (65, 47)), (4, (64, 96))]
 
 
 def guided(name: str) -> bool:
-    asks = name != "choice" and MIXERS[name].decide is not Mixer.decide and name not in NEEDS_A_CLASS_TOKEN
-    return name == "saliencymix" or asks
+    asks = MIXERS[name].decide is not Mixer.decide and not issubclass(MIXERS[name], Choice)
+    return name == "saliencymix" or (asks and name not in NEEDS_A_CLASS_TOKEN)
 
 
 NAMES = [name for name in MIXERS if guided(name)]
