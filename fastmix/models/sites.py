@@ -119,8 +119,8 @@ def install(model: nn.Module) -> None:
 
     A site that is first used in a compiled model works too, but eagerly.
     """
-    for path in _paths(model).values():
-        _tap(model, model.get_submodule(path))
+    for module in _places(model).values():
+        _tap(model, module)
     for block in _attended(model):
         for module in (block.q_norm, block.k_norm):
             _tap(model, module)
@@ -134,10 +134,10 @@ def rewrite(model: nn.Module, site: str, change: Callable[..., Tensor | None], *
     function made anew for each pass is compiled anew: run those under torch.compiler.set_stance("force_eager").)
     Raises ValueError for a site that the model does not have.
     """
-    path = _paths(model).get(site)
-    if path is None:
-        raise ValueError(f"{name_of(model)} has no site {site!r}; choose one of {', '.join(_paths(model))}")
-    with _armed(model, model.get_submodule(path), change, *values):
+    places = _places(model)
+    if site not in places:
+        raise ValueError(f"{name_of(model)} has no site {site!r}; choose one of {', '.join(places)}")
+    with _armed(model, places[site], change, *values):
         yield
 
 
@@ -229,12 +229,13 @@ def classifier(model: nn.Module) -> tuple[Tensor, Tensor | None]:
     return linear.weight, linear.bias
 
 
-def _paths(model: nn.Module) -> dict[str, str]:
-    found = sites(model)
-    last = next((path for path in LASTS if _has(model, path)), [*found.values()][-1])
+def _places(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules at all the names that `rewrite` knows."""
+    found = {site: model.get_submodule(path) for site, path in sites(model).items()}
+    last = next((path for path in LASTS if _has(model, path)), None)
+    found["features"] = model.get_submodule(last) if last else [*found.values()][-1]
     head = model.get_classifier() if hasattr(model, "get_classifier") else None
-    heads = [path for path, module in model.named_modules() if module is head]
-    return found | {"features": last} | ({"classifier": heads[0]} if heads else {})
+    return found | {"classifier": head} if isinstance(head, nn.Linear) else found
 
 
 def _has(model: nn.Module, path: str) -> bool:
