@@ -32,7 +32,9 @@ class AlignMix(MixUp):
 
     Cost: an ordinary step, a product of [L,C] matrices and a kernel: 2 L^2 exponentials an image and iteration.
     Tokens that are no patches are mixed unaligned. Where a class token alone is classified, as in DeiT and PVT, nothing
-    reads the patches behind the last block, so only the class tokens are mixed there.
+    reads the patches behind the last block, so only the class tokens are mixed there. Where the mean of the map is, as
+    in all other backbones, R counts by its other marginal alone: the mean of R Y weights the places of Y by the sums of
+    R's columns. Once those are 1, as they always are in R Y with exact_marginals=False, the step mixes two means.
     Departs from the authors' code: the marginals; no early end, which needs the host; partners by a cyclic shift. As
     there, the coin is thrown once a batch, and the paper's autoencoder and clean branch are left out.
     variant openmixup: partners by a random permutation. (Its configs combine it with ManifoldMix instead of mixup.)
