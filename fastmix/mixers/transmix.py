@@ -10,7 +10,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import is_number
 from fastmix.mixers.cutmix import CutMix
 from fastmix.models.clean import need_class_token, patches
-from fastmix.models.sites import class_attention
+from fastmix.models.sites import class_attention, name_of
 from fastmix.targets import Targets
 
 
@@ -44,7 +44,11 @@ class TransMix(CutMix):
         self.ratio = ratio
 
     def prepare(self, model: nn.Module) -> None:
-        need_class_token(self.name, model)
+        try:
+            need_class_token(self.name, model)
+        except ValueError as error:
+            hint = " (the paper's Swin, CA-Swin, is another network)" if name_of(model).startswith("swin") else ""
+            raise ValueError(f"{error}{hint}") from None
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         plan = self.plan(batch).to(batch.images.device)
