@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -99,14 +101,23 @@ class SUMix(Choice):
 
     def judged(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         """float32 logits of images x [B,3,H,W] and their uncertainties U, both [B, classes] with graphs."""
-        features: list[Tensor] = []
-        with rewrite(model, "classifier", keep, features):
+        if not self.normed:
+            return (model(x).float(),) * 2
+        seen = Seen()
+        with rewrite(model, "classifier", keep, seen):
             logits = model(x).float()
-        return logits, unit(self.head(features[-1]).float().softmax(1)) if self.normed else logits
+        return logits, unit(self.head(seen.features).float().softmax(1))
 
 
-def keep(features: Tensor, logits: Tensor, kept: list[Tensor]) -> None:
-    kept.append(features)
+@dataclass
+class Seen:
+    """What the classifier was given: [B,C], with its graph."""
+
+    features: Tensor | None = None
+
+
+def keep(features: Tensor, logits: Tensor, seen: Seen) -> None:
+    seen.features = features
 
 
 def unit(v: Tensor) -> Tensor:
