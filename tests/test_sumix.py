@@ -8,7 +8,7 @@ from mixing import FixedLam
 from test_hooks import Counted
 from test_sites import make
 from torch import nn
-from transformers import CLASSES, against, batch_of, heard, vit
+from transformers import CLASSES, DIMS, against, batch_of, heard, multiplications, vit
 
 from fastmix import Targets, config
 from fastmix.mixers import CoMixup, CutMix, ManifoldMix, MixUp, SUMix, Vanilla, build
@@ -146,6 +146,15 @@ def test_a_compiled_model_has_one_graph():
         assert torch.equal(losses[-4], losses[-2]) and torch.allclose(losses[-3], losses[-1], atol=1e-6)
         assert backend.graphs == 1
     torch._dynamo.reset()
+
+
+def test_it_costs_two_steps_and_a_head():
+    model, n = vit(), 4
+    product = 2 * n * DIMS["embed_dim"] * CLASSES
+    heads = 2 * 3 * product - 2 * product  # the clean batch's logits are not differentiated, only its uncertainty
+    step = multiplications(Vanilla(), model, n)
+    assert multiplications(prepared(model, {CutMix(): 1.0}), model, n) == 2 * step + heads
+    assert multiplications(prepared(model, {CutMix(): 1.0}, normed=False), model, n) == 2 * step
 
 
 def test_half_precision_is_finite():

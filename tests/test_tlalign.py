@@ -7,11 +7,23 @@ import torch
 from mixing import constants, masks
 from test_hooks import Counted
 from test_sites import make
-from transformers import CLASSES, DIMS, PATCH, against, batch_of, constant_weights, heard, indifferent, matrices, vit
+from transformers import (
+    CLASSES,
+    DIMS,
+    PATCH,
+    against,
+    batch_of,
+    constant_weights,
+    heard,
+    indifferent,
+    matrices,
+    multiplications,
+    vit,
+)
 
 from fastmix import MIXERS
 from fastmix.mixers.tlalign import aligned
-from fastmix.models.sites import Attention
+from fastmix.models.sites import ALIGNED, Attention
 from fastmix.targets import CrossEntropy
 
 TLAlign, CutMix = MIXERS["tlalign"], MIXERS["cutmix"]
@@ -105,6 +117,13 @@ def test_half_precision_rounds_the_shares_as_the_tokens():
 
 def test_no_gradient_flows_through_the_labels():
     constant_weights(TLAlign(patch=PATCH, granularity="sample"), vit(), 6, smoothing=0.1)
+
+
+def test_it_costs_a_fused_attention_on_few_columns_in_each_block():
+    model, n = vit(), 4
+    products = 2 * 17**2 * (DIMS["embed_dim"] + DIMS["num_heads"] * ALIGNED)
+    more = multiplications(TLAlign(patch=PATCH), model, n) - multiplications(CutMix(), model, n)
+    assert more == n * DIMS["depth"] * products
 
 
 def test_weights_belong_to_samples():

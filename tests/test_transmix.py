@@ -12,7 +12,19 @@ import torch.nn.functional as F
 from mixing import constants, masks
 from test_hooks import Counted
 from test_sites import make
-from transformers import PATCH, SIDE, against, batch_of, constant_weights, heard, indifferent, matrices, vit
+from transformers import (
+    DIMS,
+    PATCH,
+    SIDE,
+    against,
+    batch_of,
+    constant_weights,
+    heard,
+    indifferent,
+    matrices,
+    multiplications,
+    vit,
+)
 
 from fastmix import MIXERS
 from fastmix.kernels.plan import Plan
@@ -131,6 +143,13 @@ def test_by_area_alone_it_is_cutmix():
         criterion = CrossEntropy(0.1)
         loss = TransMix(ratio=1.0)(model, batch_of(6, seed=seed), criterion)
         assert torch.equal(loss, CutMix()(model, batch_of(6, seed=seed), criterion))
+
+
+def test_it_costs_one_row_of_attention_more_than_cutmix():
+    model, n = vit(), 4
+    row = 2 * DIMS["embed_dim"] * 17  # of all heads together
+    for mixer in (TransMix(), MIXERS["mixpro"](cell=16)):
+        assert multiplications(mixer, model, n) - multiplications(CutMix(), model, n) == n * row
 
 
 def test_weights_belong_to_samples_and_in_openmixup_to_the_batch():

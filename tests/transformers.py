@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from test_hooks import unfused
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fastmix import Batch
 from fastmix.models import load_timm
@@ -64,6 +65,13 @@ def heard(mixer, model: nn.Module, batch: Batch, smoothing: float = 0.0) -> List
     criterion = Listening(smoothing)
     criterion.loss = mixer(model, batch, criterion)
     return criterion
+
+
+def multiplications(mixer, model: nn.Module, n: int) -> int:
+    """Floating-point operations of products in a step, forward and backward, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        mixer(model, batch_of(n), CrossEntropy()).backward()
+    return counter.get_total_flops()
 
 
 def constant_weights(mixer, model: nn.Module, n: int, smoothing: float = 0.0) -> None:
