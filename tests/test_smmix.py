@@ -26,8 +26,8 @@ def ready(model):
     return mixer
 
 
-def guide_of(n: int, grid: tuple[int, int], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.rand(n, *grid, generator=torch.Generator().manual_seed(seed)), torch.zeros(n, CLASSES)
+def attention_of(n: int, grid: tuple[int, int], seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, *grid, generator=torch.Generator().manual_seed(seed))
 
 
 def best(attention: np.ndarray, side: int, sign: int) -> tuple[int, int]:
@@ -40,15 +40,15 @@ def best(attention: np.ndarray, side: int, sign: int) -> tuple[int, int]:
 @pytest.mark.parametrize("size, grid", GRIDS, ids=str)
 def test_the_best_square_covers_the_worst(size, grid):
     for seed in range(4):
-        batch, guide = noise(5, size, seed), guide_of(5, grid, seed)
-        plan = SMMix().plan(batch, guide)
-        (y0, y1), patch, attention = plan.table[0, 4:6].tolist(), size[0] // grid[0], guide[0].numpy()
+        batch, attention = noise(5, size, seed), attention_of(5, grid, seed)
+        plan = SMMix().plan(batch, attention)
+        (y0, y1), patch = plan.table[0, 4:6].tolist(), size[0] // grid[0]
         side = (y1 - y0) // patch
         pixels = side * patch
         expected = batch.images.clone()
         for i, j in enumerate(plan.partner.tolist()):
-            y, x = (patch * v for v in best(attention[i], side, -1))
-            v, u = (patch * v for v in best(attention[j], side, 1))
+            y, x = (patch * v for v in best(attention[i].numpy(), side, -1))
+            v, u = (patch * v for v in best(attention[j].numpy(), side, 1))
             expected[i, y : y + pixels, x : x + pixels] = batch.images[j, v : v + pixels, u : u + pixels]
         batch.mean, batch.std = (0.0,) * 3, (1 / 255,) * 3
         mixed = batch.mix(plan).permute(0, 2, 3, 1).round().byte()
@@ -60,7 +60,7 @@ def test_the_best_square_covers_the_worst(size, grid):
 @pytest.mark.parametrize("size, grid", GRIDS, ids=str)
 def test_kept_and_pasted_patches_are_those_of_the_pixels(size, grid):
     batch = constants(4, size)
-    plan = SMMix().plan(batch, guide_of(4, grid))
+    plan = SMMix().plan(batch, attention_of(4, grid))
     kept, patch = outside(plan, grid, size).view(4, *grid), size[0] // grid[0]
     shown = kept.repeat_interleave(patch, 1).repeat_interleave(patch, 2)
     assert torch.equal(masks(plan, batch).round(decimals=3), shown.double())
@@ -71,9 +71,9 @@ def test_kept_and_pasted_patches_are_those_of_the_pixels(size, grid):
     "scope, grid, sides", [((0.25, 0.75), 14, (3, 10)), ((0.1, 1), 7, (1, 6)), ((0.5, 0.5), 4, (2, 2))]
 )
 def test_sides_are_uniform(scope, grid, sides):
-    guide, found = guide_of(2, (grid, grid)), []
+    attention, found = attention_of(2, (grid, grid)), []
     for seed in range(400):
-        table = SMMix(scope).plan(shapes(2, (grid * 16, grid * 16), seed), guide).table
+        table = SMMix(scope).plan(shapes(2, (grid * 16, grid * 16), seed), attention).table
         found.append((table[:, 5] - table[:, 4]).div(16).tolist())
     found = np.array(found)
     assert (found[:, 0] == found[:, 1]).all(), "one a batch"
@@ -87,7 +87,7 @@ def test_the_guide_is_what_the_patches_receive():
     model, batch = network((24, 48)), batch_of(4, (24, 48))
     expected = explicit_attention(model, batch.mix())[:, :, 1:, 1:].mean((1, 2))
     logits = copy.deepcopy(model).eval()(batch.mix())
-    received, found = ready(model).guide(model, batch, CrossEntropy())
+    received, found = ready(model).ask(model, batch)
     assert received.shape == (4, 3, 6) and (received.flatten(1) - expected).abs().max() < 1e-6
     assert (found - logits).abs().max() < 1e-5 and not found.requires_grad
 

@@ -16,8 +16,6 @@ from fastmix.models.clean import look, need_class_token, patches
 from fastmix.models.sites import rewrite
 from fastmix.targets import Targets
 
-Guide = tuple[Tensor, Tensor]  # of the clean images: the attention that each patch receives [B,h,w], logits [B,classes]
-
 
 class SMMix(GuidedMixer):
     """out = x_i, but in a square of s x s patches, in which x_j shows its own square of s x s patches; label weight of
@@ -54,35 +52,39 @@ class SMMix(GuidedMixer):
     def param_groups(self) -> list[dict]:
         return [{"params": list(self.token_head.named_parameters())}]
 
-    def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Guide:
+    def ask(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Of the clean images: the attention that each patch receives, float32 [B,h,w], and the logits [B,classes]."""
         attention, logits = look(model, batch.mix())
         return attention.received.unflatten(1, patches(model, batch.size)), logits
 
-    def plan(self, batch: Batch, guide: Guide) -> Plan:
-        h, w = guide[0].shape[1:]
+    def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        return self.ask(model, batch)[0]
+
+    def plan(self, batch: Batch, attention: Tensor) -> Plan:
+        h, w = attention.shape[1:]
         if min(h, w) < 2:
             raise ValueError(f"{self.name}: images of {h} x {w} patches have no square to paste; use larger ones")
         low, high = (min(max(int(share * min(h, w)), 1), min(h, w) - 1) for share in self.scope)
         side = int(batch.rng.integers(low, high + 1))
-        partner = send(self.pair(batch), guide[0].device)
-        (y, x), source = squares(guide[0], side)
+        partner = send(self.pair(batch), attention.device)
+        (y, x), source = squares(attention, side)
         source_y, source_x = (v[partner.long()] for v in source)
         down, across = batch.size[0] // h, batch.size[1] // w
         box = (y * down, (y + side) * down, x * across, (x + side) * across)
         return Plan.window(partner, *box, source_y * down, source_x * across, 1, 1, batch.size)
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        guide = self.guide(model, batch, criterion)
-        plan, tokens = self.plan(batch, guide), Tokens()
+        attention, clean = self.ask(model, batch)
+        plan, tokens = self.plan(batch, attention), Tokens()
         with rewrite(model, "features", keep, tokens):
             logits = model(batch.mix(plan))
-        kept = outside(plan, guide[0].shape[1:], batch.size)
+        kept = outside(plan, attention.shape[1:], batch.size)
         parts = self.token_head(means(tokens.value, kept))
         partner = plan.partner.long()
         loss = criterion(logits, Targets.of(batch.labels, plan))
         for part, labels in zip(parts.unbind(1), (batch.labels, batch.labels[partner]), strict=True):
             loss = loss + criterion(part, Targets.of(labels)) / 2
-        clean = guide[1].float()
+        clean = clean.float()
         expected = plan.own[:, None] * clean + plan.other[:, None] * clean[partner]
         return loss + F.kl_div(logits.float().log_softmax(1), expected.softmax(1), reduction="batchmean")
 

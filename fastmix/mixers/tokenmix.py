@@ -59,8 +59,8 @@ class TokenMixer(GuidedMixer):
 
 
 class TokenMix(TokenMixer):
-    """TokenMix with the activation maps of a teacher, a local trained network: A_i = ReLU(sum_c w_yc f_c), where f is
-    its last map of the clean batch and w_y its classifier's row for the label of x_i.
+    """TokenMixer with the activation maps of a teacher, a local trained network: A_i = ReLU(sum_c w_yc f_c), where f is
+    its last map of the clean batch and w_y its classifier's row for the label of x_i (Liu et al., ECCV 2022).
 
     teacher  a timm model that classifies the mean of its last map; `weights` is a local file with its weights, of the
              run's classes in the same order. It sees the run's own normalisation
@@ -111,11 +111,11 @@ class TokenMix(TokenMixer):
 
 
 class TokenMixAttention(TokenMixer):
-    """TokenMix without a teacher: A_i is how much the class token attends to each patch of the clean x_i, in the last
+    """TokenMixer without a teacher: A_i is how much the class token attends to each patch of the clean x_i, in the last
     block of the model that is trained (mean over the heads, before any dropout; eval mode).
 
-    Not the published method, whose maps come from a teacher: results of the two must not be confused. OpenMixup has it
-    in this form.
+    Not the method as published (Liu et al., ECCV 2022), whose maps come from a teacher: results of the two must not be
+    confused. OpenMixup has it in this form.
 
     Cost: a forward pass of the model, a third of a training step. Then one image is read and one written. For models
     with a class token: ViT, DeiT, PVT.
