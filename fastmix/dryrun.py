@@ -46,7 +46,8 @@ def describe(cfg: Config) -> dict:
         cfg.model.args.pop(key, None)
     with torch.device("meta"):
         model = models.build(cfg.model, classes, device="meta")
-    groups = optim.param_groups(cfg.optim, model) + mixer.param_groups()
+        mixer.prepare(model)
+    groups = optim.param_groups(cfg.optim, model) + optim.own_groups(cfg.optim, mixer.param_groups())
     optimiser, slots = _optimiser(cfg, device)
     steps = len(data)
     return {

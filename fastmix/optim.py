@@ -19,7 +19,7 @@ def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.O
     (You et al. 2020 as in NVIDIA's code: global-norm clip 1, trust ratio on decayed parameters).
     """
     cuda = next(model.parameters()).is_cuda
-    groups = param_groups(cfg, model) + [part for group in extra for part in _split(cfg, group)]
+    groups = param_groups(cfg, model) + own_groups(cfg, extra)
     common = {"lr": cfg.lr, "weight_decay": cfg.weight_decay}
     apex = _apex() if cuda and cfg.fused == "auto" else None
     if cfg.name == "sgd":
@@ -57,6 +57,19 @@ def param_groups(cfg: Optim, model: nn.Module) -> list[dict]:
     return out
 
 
+def own_groups(cfg: Optim, extra: list[dict]) -> list[dict]:
+    """A mixer's groups (`Mixer.param_groups`) as the optimiser takes them: spared parameters apart, without names."""
+    out = []
+    for group in extra:
+        parts: dict[bool, list[nn.Parameter]] = {}
+        for entry in group["params"]:
+            name, p = entry if isinstance(entry, tuple) else ("", entry)
+            spared = bool(name) and "weight_decay" not in group and _spared(name, p, cfg.no_decay)
+            parts.setdefault(spared, []).append(p)
+        out += [group | {"params": part} | ({"weight_decay": 0.0} if spared else {}) for spared, part in parts.items()]
+    return out
+
+
 def learning_rate(cfg: Schedule, lr: float, step: int, steps_per_epoch: int, epochs: int) -> float:
     """The learning rate of optimiser step `step` (from 0).
 
@@ -85,19 +98,6 @@ def set_rates(opt: torch.optim.Optimizer, cfg: Config, step: int, steps_per_epoc
             schedule = replace(cfg.schedule, min_lr=lowest, warmup_epochs=0)
             group["lr"] = learning_rate(schedule, own, step, steps_per_epoch, cfg.epochs)
     return lr
-
-
-def _split(cfg: Optim, group: dict) -> list[dict]:
-    """A mixer's group of (name, parameter) as two, spared ones apart; itself if it has no names or its own decay."""
-    params = list(group["params"])
-    if not isinstance(params[0], tuple):
-        return [group | {"params": params}]
-    if "weight_decay" in group:
-        return [group | {"params": [p for _, p in params]}]
-    parts: dict[bool, list[nn.Parameter]] = {}
-    for name, p in params:
-        parts.setdefault(_spared(name, p, cfg.no_decay), []).append(p)
-    return [group | {"params": part} | ({"weight_decay": 0.0} if spared else {}) for spared, part in parts.items()]
 
 
 def _spared(name: str, p: torch.Tensor, rules: list[str]) -> bool:

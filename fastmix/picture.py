@@ -17,8 +17,7 @@ def first_batch(task: Task, loader, path: Path, most: int = 32) -> None:
     batches.close()
     batch = task.batch(images, labels, step_rng(task.cfg.seed, 0, 0))
     batch.dtype = torch.float32
-    plan = task.mixer.decide(task.model, batch, task.criterion)
-    x = batch.mix(plan.to(images.device) if plan is not None else None)[:most]
+    x = task.mixer.preview(task.model, batch, task.criterion)[:most]
     save_grid(path, unnormalise(x, batch.mean, batch.std))
 
 

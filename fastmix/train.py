@@ -72,7 +72,8 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
         picture.first_batch(task, data, folder / "first_batch.png")
     dist.barrier()
     if cfg.model.compile != "off":
-        model.compile(mode=cfg.model.compile)
+        for net in (model, *mixer.companions()):
+            net.compile(mode=cfg.model.compile)
     torch.backends.cudnn.benchmark = True
 
     signal.signal(signal.SIGTERM, lambda *_: setattr(state, "stop", True))

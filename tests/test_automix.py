@@ -25,6 +25,7 @@ from automixing import (
     take_step,
 )
 from mixing import FixedLam, constants
+from test_train import SMALL, launch, rows, run, same, stop_at
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,6 +41,12 @@ from fastmix.models import load_timm
 from fastmix.models.sites import upto
 from fastmix.targets import CrossEntropy
 
+OWN = """
+mixers:
+  automix: {block_prob: 0.5, block: {lr: 0.1, min_lr: 0.001}}
+  samix: {}
+  adautomix: {samples: 3}
+"""
 FAMILY = ("automix", "samix", "adautomix")
 every = pytest.mark.parametrize("name", FAMILY)
 
@@ -483,6 +490,42 @@ def test_errors_are_one_line():
         MIXERS["automix"](momentum=0.9)
     with pytest.raises(ValueError, match="^AutoMix: block_prob is 2; it must be a number from 0 to 1$"):
         MIXERS["automix"](block_prob=2)
+
+
+@every
+def test_a_preview_is_a_mixed_batch_and_changes_nothing(name):
+    model = network()
+    mixer, batch = prepared(name, model), constants(6, (64, 64), seed=3)
+    before = {key: copy.deepcopy(value) for key, value in mixer.state_dict().items()}
+    x = mixer.preview(model, batch, CrossEntropy())
+    for key, value in mixer.state_dict().items():
+        same = value == before[key]
+        assert same if isinstance(same, bool) else same.all(), key
+    assert all(module.training for module in (*mixer.modules(), *model.modules()))
+    low, high = (normalised(batch)[k, :, 0, 0][:, None, None] for k in (0, 5))
+    assert not x.requires_grad and (x - batch.mix()).abs().max() > 0.1
+    assert (x >= low - 1e-5).all() and (x <= high + 1e-5).all()
+
+
+@every
+def test_runs_stop_resume_and_share_the_work(name, tmp_path, monkeypatch):
+    """The command as it is: a picture, other predictors in the log, an exact resume, two processes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path))
+    (tmp_path / "small.yaml").write_text(SMALL.partition("mixers:")[0] + "\nmix: NAME\n".replace("NAME", name) + OWN)
+    words = ("accum=2", "optim.no_decay=[bias]", "precise_bn=20")
+    assert run(*words, "out=whole") == 0
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        assert run(*words, "out=parts") == 0
+    assert run(*words, "out=parts", resume=True) == 0
+    same(tmp_path / "whole/last.pt", tmp_path / "parts/last.pt")
+    last = rows(tmp_path / "whole", "val")[-1]
+    assert {"top1", "q_one_top1", "k_mix_top1", "k_one_top1"} <= last.keys()
+    if name == "automix":
+        launch("epochs=1", "out=two")
+        assert rows(tmp_path / "two", "val")[-1]["images"] == last["images"]
+    assert run("--dry-run") == 0
 
 
 @pytest.mark.cuda

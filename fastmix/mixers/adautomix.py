@@ -12,7 +12,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.kernels.send import send
 from fastmix.kernels.upsample import MODES, upsample
 from fastmix.mixers.base import check, positive, shuffled
-from fastmix.mixers.mixblock import AdAutoMixBlock
+from fastmix.mixers.mixblock import AdAutoMixBlock, Projected
 from fastmix.mixers.momentum import MomentumMixer, share, targets
 from fastmix.models.sites import read
 from fastmix.targets import Targets
@@ -95,10 +95,7 @@ class AdAutoMix(MomentumMixer):
             loss = (1 - self.beta) * likeness(logits, known, images_k, lam_k) - self.beta * loss
 
         with torch.no_grad():  # after the pass with a graph: autocast keeps the weights that it cast there
-            if min(lam_q[0], 1 - lam_q[0]) > self.lam_margin:
-                x = self.mixed(batch, clean, images_q, self.block(projected, images_q, lam_q))
-            else:
-                x = self.plain(batch, clean, images_q, lam_q)
+            x = self.without_graph(batch, clean, projected, images_q, lam_q)
             more = [self.plain(batch, clean, images_q, lam_q)] if self.samples == 3 else []
         mixed, *plain, one = self.student(model, [x, *more], clean)
         wanted = targets(batch.labels, images_q, lam_q)
@@ -106,6 +103,19 @@ class AdAutoMix(MomentumMixer):
         for logits in plain:
             rest = (1 - PLAIN) * rest + PLAIN * criterion(logits, wanted)
         return loss + criterion(mixed, wanted) + rest
+
+    def example(self, batch: Batch) -> Tensor:
+        _, (images, lam) = self.draw(batch)
+        clean = batch.mix()
+        return self.without_graph(batch, clean, self.block.project(self.features(clean)), images, lam)
+
+    def without_graph(
+        self, batch: Batch, clean: Tensor, projected: Projected, images: list[Tensor], lam: list[float]
+    ) -> Tensor:
+        """q's mixed batch."""
+        if min(lam[0], 1 - lam[0]) <= self.lam_margin:
+            return self.plain(batch, clean, images, lam)
+        return self.mixed(batch, clean, images, self.block(projected, images, lam))
 
     def mixed(self, batch: Batch, clean: Tensor, images: list[Tensor], values: Tensor) -> Tensor:
         """The mixed batch by the block's M [B,K,h,w], differentiable with respect to it."""

@@ -84,12 +84,8 @@ class AutoMix(MomentumMixer):
         return AutoMixBlock(channels, self.lam_concat)
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        rng, n, device = batch.rng, len(batch), batch.images.device
-        lam_k, lam_q = rng.beta(self.alpha, self.alpha, 2).tolist()
-        own = torch.arange(n, dtype=torch.int32, device=device)
-        for_k, for_q = (send(shuffled(rng, n), device) for _ in "kq")
-        taught, adjusted = rng.random(2) < (self.block_prob, self.mask_adjust)
-
+        own, (for_k, lam_k), (for_q, lam_q) = self.draw(batch)
+        taught, adjusted = batch.rng.random(2) < (self.block_prob, self.mask_adjust)
         clean = batch.mix()
         projected = self.block.project(self.features(clean))
         x, area, square = self.mixed(batch, for_k, self.block(projected, for_k, lam_k))
@@ -101,6 +97,17 @@ class AutoMix(MomentumMixer):
         both, one = self.student(model, [x], clean)
         loss = loss + criterion(both, targets(batch.labels, [own, for_q], [lam_q, 1 - lam_q]))
         return loss + criterion(one, Targets.of(batch.labels))
+
+    def draw(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, float], tuple[Tensor, float]]:
+        """The images themselves, int32 [B]; partners, likewise, and lambda for k, then for q."""
+        rng, n, device = batch.rng, len(batch), batch.images.device
+        lams = rng.beta(self.alpha, self.alpha, 2).tolist()
+        own = torch.arange(n, dtype=torch.int32, device=device)
+        return own, *[(send(shuffled(rng, n), device), lam) for lam in lams]
+
+    def example(self, batch: Batch) -> Tensor:
+        _, _, (partner, lam) = self.draw(batch)
+        return self.without_graph(batch, self.block.project(self.features(batch.mix())), partner, lam, False)
 
     def mixed(self, batch: Batch, partner: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mixed batch, and the sums of S and S**2 over each image; differentiable with respect to the logits."""

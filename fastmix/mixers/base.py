@@ -46,6 +46,11 @@ class Mixer(nn.Module):
             plan = plan.to(batch.images.device)
         return criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
 
+    def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        """The images that the model would be trained on, [B,3,H,W], normalised: for a picture. Changes nothing."""
+        plan = self.decide(model, batch, criterion)
+        return batch.mix(None if plan is None else plan.to(batch.images.device))
+
     def param_groups(self) -> list[dict]:
         """Parameters of the method's own, as optimiser groups.
 
@@ -53,6 +58,10 @@ class Mixer(nn.Module):
         optimiser takes (`weight_decay`, `momentum`). Parameters that come as (name, parameter) follow the rules of
         `optim.no_decay`, where the group says no `weight_decay`.
         """
+        return []
+
+    def companions(self) -> list[nn.Module]:
+        """Networks of the method's own that are compiled where the model is."""
         return []
 
     def predictors(self, model: nn.Module) -> dict[str, nn.Module]:

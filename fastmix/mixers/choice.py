@@ -54,6 +54,11 @@ class Choice(Mixer):
             return self.mixers[self.draw(batch.rng)].decide(model, batch, criterion)
         return self.plan(batch)
 
+    def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        if self.granularity == "batch":
+            return self.mixers[self.draw(batch.rng)].preview(model, batch, criterion)
+        return super().preview(model, batch, criterion)
+
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         if self.granularity == "sample":
             return super().forward(model, batch, criterion)
@@ -71,6 +76,9 @@ class Choice(Mixer):
 
     def predictors(self, model: nn.Module) -> dict[str, nn.Module]:
         return {name: net for mixer in self.mixers for name, net in mixer.predictors(model).items()}
+
+    def companions(self) -> list[nn.Module]:
+        return [net for mixer in self.mixers for net in mixer.companions()]
 
     def param_groups(self) -> list[dict]:
         return [group for mixer in self.mixers for group in mixer.param_groups()]

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastmix.batch import Batch
 from fastmix.kernels.send import send
 from fastmix.mixers.base import Mixer, is_number
+from fastmix.models.saliency import evaluated
 from fastmix.models.sites import classifier, install, name_of, read, rewrite, sites, upto
 from fastmix.targets import Targets
 
@@ -91,6 +93,14 @@ class MomentumMixer(Mixer):
                 self.teacher(x)
             return reading.value
 
+    def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        with evaluated(self), torch.no_grad():
+            return self.example(batch)
+
+    def example(self, batch: Batch) -> Tensor:
+        """q's mixed batch."""
+        raise NotImplementedError
+
     def student(self, model: nn.Module, mixed: list[Tensor], clean: Tensor) -> list[Tensor]:
         """q's logits: of mixed batches by its own classifier, then of the clean one by the second.
 
@@ -109,6 +119,9 @@ class MomentumMixer(Mixer):
             {"params": list(self.head.named_parameters())},
             {"params": list(self.block.named_parameters()), **self.own},
         ]
+
+    def companions(self) -> list[nn.Module]:
+        return [self.teacher]
 
     def set_progress(self, t: float) -> None:
         self.t = t
