@@ -72,6 +72,7 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
         picture.first_batch(task, data, folder / "first_batch.png")
     dist.barrier()
     if cfg.model.compile != "off":
+        torch._dynamo.config.recompile_limit = 64  # of one class: in train and eval mode, of each site and head
         for net in (model, *mixer.companions()):
             net.compile(mode=cfg.model.compile)
     torch.backends.cudnn.benchmark = True

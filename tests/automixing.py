@@ -1,7 +1,5 @@
 """What the tests of the AutoMix family share: small networks, steps, and a step computed by hand."""
 
-import copy
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -140,7 +138,7 @@ def by_hand(model, mixer, batch, masks, mask_term=lambda s, lam: 0.0) -> torch.T
     lam_k, lam_q = rng.beta(mixer.alpha, mixer.alpha, 2).tolist()
     for_k, for_q = (torch.from_numpy(rng.permutation(n)) for _ in "kq")
     x, own = normalised(batch), torch.arange(n)
-    q, k = copy.deepcopy(model), mixer.teacher
+    q, k = model, mixer.teacher
     with torch.no_grad():
         z = feature(k, x, mixer.site)
     s = masks(z, for_k, lam_k)
@@ -148,7 +146,6 @@ def by_hand(model, mixer, batch, masks, mask_term=lambda s, lam: 0.0) -> torch.T
     loss = loss + mask_term(s, lam_k)
     with torch.no_grad():
         s = masks(z, for_q, lam_q)
-    q = model
     logits = q((1 - s) * x + s * x[for_q])
     loss = loss + F.cross_entropy(logits, soft(batch.labels, [own, for_q], [lam_q, 1 - lam_q]))
     return loss + F.cross_entropy(mixer.head(pre_logits(q, x)), batch.labels)

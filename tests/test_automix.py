@@ -25,7 +25,7 @@ from automixing import (
     take_step,
 )
 from mixing import FixedLam, constants
-from test_train import SMALL, launch, rows, run, same, stop_at
+from test_train import SMALL, rows, run, same, stop_at
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -44,7 +44,6 @@ from fastmix.targets import CrossEntropy
 OWN = """
 mixers:
   automix: {block_prob: 0.5, block: {lr: 0.1, min_lr: 0.001}}
-  samix: {}
   adautomix: {samples: 3}
 """
 FAMILY = ("automix", "samix", "adautomix")
@@ -463,18 +462,22 @@ def test_its_parameters_follow_their_own_rates_and_the_rules_of_decay():
     assert {g["weight_decay"] for g in opt.param_groups for p in g["params"] if p is fixed.block.query.bias} == {0.3}
 
 
-def test_a_compiled_model_takes_the_same_step():
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the teacher's input, asked for by dynamo
+@pytest.mark.parametrize("name, graphs", [("automix", 3), ("adautomix", 4)])
+def test_compiled_networks_take_the_same_step(name, graphs):
+    """One graph of the model for each head, one of the teacher for each way in which it is called."""
     from torch._dynamo.testing import CompileCounter
 
+    torch._dynamo.reset()
     losses, counter = [], CompileCounter()
     for compiled in (False, True):
         model = network()
-        mixer = prepared("automix", model)
-        if compiled:
-            model.compile(backend=counter)
+        mixer = prepared(name, model)
+        for net in (model, *mixer.companions()) if compiled else ():
+            net.compile(backend=counter)
         losses.append([take_step(model, mixer, batch_of(seed=seed)) for seed in range(3)])
     assert torch.allclose(torch.stack(losses[0]), torch.stack(losses[1]), rtol=1e-4)
-    assert counter.frame_count == 2, "one graph for each head"
+    assert counter.frame_count == graphs
 
 
 def test_errors_are_one_line():
@@ -507,12 +510,12 @@ def test_a_preview_is_a_mixed_batch_and_changes_nothing(name):
     assert (x >= low - 1e-5).all() and (x <= high + 1e-5).all()
 
 
-@every
-def test_runs_stop_resume_and_share_the_work(name, tmp_path, monkeypatch):
-    """The command as it is: a picture, other predictors in the log, an exact resume, two processes."""
+@pytest.mark.parametrize("name", ["automix", "adautomix"])
+def test_runs_stop_and_resume(name, tmp_path, monkeypatch):
+    """The command as it is: a picture, other predictors in the log, an exact resume, a dry run."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path))
-    (tmp_path / "small.yaml").write_text(SMALL.partition("mixers:")[0] + "\nmix: NAME\n".replace("NAME", name) + OWN)
+    (tmp_path / "small.yaml").write_text(SMALL.partition("mixers:")[0] + f"mix: {name}\n" + OWN)
     words = ("accum=2", "optim.no_decay=[bias]", "precise_bn=20")
     assert run(*words, "out=whole") == 0
     with monkeypatch.context() as patch:
@@ -522,10 +525,45 @@ def test_runs_stop_resume_and_share_the_work(name, tmp_path, monkeypatch):
     same(tmp_path / "whole/last.pt", tmp_path / "parts/last.pt")
     last = rows(tmp_path / "whole", "val")[-1]
     assert {"top1", "q_one_top1", "k_mix_top1", "k_one_top1"} <= last.keys()
-    if name == "automix":
-        launch("epochs=1", "out=two")
-        assert rows(tmp_path / "two", "val")[-1]["images"] == last["images"]
     assert run("--dry-run") == 0
+
+
+@pytest.fixture
+def group(tmp_path):
+    """This process alone, as a group of processes."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@every
+def test_processes_share_the_gradients_of_all_parameters(name, group):
+    """DDP refuses the second step where a parameter had no part in the first one."""
+    options = {"samples": 3} if name == "adautomix" else {"block_prob": 0.0}
+    found = []
+    for shared in (False, True):
+        model = network()
+        mixer = prepared(name, model, **options)
+        task = Step(model, mixer)
+        module = nn.parallel.DistributedDataParallel(task) if shared else task
+        for seed in range(2):
+            task.zero_grad()
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                module(batch_of(seed=seed)).backward()
+        found.append(gradients(model, mixer))
+    assert close(*found, rtol=1e-5)
+
+
+class Step(nn.Module):
+    """What DDP wraps."""
+
+    def __init__(self, model: nn.Module, mixer: nn.Module):
+        super().__init__()
+        self.model, self.mixer = model, mixer
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        return self.mixer(self.model, batch, CrossEntropy())
 
 
 @pytest.mark.cuda
