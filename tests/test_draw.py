@@ -23,7 +23,7 @@ AREAS = ("mixup", "cutmix", "smoothmix", "gridmix_cells", "fmix", "resizemix", "
 OPTIONS = {
     "fmix": {"bank": 4},
     "mixup": {"granularity": "sample"},
-    "guidedmixup": {"prob": 1},
+    "guidedmixup": {"mix_prob": 1},
 }
 SETTINGS = [f"mixers.{name}.{key}={value}" for name, options in OPTIONS.items() for key, value in options.items()]
 NAMES = ("vanilla", *AREAS, "snapmix", "guidedmixup")
