@@ -457,3 +457,15 @@ def test_the_gpu_equals_the_reference_without_a_sync_and_in_a_graph(case):
 def test_targets_cover_every_output_type():
     assert {target.types["out"] for target in AOT} >= {"*bf16", "*fp16", "*fp32"}
     assert {case.plan for case in mix_cases.CASES} == set(PLANS)
+
+
+def test_samples_spread_over_threads_are_those_of_one():
+    before = torch.get_num_threads()
+    case = Case("all kinds", 24, (96, 96))
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            arguments = case.arguments()
+            assert torch.equal(mix(**arguments), reference(**arguments))
+    finally:
+        torch.set_num_threads(before)
