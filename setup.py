@@ -53,6 +53,6 @@ setup(
         "dali-cuda120": ["nvidia-dali-cuda120>=2"],
         "track": ["tensorboard"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.
-        "dev": ["pytest>=8", "ruff", "scipy", "triton==3.7.1"],
+        "dev": ["gco-wrapper", "pytest>=8", "pytest-xdist>=3", "ruff", "scipy", "triton==3.7.1"],
     },
 )

@@ -18,6 +18,7 @@ VERBS = {
     "sweep": "train many runs, one after another or on several GPUs",
     "report": "tell what runs reached, beside the published numbers",
     "validate": "measure a trained model on validation data",
+    "draw": "draw images as training methods mix them",
     "bench": "measure the mix pass, the loaders and the training step",
 }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def init(device: str = "auto") -> torch.device:
@@ -39,6 +41,13 @@ def total(values: Tensor) -> Tensor:
     if world() > 1:
         dist.all_reduce(values)
     return values
+
+
+def parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
+    """The module with gradients averaged over the processes; each keeps its own buffers between validations."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.13 renamed it
+    return DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
 
 
 def average_buffers(module: nn.Module) -> None:

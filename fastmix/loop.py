@@ -7,9 +7,8 @@ from contextlib import nullcontext
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from fastmix.dist import average_buffers, rank, total, world
+from fastmix.dist import average_buffers, parallel, rank, total, world
 from fastmix.ema import Ema
 from fastmix.evaluate import evaluate
 from fastmix.loaders import resolution
@@ -26,7 +25,7 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
     steps = cfg.epochs * epoch_steps
     module, unsynced = task, nullcontext
     if world() > 1:
-        module = DistributedDataParallel(task, [device] if device.type == "cuda" else None, broadcast_buffers=False)
+        module = parallel(task, device)
         unsynced = module.no_sync
     clock, state.meter = Clock(), state.meter.to(device)
     while not state.stop:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +30,25 @@ def unnormalise(x: Tensor, mean, std) -> np.ndarray:
 
 def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
     """Images uint8 [B,H,W,3] as one PNG, row by row."""
-    from PIL import Image
+    save(path, grid(images, columns))
 
+
+def grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """Images uint8 [B,H,W,3] side by side, row by row, as one; black where there is none left."""
     n, h, w, _ = images.shape
     rows = -(-n // columns)
-    grid = np.zeros((rows * columns, h, w, 3), np.uint8)
-    grid[:n] = images
-    grid = grid.reshape(rows, columns, h, w, 3).swapaxes(1, 2).reshape(rows * h, columns * w, 3)
-    Image.fromarray(grid).save(path)
+    filled = np.zeros((rows * columns, h, w, 3), np.uint8)
+    filled[:n] = images
+    return filled.reshape(rows, columns, h, w, 3).swapaxes(1, 2).reshape(rows * h, columns * w, 3)
+
+
+def save(path: Path, image: np.ndarray) -> None:
+    """An image uint8 [H,W,3] as a PNG file, whole or not at all."""
+    from PIL import Image
+
+    part = path.with_name(path.name + ".part")
+    with open(part, "wb") as file:
+        Image.fromarray(image).save(file, "PNG")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)

@@ -95,7 +95,7 @@ def validate(subject: Subject, args: argparse.Namespace) -> tuple[dict, str]:
         model = _pretrained(cfg, classes, device) if values is None else models.build(cfg.model, classes, 0, device)
         if values is not None:
             weights.put(values, model, subject.checkpoint)
-        _resized(model, val.view.size, cfg)
+        models.to_size(model, val.view.size, cfg.model.name)
         task = Task(model, mixers.MIXERS["vanilla"](), cfg).to(device)
         began = time.perf_counter()
         found = predict(model, task, val, args.flip, bar=True)
@@ -203,22 +203,6 @@ def _pretrained(cfg: config.Config, classes: int, device):
             f"the weights of {cfg.model.name} cannot be had ({reason}); fetch the file where there is a network and "
             "give --weights FILE"
         ) from None
-
-
-def _resized(model, size: int, cfg: config.Config) -> None:
-    """Sets a model of one size of image to another: position embeddings are resized, windows keep their share.
-
-    Raises ValueError where it cannot see images of that size.
-    """
-    import torch
-
-    try:
-        if hasattr(model, "set_input_size"):
-            model.set_input_size(img_size=(size, size))
-        with torch.inference_mode():
-            model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
-    except (AssertionError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{cfg.model.name} cannot see images of {size} pixels ({error})") from None
 
 
 def _words(key: str, value: float) -> str:

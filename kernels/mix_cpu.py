@@ -304,7 +304,7 @@ def _mix(
                     _put_window(line, from_x, images, boxes, fill, partner, from_y, start, stop, mean, scale)
                 else:
                     over_y, under_y, share = _stretched(y, row[4], row[5], row[8], row[9], height)
-                    x0, x1 = 3 * row[10], 3 * row[11]
+                    x0, x1 = 3 * row[10], min(3 * row[11] + 3, n)  # a share of 0 of the next pixel is read, too
                     _put(a, x0, images, boxes, fill, partner, over_y, x0, x1, zero, one)
                     _put(b, x0, images, boxes, fill, partner, under_y, x0, x1, zero, one)
                     _put_stretched(line, start, stop, a, b, from_x, to_x, along_x, share, mean, scale)

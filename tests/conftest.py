@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of torch in each would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ARCHIVES = {
     "cifar10": "cifar10_jpeg.tar.xz",  # cifar10/{train,test}/<class>/NNNN.jpg, 32x32
     "imagenet_sample": "imagenet_sample.tar",  # imagenet_sample/train/<wnid>/<name>.JPEG, full size

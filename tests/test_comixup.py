@@ -206,9 +206,10 @@ def test_grids_are_settled_as_well_as_by_graph_cuts(beta):
     for problem, shown in settled(Case((12,), (4, 4), beta=beta, resolve=False), 30, 0.83):
         for j in range(problem.m):
             labels, unary, change = problem.terms(shown, j, True)
-            sides = (np.ones((3, 4)), np.ones((4, 3)))
+            weight = beta / problem.n  # of edges: gco rounds changes of labels more coarsely than these
+            sides = (np.full((3, 4), weight), np.full((4, 3), weight))
             grid = np.ascontiguousarray(unary).reshape(4, 4, -1)
-            cut = gco.cut_grid_graph(grid, np.ascontiguousarray(change), *sides, algorithm="swap")
+            cut = gco.cut_grid_graph(grid, problem.change(labels), *sides, algorithm="swap")
             ours.append(problem.energy(unary, change, choice_of(shown[j], labels)))
             theirs.append(problem.energy(unary, change, cut.ravel().astype(int)))
             halves += (shown[j, :, 0] != shown[j, :, 1]).sum()

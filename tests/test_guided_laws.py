@@ -57,8 +57,8 @@ def rows() -> dict[str, tuple[str, dict]]:
             for variant in VARIANTS if "variant" in known else [None]:
                 chosen = {"granularity": granularity, "variant": variant}
                 chosen = {key: value for key, value in chosen.items() if value}
-                if "prob" in known:
-                    chosen["prob"] = 1.0
+                if "mix_prob" in known:
+                    chosen["mix_prob"] = 1.0
                 more = [chosen]
                 if "saliency" in known:
                     more = [{**chosen, "saliency": kind} for kind in ("sr", "ap")]
@@ -66,7 +66,7 @@ def rows() -> dict[str, tuple[str, dict]]:
                     row = "-".join([name, *(v for v in options.values() if isinstance(v, str))])
                     found[row] = name, options
         if issubclass(MIXERS[name], GradientMixer):
-            ap = {"saliency": "ap", "prob": 1.0} if "saliency" in known else {}
+            ap = {"saliency": "ap", "mix_prob": 1.0} if "saliency" in known else {}
             found[f"{name}-clean"] = name, {**ap, "clean_lam": 0.5}
             found[f"{name}-small"] = name, {**ap, "saliency_size": 32}
     return found

@@ -18,7 +18,7 @@ from fastmix.mixers.guidedmixup import GREY, distances
 from fastmix.targets import CrossEntropy
 
 GuidedMixup = MIXERS["guidedmixup"]
-always = partial(GuidedMixup, prob=1.0)
+always = partial(GuidedMixup, mix_prob=1.0)
 ULP = 1 / ONE
 
 
@@ -270,7 +270,7 @@ def test_planning_leaves_the_model_as_it_is(saliency):
 
 @pytest.mark.parametrize("saliency, prob", [("sr", 0.5), ("ap", 0.8), ("sr", 0.3)])
 def test_batches_are_mixed_by_chance(saliency, prob):
-    given = {} if prob != 0.3 else {"prob": prob}
+    given = {} if prob != 0.3 else {"mix_prob": prob}
     mixer, model = GuidedMixup(saliency, **given), Linear((8, 8))
     mixed = []
     for seed in range(300):
@@ -282,7 +282,7 @@ def test_batches_are_mixed_by_chance(saliency, prob):
 
 def test_a_clean_batch_has_the_clean_loss():
     size, criterion = (8, 8), CrossEntropy(0.1)
-    for options in ({"prob": 1e-9}, {"saliency": "ap", "prob": 1e-9, "clean_lam": 1.0}):
+    for options in ({"mix_prob": 1e-9}, {"saliency": "ap", "mix_prob": 1e-9, "clean_lam": 1.0}):
         model, batch = Linear(size).train(), noise(4, size)
         expected = criterion(model(batch.mix()), Targets.of(batch.labels))
         assert torch.equal(GuidedMixup(**options)(model, noise(4, size), criterion), expected)
@@ -324,8 +324,8 @@ def test_openmixup_pairs_at_random_and_always_mixes():
     [
         ({"saliency": "gradient"}, "choose one of sr, ap"),
         ({"pairing": "greedy_c"}, "choose one of greedy, random"),
-        ({"prob": 0}, "above 0 and at most 1"),
-        ({"prob": 1.5}, "above 0 and at most 1"),
+        ({"mix_prob": 0}, "above 0 and at most 1"),
+        ({"mix_prob": 1.5}, "above 0 and at most 1"),
         ({"clean_lam": 1.0}, "belong to saliency ap"),
         ({"saliency_size": 64}, "belong to saliency ap"),
     ],

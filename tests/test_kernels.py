@@ -414,6 +414,19 @@ def test_the_noise_of_a_partner_travels_with_it():
     assert (out[0] != mix(images, None, MEAN, STD)[0]).any(0).sum() == 16
 
 
+def test_what_lies_beside_a_stretched_window_does_not_show():
+    fill = torch.full((3, LEVELS), math.inf)
+    erase = Erase(torch.tensor([[0, 16, 0, 16, 1], [0] * 5, [0] * 5], dtype=torch.int32), fill)
+    plans = [
+        Plan.blend(np.array([0, 2, 1]), 0.5),
+        Plan.resized(np.array([0, 2, 1]), (2, 9, 2, 9), (4, 8, 5, 9), (16, 16)),
+    ]
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+    plan = Plan.select(np.array([0, 1, 1]), plans)
+    got, wanted = mix(images, plan, MEAN, STD, erase=erase), reference(images, plan, MEAN, STD, erase=erase)
+    assert torch.equal(got[1:], wanted[1:]) and got[1:].isfinite().all()
+
+
 # ---- on a GPU ----
 
 
@@ -444,3 +457,15 @@ def test_the_gpu_equals_the_reference_without_a_sync_and_in_a_graph(case):
 def test_targets_cover_every_output_type():
     assert {target.types["out"] for target in AOT} >= {"*bf16", "*fp16", "*fp32"}
     assert {case.plan for case in mix_cases.CASES} == set(PLANS)
+
+
+def test_samples_spread_over_threads_are_those_of_one():
+    before = torch.get_num_threads()
+    case = Case("all kinds", 24, (96, 96))
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            arguments = case.arguments()
+            assert torch.equal(mix(**arguments), reference(**arguments))
+    finally:
+        torch.set_num_threads(before)

@@ -17,7 +17,7 @@ FLOORS = (  # each knows only itself and those before it
     | {"per_class", "real"},
     {"loop", "dryrun"},
     {"cli"},
-    {"convert", "supermix", "train", "sweep", "report", "validate", "bench"},
+    {"convert", "supermix", "train", "sweep", "report", "validate", "draw", "bench"},
 )
 
 

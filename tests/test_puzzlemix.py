@@ -12,7 +12,8 @@ from scipy import stats
 from fastmix import Batch
 from fastmix.kernels.borders import borders
 from fastmix.kernels.gridcut import energy, gridcut
-from fastmix.mixers.puzzlemix import PuzzleMix, energy_terms, saliency
+from fastmix.mixers.gradient import saliency
+from fastmix.mixers.puzzlemix import PuzzleMix, energy_terms
 from fastmix.targets import CrossEntropy
 
 

@@ -193,14 +193,14 @@ def test_both_boxes_have_cutmixs_law_and_know_nothing_of_each_other():
 
 
 def test_prob_is_that_of_mixing():
-    model, mixer = network(), SnapMix(prob=0.3)
+    model, mixer = network(), SnapMix(mix_prob=0.3)
     mixer.guide = lambda *args: random_maps(2, (2, 2))
     plans = [mixer.decide(model, noise(2, (8, 8), seed), None) for seed in range(300)]
     assert stats.binomtest(sum(p is not None for p in plans), 300, 0.3).pvalue > 1e-3
     shapes = Batch(
         torch.zeros(1, 1, 1, 1, dtype=torch.uint8).expand(2000, 32, 32, 3), torch.zeros(2000), noise(1, (1, 1)).rng
     )
-    plan = SnapMix(prob=0.3, granularity="sample").plan(shapes, random_maps(1, (2, 2)).expand(2000, 2, 2))
+    plan = SnapMix(mix_prob=0.3, granularity="sample").plan(shapes, random_maps(1, (2, 2)).expand(2000, 2, 2))
     assert stats.binomtest(int((plan.own < 1).sum()), 2000, 0.3).pvalue > 1e-3
 
 
@@ -211,7 +211,8 @@ def test_a_model_that_does_not_pool_a_map_is_refused(name, args):
 
 
 @pytest.mark.parametrize(
-    "options, words", [({"prob": 0}, "prob is 0"), ({"prob": 1.5}, "prob is 1.5"), ({"alpha": -1}, "alpha")]
+    "options, words",
+    [({"mix_prob": 0}, "mix_prob is 0"), ({"mix_prob": 1.5}, "mix_prob is 1.5"), ({"alpha": -1}, "alpha")],
 )
 def test_options_are_checked(options, words):
     with pytest.raises(ValueError, match=words):

@@ -108,7 +108,8 @@ def _puzzlemix(mixer, blocks: int, batch, gradient) -> dict[str, Callable]:
     from fastmix.kernels.gridcut import gridcut
     from fastmix.kernels.transport import transport
     from fastmix.mixers.base import cyclic
-    from fastmix.mixers.puzzlemix import energy_terms, saliency
+    from fastmix.mixers.gradient import saliency
+    from fastmix.mixers.puzzlemix import energy_terms
 
     partner = torch.from_numpy(cyclic(batch.rng, len(batch))).to(gradient.device)
     share = torch.from_numpy(batch.rng.random(len(batch), np.float32)).to(gradient.device)

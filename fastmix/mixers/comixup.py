@@ -15,8 +15,7 @@ from fastmix.kernels.gradient_pool import gradient_pool
 from fastmix.kernels.plan import Plan, cell_mean
 from fastmix.kernels.send import send
 from fastmix.mixers.base import is_number, positive, whole
-from fastmix.mixers.gradient import GradientMixer
-from fastmix.mixers.puzzlemix import saliency
+from fastmix.mixers.gradient import GradientMixer, saliency
 
 RANDOM = (2, 4, 8)  # what blocks = -1 draws from
 PEAK = 8  # pixels a side of the cells in which the most salient place is looked for

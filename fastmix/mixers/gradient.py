@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.gradient_pool import gradient_pool
 from fastmix.mixers.base import is_number, whole
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.models.saliency import gradient, input_gradient
@@ -67,3 +68,10 @@ class GradientMixer(GuidedMixer):
             plan = self.plan(batch, gradient(clean * len(batch), x, keep=True))
             mixed = criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
         return self.clean_lam * clean + mixed
+
+
+def saliency(gradient: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The share of each cell in an image's saliency, float32 [B,gh,gw]; all alike where the gradient is 0."""
+    pooled = gradient_pool(gradient, grid)
+    total = pooled.sum((1, 2), keepdim=True)
+    return torch.where(total > 0, pooled / total, 1 / (grid[0] * grid[1]))

@@ -33,7 +33,7 @@ class GuidedMixup(GradientMixer):
                    square over channels of the loss's gradient with respect to the pixels (GradientMixer)
     pairing        "greedy" (default): from the two images with the most distant maps on, always the farthest one left,
                    in one cycle through the batch. "random": a cyclic shift
-    prob           chance that a batch is mixed and not clean; default 0.5 (sr), 0.8 (ap)
+    mix_prob       chance that a batch is mixed and not clean; default 0.5 (sr), 0.8 (ap)
     clean_lam, saliency_size: of GradientMixer, for ap
 
     Cost: each image is read twice and written once, and a weight of 4 bytes a pixel. sr: a pass that normalises, an FFT
@@ -43,14 +43,14 @@ class GuidedMixup(GradientMixer):
     misspelt name and falls through to a random permutation), by distances of maps of 28 x 28 cells instead of all
     pixels; ap asks the model in eval mode unless clean_lam is given (theirs: train mode); images are resized with
     antialiasing before the spectral residual; one of a single colour has the same saliency everywhere.
-    variant openmixup: pairing by a random permutation and prob 1, unless they are given.
+    variant openmixup: pairing by a random permutation and mix_prob 1, unless they are given.
     """
 
     def __init__(
         self,
         saliency: str = "sr",
         pairing: str | None = None,
-        prob: float | None = None,
+        mix_prob: float | None = None,
         clean_lam: float = 0.0,
         saliency_size: int | None = None,
         variant: str = "paper",
@@ -63,11 +63,11 @@ class GuidedMixup(GradientMixer):
         if pairing is None:
             pairing = "greedy" if paper else "random"
         check(self.name, "pairing", pairing, PAIRINGS)
-        if prob is None:
-            prob = PROBS[saliency] if paper else 1.0
-        if not (is_number(prob) and 0 < prob <= 1):
-            raise ValueError(f"{self.name}: prob is {prob!r}; it must be above 0 and at most 1")
-        self.saliency, self.pairing, self.prob = saliency, pairing, prob
+        if mix_prob is None:
+            mix_prob = PROBS[saliency] if paper else 1.0
+        if not (is_number(mix_prob) and 0 < mix_prob <= 1):
+            raise ValueError(f"{self.name}: mix_prob is {mix_prob!r}; it must be above 0 and at most 1")
+        self.saliency, self.pairing, self.mix_prob = saliency, pairing, mix_prob
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """float [B,C,h,w], whose root mean square over C is the saliency: the gradient, or the saliency itself."""
@@ -92,7 +92,7 @@ class GuidedMixup(GradientMixer):
 
     def mixes(self, batch: Batch) -> bool:
         """Whether this batch is mixed: known on the host, before the model is asked."""
-        return batch.rng.random() < self.prob
+        return batch.rng.random() < self.mix_prob
 
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
         return super().decide(model, batch, criterion) if self.mixes(batch) else None

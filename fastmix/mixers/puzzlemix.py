@@ -10,22 +10,14 @@ from torch import Tensor
 
 from fastmix.batch import Batch
 from fastmix.kernels.borders import borders
-from fastmix.kernels.gradient_pool import gradient_pool
 from fastmix.kernels.gridcut import gridcut
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.send import send
 from fastmix.kernels.transport import MOST, transport
 from fastmix.mixers.base import is_number, positive, whole
-from fastmix.mixers.gradient import GradientMixer
+from fastmix.mixers.gradient import GradientMixer, saliency
 
 BLOCKS = {"paper": [2, 4, 8, 16], "openmixup": [2, 4, 8]}
-
-
-def saliency(gradient: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The share of each cell in an image's saliency, float32 [B,gh,gw]; all alike where the gradient is 0."""
-    pooled = gradient_pool(gradient, grid)
-    total = pooled.sum((1, 2), keepdim=True)
-    return torch.where(total > 0, pooled / total, 1 / (grid[0] * grid[1]))
 
 
 def energy_terms(

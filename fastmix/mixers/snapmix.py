@@ -31,8 +31,8 @@ class SnapMix(GuidedMixer):
     the same everywhere, or not finite, counts by area.
     Huang, Wang, Tao, "SnapMix: Semantically Proportional Mixing for Augmenting Fine-grained Data", AAAI 2021.
 
-    prob   of mixing at all; by batch an unmixed one costs no pass of the model
-    model  one that classifies the mean of its last map; a ValueError names one that does not (DeiT, PVT)
+    mix_prob  of mixing at all; by batch an unmixed one costs no pass of the model
+    model     one that classifies the mean of its last map; a ValueError names one that does not (DeiT, PVT)
 
     Cost: a forward pass of the model, a third of a training step. Then one image is read (four pixels inside the box)
     and one written. Box sums are taken from the map of the features, 7 x 7, and never from a resized one.
@@ -43,15 +43,15 @@ class SnapMix(GuidedMixer):
     with an error: it takes the features for a tensor, and they are a tuple.)
     """
 
-    def __init__(self, alpha: float = 5.0, prob: float = 1.0, granularity: str = "batch", variant: str = "paper"):
+    def __init__(self, alpha: float = 5.0, mix_prob: float = 1.0, granularity: str = "batch", variant: str = "paper"):
         super().__init__(granularity, variant)
         self.alpha = positive(self.name, "alpha", alpha)
-        if not (is_number(prob) and 0 < prob <= 1):
-            raise ValueError(f"{self.name}: prob is {prob!r}; it must be a number above 0, at most 1")
-        self.prob = prob
+        if not (is_number(mix_prob) and 0 < mix_prob <= 1):
+            raise ValueError(f"{self.name}: mix_prob is {mix_prob!r}; it must be a number above 0, at most 1")
+        self.mix_prob = mix_prob
 
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
-        if self.granularity == "batch" and batch.rng.random() >= self.prob:
+        if self.granularity == "batch" and batch.rng.random() >= self.mix_prob:
             return None
         return super().decide(model, batch, criterion)
 
@@ -68,7 +68,7 @@ class SnapMix(GuidedMixer):
         box, source = self.box(batch, n), self.box(batch, n)
         mixed = (_area(box) > 0) & (_area(source) > 0)
         if self.granularity == "sample":
-            mixed &= batch.rng.random(n) < self.prob
+            mixed &= batch.rng.random(n) < self.mix_prob
         box, source = (tuple(edge * mixed for edge in edges) for edges in (box, source))
         partner = send(self.pair(batch), activation.device)
         own = 1 - share(activation, box, batch.size)

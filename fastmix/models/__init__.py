@@ -43,6 +43,19 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
     return model.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
 
 
+def to_size(model: nn.Module, size: int, name: str) -> None:
+    """Sets a model of one size of image to another, in eval mode: position embeddings are resized, windows keep their
+    share. Raises ValueError where it cannot see images of that size.
+    """
+    try:
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=(size, size))
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} cannot see images of {size} pixels ({error})") from None
+
+
 def load_timm():
     """The timm package, knowing our backbones."""
     for name in ("cifar", "moganet", "pvt"):
