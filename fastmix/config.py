@@ -177,8 +177,6 @@ class Config:
 
     mix: str = "vanilla"
     mixers: dict = field(default_factory=lambda: {"vanilla": {}})
-    pending: list[str] = field(default_factory=list)
-    """Rows of the column's table whose methods are not built yet."""
     epochs: int = 300
     batch_total: int = 256
     """Images of one optimiser step, over all processes and accumulated parts."""
@@ -242,7 +240,7 @@ def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
     """
     path = find(path)
     tree = _read(path, ())
-    rows, known = tree.pop("rows", {}), [*tree.get("mixers", {}), *tree.get("pending", [])]
+    rows, known = tree.pop("rows", {}), tree.get("mixers", {})
     if unknown := [name for name in rows if name not in known or not isinstance(rows[name], dict)]:
         raise ValueError(f"{path}: rows.{unknown[0]} must be settings of a row, which is one of {', '.join(known)}")
     mix = [tree.get("mix", ""), *(word[4:] for word in words if word.startswith("mix="))][-1]
@@ -293,9 +291,6 @@ def from_tree(tree: dict, where: str) -> Config:
     for key in AT_LEAST_ONE:
         if get(cfg, key) < 1:
             raise ValueError(f"{where}: {key} is {get(cfg, key)}; it must be at least 1")
-    if cfg.mix in cfg.pending and cfg.mix not in cfg.mixers:
-        built = ", ".join(cfg.mixers)
-        raise ValueError(f"{where}: {cfg.mix} is a row of this table that is not built yet; there is: {built}")
     return cfg
 
 

@@ -71,7 +71,7 @@ def expand(source: str, words: list[str], base: Path) -> list[Job]:
     if choices.get("mix") == ["all"]:
         first = [f"{key}={values[0]}" for key, values in choices.items() if key != "mix"]
         cfg = config.load(source, first)
-        choices["mix"] = [mix for mix in cfg.mixers if mix not in cfg.pending]
+        choices["mix"] = list(cfg.mixers)
     jobs: dict[Path, Job] = {}
     for values in itertools.product(*choices.values()):
         settings = tuple(f"{key}={value}" for key, value in zip(choices, values, strict=True))
@@ -106,7 +106,7 @@ def _same(job: Job) -> None:
     theirs = config.load(job.folder / "config.yaml")
     resolved = {"precision"} if job.cfg.precision == "auto" else set()
     resolved |= {"model.classes"} if job.cfg.model.classes is None else set()
-    if keys := runs.departures(theirs, job.cfg, {*config.FREE_TO_CHANGE, *resolved, "pending"}):
+    if keys := runs.departures(theirs, job.cfg, {*config.FREE_TO_CHANGE, *resolved}):
         raise ValueError(
             f"{job.folder} holds a run of another config, these keys differ: {', '.join(keys)}; choose another --runs"
         )

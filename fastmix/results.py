@@ -15,7 +15,7 @@ from fastmix.runs import Run
 
 METRICS = ("median", "best", "final", "script_median", "script_best")
 SCORES = METRICS + tuple(f"ema_{metric}" for metric in METRICS)
-SAME_RUN = {*config.FREE_TO_CHANGE, "pending", "seed", "precision", "accum", "data.loader", "model.classes"}
+SAME_RUN = {*config.FREE_TO_CHANGE, "seed", "precision", "accum", "data.loader", "model.classes"}
 SAME_RUN |= {"model.channels_last", "model.compile", "optim.fused"}
 """Keys in which the seeds of one group, and a run and its column's file, may differ."""
 
@@ -115,8 +115,8 @@ def _columns() -> dict[tuple[str, str, str], Path]:
 
 @lru_cache
 def _column(path: Path, mix: str) -> config.Config:
-    """A column's config for one of its rows, built or not, with the settings that this row changes."""
-    return config.load(path, [f"mix={mix}", "pending=[]"])
+    """A column's config for one of its rows, with the settings that this row changes."""
+    return config.load(path, [f"mix={mix}"])
 
 
 def _identity(cfg: config.Config) -> str:

@@ -49,8 +49,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="print what would run and end")
     args = parser.parse_intermixed_args(argv)
     jobs = expand(args.config, args.settings, args.runs)
-    if "mix=all" in args.settings and (pending := jobs[0].cfg.pending):
-        print(f"without the methods that are not built yet: {', '.join(pending)}", file=sys.stderr)
     if args.status:
         print(status(jobs), end="")
         return 0

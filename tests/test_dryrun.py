@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastmix import cli, config, dryrun, models, optim, train
-from fastmix.task import Task, step_rng
+from fastmix.task import DTYPES, Task, step_rng
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COLUMNS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
@@ -105,7 +105,7 @@ def test_activations_are_those_of_a_real_pass(name, precision):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
-    x = torch.randn(6, 3, size, size, dtype=Task(model, nn.Identity(), cfg).dtype)
+    x = torch.randn(6, 3, size, size, dtype=DTYPES[cfg.precision])
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = nn.functional.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), torch.arange(6))
@@ -164,7 +164,7 @@ def test_the_optimiser_keeps_what_it_is_said_to():
     "words, says",
     [
         (["column.table="], "no column of the tables says how large it is: give data.loader=synthetic"),
-        (["mix=puzzlemix"], "not built yet"),
+        (["mix=supermix", "mixers.supermix.alpha=2"], "weights is not given"),
         (["model.name=resnet5"], "unknown model 'resnet5'"),
         (["batch_total=255", "accum=2"], "cannot share equally"),
         (["augment.kind=randaugment", "augment.magnitude=11"], "magnitude"),

@@ -346,13 +346,13 @@ def test_a_columns_file_is_short_and_its_comments_are_right(nets, name):
 
 
 def test_a_row_changes_the_recipe_under_the_words():
-    row = ["mix=transmix", "pending=[]"]
-    assert config.differences(column("deit_s"), column("deit_s", *row), ("mix", "pending")) == [
+    row = ["mix=transmix"]
+    assert config.differences(column("deit_s"), column("deit_s", *row), ("mix",)) == [
         "ema.decay", "ema.ramp_steps", "schedule.min_lr",
     ]  # fmt: skip
     cfg = column("deit_s", *row, "schedule.min_lr=2e-4")
     assert (cfg.schedule.min_lr, cfg.ema.decay, cfg.ema.ramp_steps) == (2e-4, 0.99996, 20 * 1252)
-    assert column("tiny_r18_400ep", "mix=samix", "pending=[]").schedule.min_lr == 0.05
+    assert column("tiny_r18_400ep", "mix=samix").schedule.min_lr == 0.05
 
 
 SMALL = """
@@ -370,7 +370,6 @@ mix: cutmix
 accum: 2
 precise_bn: 35
 mixers: {cutmix: {}}
-pending: [puzzlemix]
 """
 
 
@@ -441,12 +440,6 @@ def test_precise_batch_norm_is_the_mean_over_batches(folder, monkeypatch):
     monkeypatch.setattr(loop, "precise_bn", watched)
     assert train.main(["small.yaml", "out=a"]) == 0
     assert checked == [5, 5, 10, 10]  # the model and its average
-
-
-def test_a_row_that_is_not_built_yet_is_named(folder):
-    says = "puzzlemix is a row of this table that is not built yet; there is: cutmix"
-    with pytest.raises(ValueError, match=says):
-        config.load("small.yaml", ["mix=puzzlemix"])
 
 
 def test_shared_batch_statistics_need_gpus(monkeypatch):

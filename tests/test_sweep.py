@@ -188,11 +188,6 @@ def test_lists_are_multiplied_and_named(folder):
     assert a.folder.parent == b.folder.parent == Path("runs/small") and a.folder != b.folder
 
 
-def test_pending_methods_are_left_out_of_all(folder):
-    (folder / "small.yaml").write_text(SMALL + "pending: [fmix]\n")
-    assert [job.cfg.mix for job in expand("mix=all")] == ["vanilla", "cutmix", "mixup"]
-
-
 def test_gpus_are_shared_out(folder, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
