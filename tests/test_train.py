@@ -214,12 +214,12 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(folder, capsys, monkeypatch):
-    from fastmix import loop
+    from fastmix import optim
 
     def explode(cfg, lr, step, *rest):
         return 1e30 if step >= 6 else 0.01
 
-    monkeypatch.setattr(loop, "learning_rate", explode)
+    monkeypatch.setattr(optim, "learning_rate", explode)
     assert run("mix=vanilla", "out=a") == 1
     error = capsys.readouterr().err
     found = re.search(r"the loss is not finite at step (\d+); the last good checkpoint is a/last.pt", error)

@@ -15,7 +15,7 @@ import torch
 from loading import image_folder
 from torch import nn
 
-from fastmix import cli, config, convert, dist, models, real, state, train, validate, weights
+from fastmix import MIXERS, cli, config, convert, dist, models, real, state, train, validate, weights
 from fastmix.evaluate import Predictions, evaluate, predict
 from fastmix.per_class import as_csv, per_class
 from fastmix.pipelines.synthetic import Synthetic
@@ -76,7 +76,7 @@ def numbered(batch: int = 64, **options) -> Numbered:
 
 
 def plain_task(model: nn.Module) -> Task:
-    return Task(model, nn.Identity(), config.Config(precision="fp32", data=config.Data(mean=(0, 0, 0), std=(1, 1, 1))))
+    return Task(model, MIXERS["vanilla"](), config.Config(precision="fp32", data=config.Data(mean=(0, 0, 0), std=(1, 1, 1))))
 
 
 def expected(table: np.ndarray, labels: np.ndarray, k: int) -> float:
@@ -277,7 +277,7 @@ def test_a_vit_at_another_size_is_timms(work):
     weights.put(state.read(Path("a/last.pt"))["ema"], model, "")
     from fastmix import loaders
 
-    theirs = evaluate(model, Task(model, nn.Identity(), cfg), loaders.validation(cfg, torch.device("cpu")))
+    theirs = evaluate(model, Task(model, MIXERS["vanilla"](), cfg), loaders.validation(cfg, torch.device("cpu")))
     assert result("a", "--ema", "--size", "48", "--resize", "48")["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
 
 
