@@ -76,7 +76,8 @@ def numbered(batch: int = 64, **options) -> Numbered:
 
 
 def plain_task(model: nn.Module) -> Task:
-    return Task(model, MIXERS["vanilla"](), config.Config(precision="fp32", data=config.Data(mean=(0, 0, 0), std=(1, 1, 1))))
+    data = config.Data(mean=(0, 0, 0), std=(1, 1, 1))
+    return Task(model, MIXERS["vanilla"](), config.Config(precision="fp32", data=data))
 
 
 def expected(table: np.ndarray, labels: np.ndarray, k: int) -> float:
