@@ -1,0 +1,185 @@
+"""What holds of every method in MIXERS: steps of the whole Task, as in training, on one process and on two."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import attending
+import pytest
+import teaching
+import torch
+from mixing import noise
+from torch import nn
+
+from fastmix import MIXERS, config, models, optim
+from fastmix.mixers import build
+from fastmix.task import Task, step_rng
+
+ROOT = Path(__file__).parent.parent
+CLASS_TOKEN = ("transmix", "mixpro", "tlalign", "tokenmix_attn", "smmix", "mergemix")
+OPTIONS = {
+    "comixup": {"group": 4},
+    "fmix": {"bank": 8},
+    "attentivemix": {"teacher": teaching.NAME, "size": 64},
+    "tokenmix": {"teacher": teaching.NAME, "size": 64},
+    "supermix": {"teacher": teaching.NAME, "steps": 2, "side": 8, "sigma": 1.0},
+    "mixpro": {"cell": 16},
+    "tlalign": {"patch": 8},
+    "tokenmix_attn": {"patch": 8},
+    "choice": {"of": {"mixup": {"prob": 0.5}, "automix": {"prob": 0.5}}},  # one has parameters, the other has none
+    "decoupledmix": {"of": {"cutmix": {}}},
+    "sumix": {"of": {"cutmix": {}}},
+}
+every = pytest.mark.parametrize("name", MIXERS)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> str:
+    return teaching.teacher_file(tmp_path_factory.mktemp("teacher"), teaching.trained())
+
+
+def network(name: str, size: tuple[int, int] = (64, 64)) -> nn.Module:
+    """A small model that the method works with."""
+    if name in CLASS_TOKEN:
+        return attending.network(size)
+    return models.build(config.Model(teaching.NAME), teaching.CLASSES)
+
+
+def task_of(name: str, teacher: str, size: tuple[int, int] = (64, 64)) -> tuple[Task, torch.optim.Optimizer]:
+    options = dict(OPTIONS.get(name, {}))
+    if "teacher" in options:
+        options["weights"] = teacher
+    cfg = config.Config(precision="fp32", optim=config.Optim(name="sgd", lr=0.05, momentum=0.9))
+    task = Task(network(name, size), build(name, {name: options}), cfg).train()
+    return task, optim.build(cfg.optim, task.model, task.mixer.param_groups())
+
+
+def batch(n: int, size: tuple[int, int] = (64, 64), seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    given = noise(n, size, seed)
+    return given.images, torch.arange(n) % attending.CLASSES
+
+
+def step(task: Task, opt: torch.optim.Optimizer, k: int, n: int = 6, size: tuple[int, int] = (64, 64)) -> torch.Tensor:
+    """One training step, as the loop makes it; the loss."""
+    torch.manual_seed(k)
+    task.mixer.set_progress(k / 10)
+    loss = task(*batch(n, size, k), step_rng(0, k, 0))
+    loss.backward()
+    opt.step()
+    opt.zero_grad()
+    task.mixer.after_step(task.model)
+    return loss.detach()
+
+
+@every
+def test_a_loss_is_one_finite_number_and_a_function_of_the_generator(name, teacher):
+    task, _ = task_of(name, teacher)
+    images, labels = batch(6)
+    before, twin = (images.clone(), labels.clone()), copy.deepcopy(task)
+    losses = []
+    for one in (task, twin):
+        torch.manual_seed(0)
+        losses.append(one(images, labels, step_rng(0, 1, 0)))
+    loss = losses[0]
+    assert loss.ndim == 0 and loss.dtype == torch.float32 and loss.isfinite() and loss.requires_grad
+    assert torch.equal(*losses)
+    assert torch.equal(images, before[0]) and torch.equal(labels, before[1]), "written into"
+
+
+@every
+def test_every_trained_parameter_gets_a_gradient_in_every_step(name, teacher):
+    """So that DDP needs no search for unused ones."""
+    task, _ = task_of(name, teacher)
+    for k in range(4):
+        task(*batch(6, seed=k), step_rng(0, k, 0)).backward()
+        missing = [key for key, p in task.named_parameters() if p.requires_grad and p.grad is None]
+        assert not missing
+        assert all(p.grad.isfinite().all() for p in task.parameters() if p.requires_grad)
+        task.zero_grad(set_to_none=True)
+
+
+@every
+def test_a_checkpoint_continues_exactly(name, teacher):
+    """Weights, statistics, teachers, optimiser: the third step from a checkpoint after two is the third step."""
+    task, opt = task_of(name, teacher)
+    for k in range(2):
+        step(task, opt, k)
+    saved = copy.deepcopy({"task": task.state_dict(), "opt": opt.state_dict()})
+    other, again = task_of(name, teacher)
+    other.load_state_dict(saved["task"])
+    again.load_state_dict(saved["opt"])
+    assert torch.equal(step(task, opt, 2), step(other, again, 2))
+    one, two = task.state_dict(), other.state_dict()
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert torch.equal(value, two[key]) if isinstance(value, torch.Tensor) else value == two[key], key
+
+
+@every
+def test_the_model_stays_what_timm_loads(name, teacher):
+    """Its names and its answers, with whatever the method attached: those of the plain model with these weights."""
+    task, opt = task_of(name, teacher)
+    step(task, opt, 0)
+    plain = network(name)
+    plain.load_state_dict(task.model.state_dict())
+    x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(plain.eval()(x), task.model.eval()(x))
+
+
+@every
+def test_half_precision_is_finite(name, teacher):
+    task, _ = task_of(name, teacher)
+    task.dtype = torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = task(*batch(6), step_rng(0, 1, 0))
+    loss.backward()
+    assert loss.isfinite() and all(p.grad.isfinite().all() for p in task.model.parameters())
+
+
+@every
+@pytest.mark.parametrize("n, size", [(5, (64, 64)), (3, (64, 96)), (2, (96, 64))], ids=str)
+def test_odd_batches_and_images_that_are_not_square(name, n, size, teacher):
+    task, opt = task_of(name, teacher, size)
+    assert all(step(task, opt, k, n, size).isfinite() for k in range(2))
+
+
+def process(teacher: str, out: str) -> None:
+    """One of two processes: two steps of every method; each process saves all parameters."""
+    import torch.distributed as dist
+
+    from fastmix.dist import parallel
+
+    dist.init_process_group("gloo")
+    found = {}
+    for name in MIXERS:
+        task, opt = task_of(name, teacher)
+        module = parallel(task, torch.device("cpu"))
+        for k in range(2):
+            torch.manual_seed(k)
+            task.mixer.set_progress(k / 10)
+            module(*batch(4, seed=2 * k + dist.get_rank()), step_rng(0, k, dist.get_rank())).backward()
+            opt.step()
+            opt.zero_grad()
+            task.mixer.after_step(task.model)
+        found[name] = torch.cat([p.detach().flatten() for p in task.parameters()])
+    torch.save(found, f"{out}.{dist.get_rank()}")
+    dist.destroy_process_group()
+
+
+def test_two_processes_stay_alike(teacher, tmp_path):
+    """Model, mix block, heads and teacher: the same on both after two steps, each with batches of its own."""
+    call = tmp_path / "call.py"
+    call.write_text("import sys, test_every_mixer as laws\nlaws.process(*sys.argv[1:])\n")
+    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(call)]
+    command += [teacher, str(tmp_path / "weights")]
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"weights.{rank}", weights_only=True) for rank in (0, 1))
+    assert one.keys() == two.keys() == MIXERS.keys()
+    for name in MIXERS:
+        assert one[name].isfinite().all() and torch.equal(one[name], two[name]), name
