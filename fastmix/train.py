@@ -71,10 +71,7 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     if lead and state.step == 0:
         picture.first_batch(task, data, folder / "first_batch.png")
     dist.barrier()
-    if cfg.model.compile != "off":
-        torch._dynamo.config.recompile_limit = 64  # of one class: in train and eval mode, of each site and head
-        for net in (model, *mixer.companions()):
-            net.compile(mode=cfg.model.compile)
+    compile_networks(cfg, model, mixer)
     torch.backends.cudnn.benchmark = True
 
     signal.signal(signal.SIGTERM, lambda *_: setattr(state, "stop", True))
@@ -101,6 +98,16 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
             f"{images / seconds:.0f} images/s -> {folder}"
         )
     return 0
+
+
+def compile_networks(cfg: config.Config, model, mixer) -> None:
+    """Compiles the model, and networks of the method's own, if the config says so."""
+    import torch
+
+    if cfg.model.compile != "off":
+        torch._dynamo.config.recompile_limit = 64  # of one class: in train and eval mode, of each site and head
+        for net in (model, *mixer.companions()):
+            net.compile(mode=cfg.model.compile)
 
 
 def run_folder(cfg: config.Config, name: str, resume: bool) -> Path:

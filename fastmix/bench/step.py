@@ -13,6 +13,7 @@ import argparse
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="resnet50", help="a timm model")
     parser.add_argument("--mix", nargs="+", default=["mixup", "cutmix"], help="mixers with their default options")
+    parser.add_argument("--teacher", metavar="FILE", help="weights of the teacher of attentivemix, supermix, tokenmix")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
@@ -41,7 +42,8 @@ def run(args: argparse.Namespace) -> list[dict]:
     shape = (args.batch, args.size, args.size, 3)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device, generator=generator)
     labels = torch.randint(0, 1000, (args.batch,), device=device, generator=generator)
-    steps = {("fastmix", name): _ours(cfg, name, images, labels) for name in dict.fromkeys(["vanilla", *args.mix])}
+    names = dict.fromkeys(["vanilla", *args.mix])
+    steps = {("fastmix", name): _ours(cfg, name, images, labels, args.teacher) for name in names}
     steps |= {("timm", name): _timm(cfg, name, images, labels) for name in ("mixup", "cutmix") if name in args.mix}
     times = milliseconds(steps, args.repeats, device.type)
     what = f"{args.batch}x{args.size}x{args.size}"
@@ -52,26 +54,23 @@ def run(args: argparse.Namespace) -> list[dict]:
     ]
 
 
-def _network(cfg, device):
-    from fastmix import models, optim
-
-    model = models.build(cfg.model, 1000, 0, device)
-    opt = optim.build(cfg.optim, model)
-    if cfg.model.compile != "off":
-        model.compile(mode=cfg.model.compile)
-    return model.train(), opt
-
-
-def _ours(cfg, name: str, images, labels):
+def _ours(cfg, name: str, images, labels, teacher: str | None):
+    import inspect
     import itertools
 
     import torch
 
-    from fastmix.mixers import build
+    from fastmix import models, optim
+    from fastmix.mixers import MIXERS, build
     from fastmix.task import Task, step_rng
+    from fastmix.train import compile_networks
 
-    model, opt = _network(cfg, images.device)
-    task, count = Task(model, build(name, {name: {}}), cfg), itertools.count()
+    options = {"weights": teacher} if name in MIXERS and "weights" in inspect.signature(MIXERS[name]).parameters else {}
+    mixer = build(name, {name: options})
+    model = models.build(cfg.model, 1000, 0, images.device).train()
+    task, count = Task(model, mixer, cfg).to(images.device), itertools.count()
+    opt = optim.build(cfg.optim, model, mixer.param_groups())
+    compile_networks(cfg, model, mixer)
     scaler = torch.amp.GradScaler(images.device.type, enabled=cfg.precision == "fp16")
 
     def step():
@@ -81,6 +80,7 @@ def _ours(cfg, name: str, images, labels):
         scaler.step(opt)
         scaler.update()
         opt.zero_grad(set_to_none=True)
+        mixer.after_step(model)
 
     return step
 
@@ -88,11 +88,15 @@ def _ours(cfg, name: str, images, labels):
 def _timm(cfg, name: str, images, labels):
     import torch
 
-    model, opt = _network(cfg, images.device)
+    from fastmix import models, optim
+    from fastmix.task import DTYPES
+
+    model = models.build(cfg.model, 1000, 0, images.device).train()
+    opt = optim.build(cfg.optim, model)
+    if cfg.model.compile != "off":
+        model.compile(mode=cfg.model.compile)
     from timm.data import Mixup
     from timm.loss import SoftTargetCrossEntropy
-
-    from fastmix.task import DTYPES
 
     alpha = {"mixup_alpha": 0.2, "cutmix_alpha": 0.0} if name == "mixup" else {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}
     mixup, loss_of = Mixup(num_classes=1000, label_smoothing=0.0, **alpha), SoftTargetCrossEntropy()
