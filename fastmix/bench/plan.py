@@ -86,6 +86,7 @@ def _cases(name: str, mixer, batch, gradient) -> list[tuple[str, dict[str, Calla
     """What is compared: a name, and who does it."""
     import torch.nn.functional as F
 
+    from fastmix.mixers.base import Mixer
     from fastmix.mixers.guided import GuidedMixer
 
     if name == "puzzlemix":
@@ -93,6 +94,8 @@ def _cases(name: str, mixer, batch, gradient) -> list[tuple[str, dict[str, Calla
     if name == "saliencymix":
         return [(name, {"fastmix": lambda: mixer.plan(batch), **_opencv(batch)})]
     if not isinstance(mixer, GuidedMixer):
+        if type(mixer).plan is Mixer.plan or type(mixer).forward is not Mixer.forward:
+            return []  # learned, or decided in the pass itself
         return [(name, {"fastmix": lambda: mixer.plan(batch)})]
     guide = gradient
     if name not in GRADIENTS:
