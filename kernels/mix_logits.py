@@ -136,7 +136,7 @@ def mix_logits(
         raise ValueError(f"mix_logits: mode is {mode!r}; choose one of {', '.join(MODES)}")
     if not (0 < rows <= height and 0 < columns <= width):
         raise ValueError(f"mix_logits: {rows} x {columns} logits for images of {height} x {width}: give a coarser grid")
-    if partner.device.type == "cpu" and ((partner < 0) | (partner >= n)).any():
+    if partner.device.type == "cpu" and not (0 <= partner.numpy().min() and partner.numpy().max() < n):
         raise ValueError(f"mix_logits: partner is {partner.tolist()}: outside of the batch of {n} images")
     return _MixLogits.apply(logits, images.contiguous(), partner.contiguous(), mean, std, dtype, mode, erase)
 

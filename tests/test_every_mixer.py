@@ -12,6 +12,7 @@ import teaching
 import torch
 from mixing import noise
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmix import MIXERS, config, models, optim
 from fastmix.mixers import build
@@ -144,6 +145,55 @@ def test_half_precision_is_finite(name, teacher):
 def test_odd_batches_and_images_that_are_not_square(name, n, size, teacher):
     task, opt = task_of(name, teacher, size)
     assert all(step(task, opt, k, n, size).isfinite() for k in range(2))
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations whose result, or the shape of it, the host would have to wait for on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix("aten::")
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"):
+            self.found.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wait", ["x.item()", "bool(x)", "y[y > 0]", "y.nonzero()", "y.unique()"])
+def test_waits_are_noticed(wait):
+    with Waits() as waits:
+        eval(wait, {"x": torch.ones(()), "y": torch.ones(3)})
+    assert waits.found
+
+
+@every
+def test_a_step_asks_for_nothing_that_the_host_must_wait_for(name, teacher):
+    task, _ = task_of(name, teacher)
+    with Waits() as waits:
+        for k in range(3):
+            task(*batch(6, seed=k), step_rng(0, k, 0)).backward()
+    assert not waits.found
+
+
+@pytest.mark.cuda
+@every
+def test_nothing_waits_for_the_device(name, teacher):
+    task, _ = task_of(name, teacher)
+    task.cuda()
+    given = [[t.cuda() for t in batch(6, seed=k)] for k in range(3)]
+    task(*given[0], step_rng(0, 0, 0)).backward()  # compiles kernels, brings the teacher
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for k in (1, 2):
+            task(*given[k], step_rng(0, k, 0)).backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def process(teacher: str, out: str) -> None:
