@@ -89,12 +89,38 @@ def test_a_loss_is_one_finite_number_and_a_function_of_the_generator(name, teach
     assert torch.equal(images, before[0]) and torch.equal(labels, before[1]), "written into"
 
 
+class Waits(TorchDispatchMode):
+    """Notes the operations whose result, or the shape of it, the host would have to wait for on a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation._schema.name.removeprefix("aten::")
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype == torch.bool for i in args[1]
+        )
+        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"):
+            self.found.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("wait", ["x.item()", "bool(x)", "y[y > 0]", "y.nonzero()", "y.unique()"])
+def test_waits_are_noticed(wait):
+    with Waits() as waits:
+        eval(wait, {"x": torch.ones(()), "y": torch.ones(3)})
+    assert waits.found
+
+
 @every
-def test_every_trained_parameter_gets_a_gradient_in_every_step(name, teacher):
-    """So that DDP needs no search for unused ones."""
+def test_a_step_reaches_every_parameter_and_waits_for_nothing(name, teacher):
+    """So DDP needs no search for unused ones, and a GPU never stands still for the host."""
     task, _ = task_of(name, teacher)
     for k in range(4):
-        task(*batch(6, seed=k), step_rng(0, k, 0)).backward()
+        with Waits() as waits:
+            task(*batch(6, seed=k), step_rng(0, k, 0)).backward()
+        assert not waits.found
         missing = [key for key, p in task.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing
         assert all(p.grad.isfinite().all() for p in task.parameters() if p.requires_grad)
@@ -145,39 +171,6 @@ def test_half_precision_is_finite(name, teacher):
 def test_odd_batches_and_images_that_are_not_square(name, n, size, teacher):
     task, opt = task_of(name, teacher, size)
     assert all(step(task, opt, k, n, size).isfinite() for k in range(2))
-
-
-class Waits(TorchDispatchMode):
-    """Notes the operations whose result, or the shape of it, the host would have to wait for on a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.found = []
-
-    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
-        name = operation._schema.name.removeprefix("aten::")
-        by_mask = name in ("index", "index_put", "index_put_") and any(
-            i is not None and i.dtype == torch.bool for i in args[1]
-        )
-        if by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim"):
-            self.found.append(name)
-        return operation(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("wait", ["x.item()", "bool(x)", "y[y > 0]", "y.nonzero()", "y.unique()"])
-def test_waits_are_noticed(wait):
-    with Waits() as waits:
-        eval(wait, {"x": torch.ones(()), "y": torch.ones(3)})
-    assert waits.found
-
-
-@every
-def test_a_step_asks_for_nothing_that_the_host_must_wait_for(name, teacher):
-    task, _ = task_of(name, teacher)
-    with Waits() as waits:
-        for k in range(3):
-            task(*batch(6, seed=k), step_rng(0, k, 0)).backward()
-    assert not waits.found
 
 
 @pytest.mark.cuda
