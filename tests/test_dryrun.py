@@ -12,7 +12,7 @@ from fastmix import cli, config, dryrun, models, optim, train
 from fastmix.task import DTYPES, Task, step_rng
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-COLUMNS = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
+COLUMNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if config.load(path).column.table)
 
 
 def describe(name: str, *words: str) -> dict:

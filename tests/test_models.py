@@ -28,7 +28,8 @@ def parameters(model: torch.nn.Module) -> int:
 @pytest.mark.parametrize("name", ROWS)
 def test_the_documented_counts(name):
     count, gmac, size, where = ROWS[name]
-    model = on_meta(name, num_classes=200 if "200 classes" in where else 1000)
+    classes = re.search(r"(\d+) classes", where)
+    model = on_meta(name, num_classes=int(classes[1]) if classes else 1000)
     assert parameters(model) == count
     with FlopCounterMode(display=False) as flops:
         model(torch.empty(1, 3, size, size, device="meta"))
@@ -36,7 +37,43 @@ def test_the_documented_counts(name):
 
 
 def test_every_backbone_of_the_benchmark_is_listed():
-    assert len(ROWS) == 16 == len(re.findall(r"^\| `\w+` ", TEXT, re.M))
+    assert len(ROWS) == 17 == len(re.findall(r"^\| `\w+` ", TEXT, re.M))
+
+
+def small_stem_layers(width: int, size: int) -> list[tuple[int, int, int, int]]:
+    """Input and output channels, kernel and side of the map of each convolution of a ResNet-18 with the small stem."""
+    layers, channels = [(3, width, 3, size)], width
+    for stage in range(4):
+        out, side = width << stage, size >> stage
+        layers += [(channels, out, 3, side)] + 3 * [(out, out, 3, side)]
+        layers += [(channels, out, 1, side)] if stage else []
+        channels = out
+    return layers
+
+
+@pytest.mark.parametrize(
+    "name, width, size, classes", [("resnet18_quarter_cifar", 16, 32, 10), ("resnet18_cifar", 64, 64, 200)]
+)
+def test_the_small_stems_counts_from_a_list_of_layers(name, width, size, classes):
+    layers = small_stem_layers(width, size)
+    model = on_meta(name, num_classes=classes)
+    norms = 2 * sum(out for _, out, _, _ in layers)
+    assert parameters(model) == sum(i * o * k * k for i, o, k, _ in layers) + norms + (8 * width + 1) * classes
+    with FlopCounterMode(display=False) as flops:
+        model(torch.empty(1, 3, size, size, device="meta"))
+    assert flops.get_total_flops() == 2 * (
+        sum(i * o * (k * side) ** 2 for i, o, k, side in layers) + 8 * width * classes
+    )
+
+
+def test_the_quarter_has_a_quarter_of_the_channels_everywhere():
+    whole, quarter = (
+        dict(on_meta(f"resnet18{part}_cifar", num_classes=10).named_parameters()) for part in ("", "_quarter")
+    )
+    assert {name: tuple(p.shape) for name, p in quarter.items()} == {
+        name: tuple(n // 4 if n >= 64 else n for n in p.shape)  # smaller ones: kernels, colours, classes
+        for name, p in whole.items()
+    }
 
 
 # The figures of the papers, in thousand millions.

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from fastmix import config, loaders, models, optim, published, state, train
+from fastmix import config, loaders, models, optim, published, runs, state, train
 from fastmix.augment import augmentation
 from fastmix.ema import Ema
 from fastmix.kernels import operations as O
@@ -18,7 +19,8 @@ from fastmix.targets import Targets
 from fastmix.task import criterion, erasing_noise
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-COLUMNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "quickstart")
+COLUMNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if config.load(path).column.table)
+COLUMN = ("column.table", "column.backbone", "column.setting")
 ROWS = {"in1k": 1_281_167, "tiny": 100_000, "cifar10": 50_000}  # training images
 
 
@@ -331,18 +333,35 @@ def test_a_columns_file_is_short_and_its_comments_are_right(nets, name):
     shown = epochs * per_epoch * cfg.batch_total
     assert images == pytest.approx(shown, rel=0.05)
 
-    from torch.utils.flop_counter import FlopCounterMode
-
     with FlopCounterMode(display=False) as counter:
         nets(cfg)(torch.empty(1, 3, cfg.data.size, cfg.data.size, device="meta"))
     assert multiplications == pytest.approx(3 * shown * counter.get_total_flops() / 2, rel=0.08)
-    if cfg.column.table == "cifar10":
-        return
     here = tuple(vars(cfg.column).values())
     cells = {c.method: c.top1 for c in published.cells() if (c.table, c.backbone, c.setting) == here}
     first, low, best, method = re.search(r"Published: (\w+) ([\d.]+), best ([\d.]+) \((\w+)\)", text).groups()
     assert cells[published.METHODS[first]] == float(low)
     assert cells[published.METHODS[method]] == float(best) == max(v for v in cells.values() if v is not None)
+
+
+def test_the_quarter_is_its_columns_recipe_with_less_work():
+    """Of each method; runs.departures compares the row of the method too."""
+    shown = {}
+    for name, images in (("cifar10_r18_200ep", ROWS["cifar10"]), ("cifar10_quarter", 10 * 500)):
+        cfg = column(name)
+        with FlopCounterMode(display=False) as counter, torch.device("meta"):
+            models.build(cfg.model, 10, device="meta")(torch.empty(1, 3, cfg.data.size, cfg.data.size))
+        shown[name] = cfg.epochs * images, counter.get_total_flops()
+    (images, cost), (fewer, less) = shown.values()
+    assert images == 80 * fewer and cost == pytest.approx(16 * less, rel=0.02)
+    changed = {"epochs", "val_every", "data.loader", "data.train", "model.name"}
+    own = {
+        "attentivemix": {"mixers.attentivemix.teacher", "mixers.attentivemix.size"},
+        "automix": {"mixers.automix.momentum"},
+        "samix": {"mixers.samix.momentum"},
+    }
+    for mix in column("cifar10_r18_200ep").mixers:
+        pair = [column(name, f"mix={mix}") for name in shown]
+        assert set(runs.departures(*pair, COLUMN)) == changed | own.get(mix, set()), mix
 
 
 def test_a_row_changes_the_recipe_under_the_words():
