@@ -1,32 +1,26 @@
-"""The training loop. Every random choice is a function of (seed, step, process); no method's name appears here."""
+"""The training loop: epochs, data, validation, saving and reporting around the steps; no method's name appears here."""
 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 
 import torch
-from torch import nn
 
-from fastmix.dist import average_buffers, parallel, rank, total, world
+from fastmix.dist import average_buffers, rank, total, world
 from fastmix.ema import Ema
 from fastmix.evaluate import evaluate
 from fastmix.loaders import resolution
 from fastmix.log import Clock, Log
-from fastmix.optim import set_rates
 from fastmix.precise_bn import precise_bn
 from fastmix.state import State
-from fastmix.task import Task, step_rng
+from fastmix.step import Step
+from fastmix.task import Task
 
 
 def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State, log: Log) -> None:
     """Runs the remaining steps of `state`; returns early when `state.stop` is set, with everything saved."""
     device, epoch_steps = data.device, len(data)
-    steps = cfg.epochs * epoch_steps
-    module, unsynced = task, nullcontext
-    if world() > 1:
-        module = parallel(task, device)
-        unsynced = module.no_sync
+    steps, take = cfg.epochs * epoch_steps, Step(cfg, task, opt, scaler, epoch_steps, ema)
     clock, state.meter = Clock(), state.meter.to(device)
     while not state.stop:
         epoch, first = divmod(state.step, epoch_steps)
@@ -42,31 +36,14 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
         task.train()
         clock.read()
         for images, labels, _ in clock.waiting(data.epoch(epoch, first, resolution(cfg, epoch))):
-            torch.manual_seed(step_rng(cfg.seed, state.step, rank(), cfg.accum).integers(2**63))  # dropout, drop path
-            lr = set_rates(opt, cfg, state.step, epoch_steps)
-            task.mixer.set_progress(state.step / steps)
-            parts = zip(images.tensor_split(cfg.accum), labels.tensor_split(cfg.accum), strict=True)
-            for part, (x, y) in enumerate(parts):
-                with unsynced() if part < cfg.accum - 1 else nullcontext():
-                    with torch.autocast(device.type, task.dtype, enabled=task.dtype != torch.float32):
-                        loss = module(x, y, step_rng(cfg.seed, state.step, rank(), part))
-                    scaler.scale(loss / cfg.accum).backward()
-                state.record(loss.detach())
-            if cfg.optim.clip:
-                scaler.unscale_(opt)
-                nn.utils.clip_grad_norm_(task.parameters(), cfg.optim.clip)
-            scaler.step(opt)
-            scaler.update()
-            opt.zero_grad(set_to_none=True)
-            task.mixer.after_step(task.model)
+            for loss in take(images, labels, state.step):
+                state.record(loss)
             state.step += 1
-            if ema and state.step % cfg.ema.every == 0:
-                ema.update(task.model, state.step)
             log.bar.update()
             saving = cfg.save_every and state.step % cfg.save_every == 0
             stopping = state.stop and world() == 1  # several processes agree on it in report()
             if saving or stopping or state.step % cfg.log_every == 0 or state.step % epoch_steps == 0:
-                report(state, log, clock, lr, state.step / epoch_steps)  # waits for the device
+                report(state, log, clock, take.lr, state.step / epoch_steps)  # waits for the device
                 if state.stop:
                     break
                 if saving and rank() == 0:

@@ -15,6 +15,7 @@ FLOORS = (  # each knows only itself and those before it
     {"mixers"},
     {"task", "optim", "ema", "log", "loaders", "evaluate", "picture", "runs", "results", "jobs", "precise_bn"}
     | {"per_class", "real"},
+    {"step"},
     {"loop", "dryrun"},
     {"cli"},
     {"convert", "supermix", "train", "sweep", "report", "validate", "draw", "bench"},

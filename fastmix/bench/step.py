@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 
+EPOCH_STEPS = 5004  # those of ImageNet-1k at 256 images a step: where the learning rate is in its schedule
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="resnet50", help="a timm model")
@@ -62,27 +64,19 @@ def _ours(cfg, name: str, images, labels, teacher: str | None):
 
     from fastmix import models, optim
     from fastmix.mixers import MIXERS, build
-    from fastmix.task import Task, step_rng
+    from fastmix.step import Step
+    from fastmix.task import Task
     from fastmix.train import compile_networks
 
     options = {"weights": teacher} if name in MIXERS and "weights" in inspect.signature(MIXERS[name]).parameters else {}
     mixer = build(name, {name: options})
     model = models.build(cfg.model, 1000, 0, images.device).train()
-    task, count = Task(model, mixer, cfg).to(images.device), itertools.count()
+    task = Task(model, mixer, cfg).to(images.device)
     opt = optim.build(cfg.optim, model, mixer.param_groups())
     compile_networks(cfg, model, mixer)
     scaler = torch.amp.GradScaler(images.device.type, enabled=cfg.precision == "fp16")
-
-    def step():
-        with torch.autocast(images.device.type, task.dtype, enabled=cfg.precision != "fp32"):
-            loss = task(images, labels, step_rng(0, next(count), 0))
-        scaler.scale(loss).backward()
-        scaler.step(opt)
-        scaler.update()
-        opt.zero_grad(set_to_none=True)
-        mixer.after_step(model)
-
-    return step
+    step, count = Step(cfg, task, opt, scaler, EPOCH_STEPS), itertools.count()
+    return lambda: step(images, labels, next(count))
 
 
 def _timm(cfg, name: str, images, labels):
