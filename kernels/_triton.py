@@ -30,6 +30,7 @@ class Target:
     """One build of a kernel for the ahead-of-time check: argument types, constants, and what must hold of the result.
 
     registers: the most a thread may use; load, store: bytes that the widest global access must have at least.
+    elements: how many results a program writes, where that is one number: instructions are counted for each of them.
     """
 
     name: str
@@ -41,3 +42,4 @@ class Target:
     store: int
     fused: bool = True
     num_warps: int = 4
+    elements: int = 0
