@@ -74,6 +74,16 @@ def table(name: str) -> list[Cell]:
     return found
 
 
+def column(name: str) -> dict[str, float | None]:
+    """The numbers of a column by method. Its name is TABLE/BACKBONE/SETTING; raises ValueError with the nearest one."""
+    found = {cell.method: cell.top1 for cell in cells() if f"{cell.table}/{cell.backbone}/{cell.setting}" == name}
+    if not found:
+        names = dict.fromkeys(f"{cell.table}/{cell.backbone}/{cell.setting}" for cell in cells())
+        near = difflib.get_close_matches(name, names, 1, 0)[0]
+        raise ValueError(f"the published tables have no column {name!r}; did you mean {near!r}?")
+    return found
+
+
 def published(table: str, backbone: str, setting: str, method: str) -> float | None:
     """The printed top-1 in percent, or None where the cell has none. Raises ValueError where there is no such cell."""
     key = (table, backbone, setting, method)

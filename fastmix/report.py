@@ -1,4 +1,4 @@
-"""python -m fastmix.report RUN ... | --table NAME [--runs FOLDER]: what runs reached, and beside what was published."""
+"""python -m fastmix.report RUN ... | --runs FOLDER | --table NAME: what runs reached, and beside what was published."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from fastmix import cli, published, runs, tables
+from fastmix.gains import gains
 from fastmix.published import table
 from fastmix.results import SCORES, compare, summary
 
@@ -18,6 +19,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("python -m fastmix.report", description="Report runs, or compare them with a published table.")
     parser.add_argument("run", nargs="*", type=Path, help="run folders of fastmix.train")
     parser.add_argument("--table", help="compare with this published table, such as in1k_rsb")
+    parser.add_argument("--gains", action="store_true", help="a row a method: final top-1 and gain over vanilla")
+    parser.add_argument("--column", default="", help="with --gains: beside this one, such as cifar10/ResNet-18/200ep")
     parser.add_argument("--runs", type=Path, help="take all runs below this folder (with --table, default: runs)")
     parser.add_argument("--list", action="store_true", help="list the published tables")
     parser.add_argument("--metric-compat", choices=("openmixup",), help="put the windows of its scripts first")
@@ -29,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.run and args.runs:
         raise ValueError("give run folders or --runs FOLDER, not both")
+    if args.gains and (args.table or args.metric_compat) or args.column and not args.gains:
+        raise ValueError("--gains goes with run folders, --runs and --column, and --column with nothing else")
     cells = table(args.table) if args.table else None  # an unknown name is told before any run is read
     folders = args.run or (runs.find(args.runs or "runs") if args.runs or args.table else [])
     if not folders and not args.table:
@@ -38,14 +43,16 @@ def main(argv: list[str] | None = None) -> int:
     if cells:
         rows, notes = compare(cells, found, "script_median" if script else "median")
     else:
-        rows, notes = summary(found), []
+        rows, notes = gains(found, args.column) if args.gains else summary(found), []
     if args.format == "json":
         text = json.dumps(rows, indent=1) + "\n"
     elif args.format == "csv":
         text = _csv(rows)
     else:
         render = tables.markdown if args.format == "markdown" else tables.latex
-        text = render(*(_grid(rows) if cells else _lines(rows, script)))
+        text = render(*(_grid(rows) if cells else gained(rows) if args.gains else _lines(rows, script)))
+        if args.format == "markdown" and args.gains:
+            text += gains_legend(rows)
         if args.format == "markdown" and cells:
             text += _legend(script) + "".join(f"\n- {note}" for note in notes) + "\n" * bool(notes)
             used = {folder for row in rows for folder in row["runs"]}
@@ -105,10 +112,35 @@ def _grid(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
     return header, [[method, *(cell(column, method) for column in columns)] for method in methods]
 
 
-def _percent(value: float | None, std: float | None, bold: bool) -> str:
+def gained(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of a table of gains."""
+    beside = any(row["published_gain"] is not None for row in rows)
+    lines = []
+    for row in rows:
+        gain = _percent(row["gain"], row["gain_std"], False, "+")
+        some = f" ({row['gain_n']})" * (row["gain"] is not None and row["gain_n"] < row["n"])
+        line = [row["mix"] + "†" * bool(row["departs"]), _percent(row["top1"], row["std"], False), str(row["n"])]
+        lines.append([*line, gain + some, *[_percent(row["published_gain"], None, False, "+")] * beside])
+    return ["mix", "top-1", "runs", "over vanilla", *["published"] * beside], lines
+
+
+def gains_legend(rows: list[dict]) -> str:
+    """What a table of gains says, as a paragraph, and which methods were trained in another way."""
+    text = (
+        "\nTop-1 in percent after the last epoch, mean ± standard deviation over the runs. Over vanilla: the same of\n"
+    )
+    text += "the differences between runs of one seed; in brackets how many, where vanilla has not all the seeds."
+    text += "\nPublished: the benchmark's." * any(row["published_gain"] is not None for row in rows) + "\n"
+    odd = [row for row in rows if row["departs"]]
+    notes = [f"\n- † {row['mix']}: not trained as vanilla in {', '.join(row['departs'])}" for row in odd]
+    return text + "".join(notes) + "\n" * bool(notes)
+
+
+def _percent(value: float | None, std: float | None, bold: bool, sign: str = "") -> str:
     if value is None:
         return "–"
-    return f"**{value:.2f}**" * bold + f"{value:.2f}" * (not bold) + ("" if std is None else f" ± {std:.2f}")
+    marks = "**" * bold
+    return f"{marks}{value:{sign}.2f}{marks}" + ("" if std is None else f" ± {std:.2f}")
 
 
 def _legend(script: bool) -> str:

@@ -68,14 +68,13 @@ def compare(cells: list[Cell], found: Iterable[Run], metric: str) -> tuple[list[
         result = _mean(group, metric) if group else {}
         ours = result.get("ours")
         difference = None if ours is None or cell.top1 is None else ours - cell.top1
-        rows.append(
-            {
-                "table": cell.table, "backbone": cell.backbone, "setting": cell.setting, "method": cell.method,
-                "ours": ours, "std": result.get("std", {}).get("ours"), "n": len(group), "published": cell.top1,
-                "difference": difference, "source": cell.source, "metric": metric, "departs": departs,
-                **{key: result.get(key) for key in SCORES}, "runs": [str(run.folder) for run in group],
-            }  # fmt: skip
-        )
+        row = {
+            "table": cell.table, "backbone": cell.backbone, "setting": cell.setting, "method": cell.method,
+            "ours": ours, "std": result.get("std", {}).get("ours"), "n": len(group), "published": cell.top1,
+            "difference": difference, "source": cell.source, "metric": metric, "departs": departs,
+            **{key: result.get(key) for key in SCORES}, "runs": [str(run.folder) for run in group],
+        }  # fmt: skip
+        rows.append(row)
     return rows, notes
 
 

@@ -2,20 +2,27 @@
 
 A table stands between `<!-- table: results/NAME.csv; key=value; ... -->` and `<!-- end -->`. It holds the medians of
 that file's rows (written by `python -m fastmix.bench ... --csv FILE`) that are of the newest date and in which the keys
-have these values: a line for each work, a column for each provider, and how many times the first provider's. Nobody
-types a number.
+have these values: a line for each work, a column for each provider, and how many times the first provider's.
+
+Between `<!-- runs: results/FOLDER; column=TABLE/BACKBONE/SETTING -->` and `<!-- end -->` stands what `python -m
+fastmix.report --gains --runs results/FOLDER --column ...` tells of the runs below it, of each of which config.yaml,
+log.jsonl and versions.json are there. `column` may be left out. Nobody types a number.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 import sys
 from pathlib import Path
 
+from fastmix import report, runs
 from fastmix.cli import run
+from fastmix.gains import gains
+from fastmix.tables import markdown
 
-BLOCK = re.compile(r"(<!-- table: ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|runs): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,11 +33,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def fill(text: str, root: Path) -> str:
-    """The text with every block's table made anew from its csv file, a path below `root`."""
+    """The text with every block's table made anew from its file or folder, a path below `root`."""
 
     def replace(match: re.Match) -> str:
-        conditions = dict(part.strip().split("=", 1) for part in match[3].split(";")[1:])
-        return match[1] + table(root / match[2], conditions) + match[4]
+        conditions = dict(part.strip().split("=", 1) for part in match[4].split(";")[1:])
+        make = {"table": table, "runs": reached}[match[2]]
+        return match[1] + make(root / match[3], conditions) + match[5]
 
     return BLOCK.sub(replace, text)
 
@@ -51,6 +59,15 @@ def table(path: Path, conditions: dict[str, str]) -> str:
         lines.append([*work, *(_cell(medians, p, providers[0]) for p in providers)])
     notes = dict.fromkeys(f"{row['hardware']}; {row['versions']}; {row['date']}" for row in rows)
     return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n" + "\n".join(notes) + "\n"
+
+
+def reached(folder: Path, conditions: dict[str, str]) -> str:
+    """Top-1 and gains over vanilla of the runs below a folder as a Markdown table, what they ran on below it."""
+    found = [runs.read(path) for path in runs.find(folder)]
+    rows = gains(found, **conditions)
+    texts = [(run.folder / "versions.json").read_text(encoding="utf-8") for run in found]
+    versions = dict.fromkeys(" ".join(f"{k} {v}" for k, v in json.loads(text).items() if v) for text in texts)
+    return markdown(*report.gained(rows)) + report.gains_legend(rows) + "\n" + "\n".join(versions) + "\n"
 
 
 def _cell(medians: dict[str, float], provider: str, first: str) -> str:
