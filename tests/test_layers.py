@@ -13,9 +13,9 @@ FLOORS = (  # each knows only itself and those before it
     {"compat", "config", "published", "tables", "follow", "configs", "dist"},
     {"batch", "augment", "targets", "models", "state", "weights"},
     {"mixers"},
-    {"task", "optim", "ema", "log", "loaders", "evaluate", "picture", "runs", "results", "jobs", "precise_bn"}
+    {"task", "optim", "ema", "log", "loaders", "evaluate", "picture", "runs", "results", "gains", "jobs", "precise_bn"}
     | {"per_class", "real"},
-    {"step"},
+    {"step", "graph"},
     {"loop", "dryrun"},
     {"cli"},
     {"convert", "supermix", "train", "sweep", "report", "validate", "draw", "bench"},
