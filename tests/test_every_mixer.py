@@ -6,72 +6,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-import attending
 import pytest
 import teaching
 import torch
-from mixing import noise
-from torch import nn
+from tasks import batch, network, step, task_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastmix import MIXERS, config, models, optim
-from fastmix.mixers import build
-from fastmix.task import Task, step_rng
+from fastmix import MIXERS
+from fastmix.task import step_rng
 
 ROOT = Path(__file__).parent.parent
-CLASS_TOKEN = ("transmix", "mixpro", "tlalign", "tokenmix_attn", "smmix", "mergemix")
-OPTIONS = {
-    "comixup": {"group": 4},
-    "fmix": {"bank": 8},
-    "attentivemix": {"teacher": teaching.NAME, "size": 64},
-    "tokenmix": {"teacher": teaching.NAME, "size": 64},
-    "supermix": {"teacher": teaching.NAME, "steps": 2, "side": 8, "sigma": 1.0},
-    "mixpro": {"cell": 16},
-    "tlalign": {"patch": 8},
-    "tokenmix_attn": {"patch": 8},
-    "choice": {"of": {"mixup": {"prob": 0.5}, "automix": {"prob": 0.5}}},  # one has parameters, the other has none
-    "decoupledmix": {"of": {"cutmix": {}}},
-    "sumix": {"of": {"cutmix": {}}},
-}
 every = pytest.mark.parametrize("name", MIXERS)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> str:
     return teaching.teacher_file(tmp_path_factory.mktemp("teacher"), teaching.trained())
-
-
-def network(name: str, size: tuple[int, int] = (64, 64)) -> nn.Module:
-    """A small model that the method works with."""
-    if name in CLASS_TOKEN:
-        return attending.network(size)
-    return models.build(config.Model(teaching.NAME), teaching.CLASSES)
-
-
-def task_of(name: str, teacher: str, size: tuple[int, int] = (64, 64)) -> tuple[Task, torch.optim.Optimizer]:
-    options = dict(OPTIONS.get(name, {}))
-    if "teacher" in options:
-        options["weights"] = teacher
-    cfg = config.Config(precision="fp32", optim=config.Optim(name="sgd", lr=0.05, momentum=0.9))
-    task = Task(network(name, size), build(name, {name: options}), cfg).train()
-    return task, optim.build(cfg.optim, task.model, task.mixer.param_groups())
-
-
-def batch(n: int, size: tuple[int, int] = (64, 64), seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    given = noise(n, size, seed)
-    return given.images, torch.arange(n) % attending.CLASSES
-
-
-def step(task: Task, opt: torch.optim.Optimizer, k: int, n: int = 6, size: tuple[int, int] = (64, 64)) -> torch.Tensor:
-    """One training step, as the loop makes it; the loss."""
-    torch.manual_seed(k)
-    task.mixer.set_progress(k / 10)
-    loss = task(*batch(n, size, k), step_rng(0, k, 0))
-    loss.backward()
-    opt.step()
-    opt.zero_grad()
-    task.mixer.after_step(task.model)
-    return loss.detach()
 
 
 @every
@@ -132,12 +82,13 @@ def test_a_checkpoint_continues_exactly(name, teacher):
     """Weights, statistics, teachers, optimiser: the third step from a checkpoint after two is the third step."""
     task, opt = task_of(name, teacher)
     for k in range(2):
-        step(task, opt, k)
+        step(task, opt, k, batch(6, seed=k))
     saved = copy.deepcopy({"task": task.state_dict(), "opt": opt.state_dict()})
     other, again = task_of(name, teacher)
     other.load_state_dict(saved["task"])
     again.load_state_dict(saved["opt"])
-    assert torch.equal(step(task, opt, 2), step(other, again, 2))
+    given = batch(6, seed=2)
+    assert torch.equal(step(task, opt, 2, given), step(other, again, 2, given))
     one, two = task.state_dict(), other.state_dict()
     assert one.keys() == two.keys()
     for key, value in one.items():
@@ -148,7 +99,7 @@ def test_a_checkpoint_continues_exactly(name, teacher):
 def test_the_model_stays_what_timm_loads(name, teacher):
     """Its names and its answers, with whatever the method attached: those of the plain model with these weights."""
     task, opt = task_of(name, teacher)
-    step(task, opt, 0)
+    step(task, opt, 0, batch(6))
     plain = network(name)
     plain.load_state_dict(task.model.state_dict())
     x = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -170,7 +121,7 @@ def test_half_precision_is_finite(name, teacher):
 @pytest.mark.parametrize("n, size", [(5, (64, 64)), (3, (64, 96)), (2, (96, 64))], ids=str)
 def test_odd_batches_and_images_that_are_not_square(name, n, size, teacher):
     task, opt = task_of(name, teacher, size)
-    assert all(step(task, opt, k, n, size).isfinite() for k in range(2))
+    assert all(step(task, opt, k, batch(n, size, k)).isfinite() for k in range(2))
 
 
 @pytest.mark.cuda
