@@ -27,11 +27,18 @@ def check(args: argparse.Namespace) -> None:
     """Raises ValueError for a --batch, --size or --repeats below 1, and for --device cuda without a GPU."""
     import torch
 
-    for option in ("batch", "size", "repeats"):
-        if getattr(args, option) < 1:
-            raise ValueError(f"--{option} is {getattr(args, option)}; it must be at least 1")
+    positive(args, "batch", "size", "repeats")
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no GPU that torch can use")
+
+
+def positive(args: argparse.Namespace, *options: str) -> None:
+    """Raises ValueError unless these options, numbers or lists of them, are all at least 1."""
+    for option in options:
+        given = getattr(args, option)
+        for value in given if isinstance(given, list) else [given]:
+            if value < 1:
+                raise ValueError(f"--{option} is {value}; it must be at least 1")
 
 
 @contextmanager
@@ -71,12 +78,28 @@ def _wall(work, repeats):
     return times
 
 
+def host_milliseconds(work: dict[str, Callable], repeats: int) -> dict[str, list[float]]:
+    """Wall times of each callable on the host, in ms: the GPU is idle when it begins and is not waited for."""
+    import torch
+
+    times = {name: [] for name in work}
+    for _ in range(repeats):
+        for name, call in work.items():
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            call()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    return times
+
+
 def _events(work, repeats):
     import torch
 
     pairs = {name: [] for name in work}
+    spacer = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     for _ in range(repeats):
         for name, call in work.items():
+            spacer.zero_().zero_()  # about 0.5 ms, in which the host runs ahead: its launches are not in the times
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             call()
