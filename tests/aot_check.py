@@ -2,7 +2,8 @@
 
 python tests/aot_check.py [--instructions] [KERNEL ...]: exit code 1 if a kernel spills, uses more registers than its
 target allows, or has narrower memory accesses than it should. --instructions counts them, which takes half a second
-each: those for an element that a thread writes, "<" where there are branches, of which the longest way is taken.
+each: those for an element that a thread writes, or "loops or jumps" where there is no such number; where there are
+branches, those of the longest way.
 Must run without TRITON_INTERPRET.
 """
 

@@ -59,7 +59,8 @@ def milliseconds(
 ) -> dict[str, list[float]]:
     """Times of each callable, in ms, `repeats` of them; the callables take turns, so drift of the machine hits all.
 
-    On "cuda" the times are those of events around each call, read after a single wait at the end.
+    On "cuda" the times are those of events around each call, read after a single wait at the end. Before each call the
+    device is given other work, which also empties its cache.
     """
     for call in work.values():
         for _ in range(warmup):

@@ -61,7 +61,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Code:
-    """What a thread executes: "straight", or the longest way through "branches", or None of it known ("loops")."""
+    """What a thread executes: "straight", the longest way through "branches", or unknown ("loops or jumps")."""
 
     shape: str
     way: list[Instruction] | None
@@ -96,13 +96,10 @@ class Code:
 
 def per_element(build: Build) -> str:
     """Instructions for each element that a thread writes, as a table's cell."""
-    threads, elements = WARP * build.target.num_warps, build.target.elements
-    if not elements:
-        return ""
-    code = read(build.sass())
-    if code.way is None:
+    threads, elements, code = WARP * build.target.num_warps, build.target.elements, read(build.sass())
+    if code.way is None or not elements:
         return code.shape
-    return "< " * (code.shape == "branches") + f"{len(code.way) * threads / elements:.1f}"
+    return "at most " * (code.shape == "branches") + f"{len(code.way) * threads / elements:.1f}"
 
 
 def read(text: str) -> Code:
@@ -119,13 +116,13 @@ def read(text: str) -> Code:
         if k > end and each.name in ("BRA", "NOP"):
             continue  # the loop in place that fills the last line
         if UNKNOWN.fullmatch(each.name):
-            return Code("loops", None)
+            return Code("loops or jumps", None)
         if each.name == "EXIT" and not each.predicate:
             after = []
         if each.name == "BRA":
             target = place[int(re.findall(r"0x([0-9a-f]+)", each.operands)[-1], 16)]
             if target <= k:
-                return Code("loops", None)
+                return Code("loops or jumps", None)
             after = [target, k + 1] if each.predicate or not re.fullmatch(r"0x\w+", each.operands) else [target]
         best = max(after, key=lambda j: longest[j][0], default=None)
         longest[k] = ((longest[best][0] if best is not None else 0) + (each.name != "NOP"), best)
