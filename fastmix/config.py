@@ -196,6 +196,8 @@ class Config:
     """Epochs between validations; the last epoch always is validated."""
     precise_bn: int = 0
     """Training images over which batch-norm statistics are measured anew before each validation; 0: none."""
+    cuda_graph: bool = False
+    """Replay the step as one CUDA graph (docs/design.md): on one GPU, with SGD or AdamW, for methods that only plan."""
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     erase: Erase = field(default_factory=Erase)
@@ -228,7 +230,7 @@ CHOICES = {
     "device": ("auto", "cpu", "cuda"),
 }
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
-FREE_TO_CHANGE += ("column.table", "column.backbone", "column.setting")
+FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting")
 """Keys in which a resumed run may differ."""
 AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "data.size", "data.repeats", "ema.every")
 

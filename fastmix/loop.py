@@ -9,6 +9,7 @@ import torch
 from fastmix.dist import average_buffers, rank, total, world
 from fastmix.ema import Ema
 from fastmix.evaluate import evaluate
+from fastmix.graph import CapturedStep
 from fastmix.loaders import resolution
 from fastmix.log import Clock, Log
 from fastmix.precise_bn import precise_bn
@@ -20,7 +21,8 @@ from fastmix.task import Task
 def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State, log: Log) -> None:
     """Runs the remaining steps of `state`; returns early when `state.stop` is set, with everything saved."""
     device, epoch_steps = data.device, len(data)
-    steps, take = cfg.epochs * epoch_steps, Step(cfg, task, opt, scaler, epoch_steps, ema)
+    steps, kind = cfg.epochs * epoch_steps, CapturedStep if cfg.cuda_graph else Step
+    take = kind(cfg, task, opt, scaler, epoch_steps, ema)
     clock, state.meter = Clock(), state.meter.to(device)
     while not state.stop:
         epoch, first = divmod(state.step, epoch_steps)

@@ -85,18 +85,26 @@ def learning_rate(cfg: Schedule, lr: float, step: int, steps_per_epoch: int, epo
     return value
 
 
-def set_rates(opt: torch.optim.Optimizer, cfg: Config, step: int, steps_per_epoch: int) -> float:
-    """Gives every group its learning rate at `step` and returns the model's.
+def rates(opt: torch.optim.Optimizer, cfg: Config, step: int, steps_per_epoch: int) -> tuple[float, list[float]]:
+    """The model's learning rate at `step`, and that of each group.
 
     A group is scaled by its `lr_scale`, or follows its `own_lr`: [lr, min_lr] by the same cosine without warm-up.
     """
-    lr = learning_rate(cfg.schedule, cfg.optim.lr, step, steps_per_epoch, cfg.epochs)
+    lr, each = learning_rate(cfg.schedule, cfg.optim.lr, step, steps_per_epoch, cfg.epochs), []
     for group in opt.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        each.append(lr * group.get("lr_scale", 1.0))
         if "own_lr" in group:
             own, lowest = group["own_lr"]
             schedule = replace(cfg.schedule, min_lr=lowest, warmup_epochs=0)
-            group["lr"] = learning_rate(schedule, own, step, steps_per_epoch, cfg.epochs)
+            each[-1] = learning_rate(schedule, own, step, steps_per_epoch, cfg.epochs)
+    return lr, each
+
+
+def set_rates(opt: torch.optim.Optimizer, cfg: Config, step: int, steps_per_epoch: int) -> float:
+    """Gives every group its learning rate at `step` and returns the model's."""
+    lr, each = rates(opt, cfg, step, steps_per_epoch)
+    for group, value in zip(opt.param_groups, each, strict=True):
+        group["lr"] = value
     return lr
 
 

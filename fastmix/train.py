@@ -40,7 +40,7 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     """Trains as `cfg` says; `name` names the run folder where the config does not. Returns an exit code."""
     import torch
 
-    from fastmix import dist, loaders, loop, mixers, models, optim, picture
+    from fastmix import dist, graph, loaders, loop, mixers, models, optim, picture
     from fastmix.ema import Ema
     from fastmix.log import Log
     from fastmix.state import State
@@ -54,6 +54,8 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
     task = Task(model, mixer, cfg).to(device)
     opt = optim.build(cfg.optim, model, mixer.param_groups())
+    if cfg.cuda_graph:
+        graph.check(cfg, mixer, opt, device)
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
     ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps) if cfg.ema.decay else None
 

@@ -14,3 +14,8 @@ def send(value, device) -> Tensor:
             return torch.full((), tensor.item(), dtype=tensor.dtype, device=device)
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def refill(target: Tensor, value: Tensor) -> None:
+    """Copies `value` into `target`, which stays where it is: what a captured graph reads. As asynchronous as send()."""
+    target.copy_(value.pin_memory() if target.is_cuda and not value.is_cuda else value, non_blocking=True)

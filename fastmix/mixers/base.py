@@ -42,9 +42,16 @@ class Mixer(nn.Module):
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The training loss of one batch (a float32 scalar)."""
         plan = self.decide(model, batch, criterion)
-        if plan is not None:
-            plan = plan.to(batch.images.device)
+        return self.loss(model, batch, None if plan is None else plan.to(batch.images.device), criterion)
+
+    def loss(self, model: nn.Module, batch: Batch, plan: Plan | None, criterion: nn.Module) -> Tensor:
+        """The loss of a batch mixed by a plan on its device. Nothing in it comes from the host: it may be replayed."""
         return criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
+
+    @property
+    def only_plans(self) -> bool:
+        """Whether plan() and loss() are all that it does: it asks no model and has no pass of its own."""
+        return type(self).forward is Mixer.forward and type(self).decide is Mixer.decide
 
     def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The images that the model would be trained on, [B,3,H,W], normalised: for a picture. Changes nothing."""

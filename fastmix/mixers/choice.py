@@ -32,11 +32,15 @@ class Choice(Mixer):
         self.probabilities = shares(list(of.values()))
         if granularity == "sample":
             for mixer in of:
-                if type(mixer).forward is not Mixer.forward or type(mixer).decide is not Mixer.decide:
+                if not mixer.only_plans:
                     raise ValueError(
                         f"Choice: granularity sample cannot hold {type(mixer).__name__}, which does more than plan; "
                         "choose by batch"
                     )
+
+    @property
+    def only_plans(self) -> bool:
+        return type(self).forward is Choice.forward and all(mixer.only_plans for mixer in self.mixers)
 
     def draw(self, rng: np.random.Generator, n: int | None = None) -> np.ndarray | int:
         """Which mixer: one index, or an array of n."""
