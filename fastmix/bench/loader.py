@@ -82,8 +82,8 @@ def run(args: argparse.Namespace) -> list[dict]:
     names = [name for name in args.only or PROVIDERS if _present(PROVIDERS[name].needs, args.device)]
     with tempfile.TemporaryDirectory() as folder:
         sources = {
-            "beton": packed and _repeated_beton(packed, args.rows, Path(folder)),
-            "files": originals and _repeated_list(originals, args.rows, Path(folder)),
+            "beton": packed and repeated_beton(packed, args.rows, Path(folder)),
+            "files": originals and repeated_list(originals, args.rows, Path(folder)),
         }
         names = [name for name in names if sources[PROVIDERS[name].reads]]
         if args.parity:
@@ -138,7 +138,8 @@ def _rows(turns: dict[tuple, tuple[dict, list]], args: argparse.Namespace) -> li
     return rows
 
 
-def _repeated_beton(path: str, rows: int, folder: Path) -> str:
+def repeated_beton(path: str, rows: int, folder: Path) -> str:
+    """A .beton file of at least so many rows: this one, or its rows again and again, in `folder`."""
     from fastmix.pipelines.format import Beton
     from fastmix.pipelines.sources import resolve
     from fastmix.pipelines.writer import BetonWriter
@@ -157,7 +158,8 @@ def _repeated_beton(path: str, rows: int, folder: Path) -> str:
     return str(out)
 
 
-def _repeated_list(source: str, rows: int, folder: Path) -> str:
+def repeated_list(source: str, rows: int, folder: Path) -> str:
+    """A list of at least so many image files, in `folder`: those of the source, or they again and again."""
     from fastmix.pipelines.layouts import scan
 
     listing, out = scan(source), folder / "files.csv"

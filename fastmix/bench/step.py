@@ -1,68 +1,156 @@
 """python -m fastmix.bench step: the whole training step on synthetic images, mixer by mixer, and timm's step beside it.
 
 A step is mix, forward, backward and optimiser; data wait is not in it. timm's step is what its train script does: the
-uint8 batch normalised by mul and add on the device, its Mixup class, soft-target cross-entropy, the same model,
-precision, memory format and optimiser.
+uint8 batch normalised by sub and div on the device, its Mixup class, its losses, the same model, precision, memory
+format and optimiser; eager, and with --compile compiled, too. On a GPU also the largest memory that each takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Take = Callable[[Tensor, Tensor], object]
 
 EPOCH_STEPS = 5004  # those of ImageNet-1k at 256 images a step: where the learning rate is in its schedule
+CLASSES = 1000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_step_arguments(parser)
+    parser.add_argument("--repeats", type=int, default=20)
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say what a step is."""
     parser.add_argument("--model", default="resnet50", help="a timm model")
-    parser.add_argument("--mix", nargs="+", default=["mixup", "cutmix"], help="mixers with their default options")
+    parser.add_argument("--mix", nargs="+", default=["mixup", "cutmix"], help="mixers with their default options; all")
     parser.add_argument("--teacher", metavar="FILE", help="weights of the teacher of attentivemix, supermix, tokenmix")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
     parser.add_argument("--compile", default="off", choices=("off", "default", "reduce-overhead", "max-autotune"))
+    parser.add_argument("--cuda-graph", action="store_true", help="fastmix's step as one CUDA graph")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--repeats", type=int, default=20)
 
 
 def run(args: argparse.Namespace) -> list[dict]:
-    """Rows in ms a step: `vanilla` and each mixer by fastmix, mixup and cutmix by timm, in one interleaved run."""
+    """Rows in ms a step, and in GB on a GPU: `vanilla` and each mixer by fastmix, what timm has by timm, in turns.
+
+    Raises ValueError for a size or a count below 1, an unknown model or method, or without a GPU.
+    """
+    from functools import partial
+
+    import torch
+
+    from fastmix.bench.measure import check, milliseconds, row
+    from fastmix.bench.memory import Peak, built
+
+    check(args)
+    cfg, device = settings(args)
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (args.batch, args.size, args.size, 3)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device, generator=generator)
+    labels = torch.randint(0, CLASSES, (args.batch,), device=device, generator=generator)
+
+    planar = images.permute(0, 3, 1, 2).contiguous()  # as timm's loader has it
+    steps, peaks = {}, {}
+    for provider, name, build in makers(cfg, args, device, ["vanilla", *args.mix], peer=True):
+        inputs = images if provider == "fastmix" else planar, labels
+        with leaving_out("all" in args.mix):
+            take, kept = built(build, inputs, device)
+            steps[provider, name] = call = partial(take, *inputs)
+            if device.type == "cuda":
+                with Peak(device) as peak:
+                    call()
+                peaks[provider, name] = kept + peak.bytes
+    rows, kind = [], dtype(cfg)
+    for (provider, name), values in milliseconds(steps, args.repeats, device.type).items():
+        what = f"{args.model} {name}", provider, f"{args.batch}x{args.size}x{args.size}", kind
+        rows.append(row("step", *what, "ms", values, device=device.type))
+        if (provider, name) in peaks:
+            rows.append(row("step", *what, "GB", [peaks[provider, name] / 1e9], device=device.type))
+    return rows
+
+
+@contextmanager
+def leaving_out(allowed: bool) -> Iterator[None]:
+    """Tells a ValueError in a line on standard error and goes on, where that is allowed."""
+    try:
+        yield
+    except ValueError as error:
+        if not allowed:
+            raise
+        print(f"left out: {error}", file=sys.stderr)
+
+
+def settings(args: argparse.Namespace):
+    """The Config and the device that the options mean. Raises ValueError for an unknown method, or without a GPU."""
     import torch
 
     from fastmix import dist
-    from fastmix.bench.measure import milliseconds, row
     from fastmix.config import Config, Data, Model
+    from fastmix.mixers import MIXERS, nearest
     from fastmix.task import precision
 
+    for name in args.mix:
+        if name not in (*MIXERS, "all"):
+            raise ValueError(f"--mix: no method {name!r}{nearest(name, MIXERS)}")
     device = dist.init(args.device)
+    torch.backends.cudnn.benchmark = True  # as both trainers do
     cfg = Config(
         precision=precision(args.precision, device),
+        cuda_graph=args.cuda_graph,
         data=Data(size=args.size),
         model=Model(args.model, compile=args.compile),
         batch_total=args.batch,
     )
-    generator = torch.Generator(device).manual_seed(0)
-    shape = (args.batch, args.size, args.size, 3)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device, generator=generator)
-    labels = torch.randint(0, 1000, (args.batch,), device=device, generator=generator)
-    names = dict.fromkeys(["vanilla", *args.mix])
-    steps = {("fastmix", name): _ours(cfg, name, images, labels, args.teacher) for name in names}
-    steps |= {("timm", name): _timm(cfg, name, images, labels) for name in ("mixup", "cutmix") if name in args.mix}
-    times = milliseconds(steps, args.repeats, device.type)
-    what = f"{args.batch}x{args.size}x{args.size}"
-    kind = f"{cfg.precision}{' compiled' if args.compile != 'off' else ''}"
-    return [
-        row("step", f"{args.model} {name}", provider, what, kind, "ms", values, device=device.type)
-        for (provider, name), values in times.items()
-    ]
+    return cfg, device
 
 
-def _ours(cfg, name: str, images, labels, teacher: str | None):
+def dtype(cfg) -> str:
+    """How the steps of a run compute, for its rows; timm's eager step is one beside compiled ones."""
+    return cfg.precision + " compiled" * (cfg.model.compile != "off") + " graph" * cfg.cuda_graph
+
+
+def makers(cfg, args: argparse.Namespace, device, names: list[str], peer: bool, classes: int = CLASSES) -> Iterator:
+    """(provider, method, function that makes its Take) of each method by fastmix, then of those that timm has by timm.
+
+    "all" among the names stands for every method. With --compile timm is there eager and compiled.
+    """
+    from functools import partial
+
+    from fastmix.bench import timm_peer
+    from fastmix.mixers import MIXERS
+
+    names = list(dict.fromkeys(name for given in names for name in (MIXERS if given == "all" else [given])))
+    for name in names:
+        yield "fastmix", name, partial(ours, cfg, name, device, args.teacher, classes)
+    modes = {"timm": "off"} | ({"timm, compiled": cfg.model.compile} if cfg.model.compile != "off" else {})
+    for provider, mode in modes.items() if peer else ():
+        for name in names:
+            if name in timm_peer.ALPHAS:
+                yield provider, name, partial(timm_peer.step, cfg, name, device, mode, classes)
+
+
+def ours(cfg, name: str, device, teacher: str | None = None, classes: int = CLASSES) -> Take:
+    """fastmix's step of a method: a function of images uint8 [B,H,W,3] and labels int64 [B], on the device.
+
+    Raises ValueError for an unknown model or method, or one that does not work with the model or without a file.
+    """
     import inspect
     import itertools
 
     import torch
 
     from fastmix import models, optim
+    from fastmix.graph import CapturedStep, check
     from fastmix.mixers import MIXERS, build
     from fastmix.step import Step
     from fastmix.task import Task
@@ -70,42 +158,12 @@ def _ours(cfg, name: str, images, labels, teacher: str | None):
 
     options = {"weights": teacher} if name in MIXERS and "weights" in inspect.signature(MIXERS[name]).parameters else {}
     mixer = build(name, {name: options})
-    model = models.build(cfg.model, 1000, 0, images.device).train()
-    task = Task(model, mixer, cfg).to(images.device)
+    model = models.build(cfg.model, classes, 0, device).train()
+    task, count = Task(model, mixer, cfg).to(device), itertools.count()
     opt = optim.build(cfg.optim, model, mixer.param_groups())
+    if cfg.cuda_graph:
+        check(cfg, mixer, opt, device)
     compile_networks(cfg, model, mixer)
-    scaler = torch.amp.GradScaler(images.device.type, enabled=cfg.precision == "fp16")
-    step, count = Step(cfg, task, opt, scaler, EPOCH_STEPS), itertools.count()
-    return lambda: step(images, labels, next(count))
-
-
-def _timm(cfg, name: str, images, labels):
-    import torch
-
-    from fastmix import models, optim
-    from fastmix.task import DTYPES
-
-    model = models.build(cfg.model, 1000, 0, images.device).train()
-    opt = optim.build(cfg.optim, model)
-    if cfg.model.compile != "off":
-        model.compile(mode=cfg.model.compile)
-    from timm.data import Mixup
-    from timm.loss import SoftTargetCrossEntropy
-
-    alpha = {"mixup_alpha": 0.2, "cutmix_alpha": 0.0} if name == "mixup" else {"mixup_alpha": 0.0, "cutmix_alpha": 1.0}
-    mixup, loss_of = Mixup(num_classes=1000, label_smoothing=0.0, **alpha), SoftTargetCrossEntropy()
-    mean, std = (torch.tensor(v, device=images.device)[:, None, None] * 255 for v in (cfg.data.mean, cfg.data.std))
-    chw = images.permute(0, 3, 1, 2).contiguous()
-    scaler = torch.amp.GradScaler(images.device.type, enabled=cfg.precision == "fp16")
-
-    def step():
-        x, y = mixup(chw.float().sub_(mean).div_(std), labels)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(images.device.type, DTYPES[cfg.precision], enabled=cfg.precision != "fp32"):
-            loss = loss_of(model(x), y)
-        scaler.scale(loss).backward()
-        scaler.step(opt)
-        scaler.update()
-        opt.zero_grad(set_to_none=True)
-
-    return step
+    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
+    step = (CapturedStep if cfg.cuda_graph else Step)(cfg, task, opt, scaler, EPOCH_STEPS)
+    return lambda images, labels: step(images, labels, next(count))
