@@ -25,7 +25,10 @@ def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.O
     if cfg.name == "sgd":
         if apex and cfg.momentum:
             return apex.FusedSGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, **common)
-        return torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=True, **common)
+        opt = torch.optim.SGD(groups, momentum=cfg.momentum, nesterov=cfg.nesterov, fused=True, **common)
+        for p in (p for group in opt.param_groups for p in group["params"] if cfg.momentum):
+            opt.state[p]["momentum_buffer"] = torch.zeros_like(p)  # which a first step that overflows leaves undefined
+        return opt
     common |= {"betas": cfg.betas, "eps": cfg.eps}
     if cfg.name == "adamw":
         return apex.FusedAdam(groups, **common) if apex else torch.optim.AdamW(groups, fused=True, **common)

@@ -416,7 +416,7 @@ def waits_are_errors():
 @pytest.mark.parametrize("mix", ["vanilla", "cutmix", "fmix", "by sample", "saliencymix"])
 def test_replays_train_as_launched_steps_do(mix, words):
     """To the rounding of atomic additions in the backward pass; dropout and plans are the same."""
-    cfg = configured(mix, "optim.fused=torch", *words)
+    cfg = configured(mix, "optim.fused=torch", "optim.eps=0.01", *words)
     one, other = made(Step, cfg, "cuda"), made(CapturedStep, cfg, "cuda")
     batches = [tuple(t.cuda() for t in batch(k)) for k in range(8)]
     for k, given in enumerate(batches):
@@ -424,7 +424,7 @@ def test_replays_train_as_launched_steps_do(mix, words):
             losses = one.step(*given, k), other.step(*given, k)
         torch.testing.assert_close(*losses, rtol=2e-2 if "precision=bf16" in words else 1e-3, atol=1e-4)
     assert next(iter(other.step.signatures.values())).replay is not None
-    far = 2e-2 if "precision=bf16" in words or "optim.name=adamw" in words else 1e-3
+    far = 2e-2 if "precision=bf16" in words else 1e-3
     for name, value in one.task.state_dict().items():
         torch.testing.assert_close(other.task.state_dict()[name], value, rtol=far, atol=far)
 
@@ -432,6 +432,7 @@ def test_replays_train_as_launched_steps_do(mix, words):
 @pytest.mark.cuda
 def test_a_captured_run_continues(small, monkeypatch):
     """An interrupted run and its continuation, captured again, end where the uninterrupted one ends."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # each run chooses its own algorithms
     assert train.main(["small.yaml", "device=cuda", "out=whole"]) == 0
     record = state.State.record
 

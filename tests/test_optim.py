@@ -67,6 +67,28 @@ def test_optimisers_minimise_and_take_the_mixers_groups(name):
     assert loss < 0.5 * first
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_first_step_that_overflows_leaves_no_trace(nesterov):
+    """In fp16 it often does. Then, as torch's unfused SGD has it, the next step is the first."""
+    start = torch.linspace(-1, 1, 100)
+    fused, plain = (nn.Linear(100, 1, bias=False) for _ in range(2))
+    for model in (fused, plain):
+        model.weight.data.copy_(start)
+    ours = build(Optim(lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.01), fused)
+    theirs = torch.optim.SGD(plain.parameters(), 0.1, 0.9, nesterov=nesterov, weight_decay=0.01, foreach=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    for k, size in enumerate([math.inf, 1.0, 2.0]):
+        scaler.scale(size * (fused.weight.sum() if math.isinf(size) else fused.weight.square().sum())).backward()
+        scaler.step(ours)
+        scaler.update()
+        ours.zero_grad()
+        if k:
+            (size * plain.weight.square().sum()).backward()
+            theirs.step()
+            theirs.zero_grad()
+        torch.testing.assert_close(fused.weight, plain.weight)
+
+
 def test_ema_equals_the_recursion_in_float64():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     ema = Ema(model, decay=0.9, ramp_steps=4)
