@@ -18,6 +18,7 @@ BENCHES = {
     "decode": "JPEG decoders, and what fast decoding costs",
     "convert": "packing images, against ffcv's writer",
     "crop": "the crop pass against torchvision and Pillow",
+    "floor": "what a training step must cost on a GPU, counted from the model",
     "roofline": "what the mixing pass should take on a GPU, worked out from its machine code",
     "augment": "RandAugment, 3-Augment and colour jitter against timm and torchvision",
     "plan": "deciding how a batch is mixed, against gco and OpenCV",
