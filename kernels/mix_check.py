@@ -11,6 +11,7 @@ from fastmix.kernels.erase import LEVELS, Erase
 from fastmix.kernels.plan import Plan
 
 MOST_STRETCHED = 4096  # pixels a side: positions in 1/128 pixel times a length stay below 2**31
+MOST_BLOCKS = 1 << 20  # cells times images or pixels along a side: they are divided in fp32
 MOST_MAPPED = 1 << 23  # cells times pixels along a side, likewise
 
 
@@ -29,12 +30,14 @@ def check(images: Tensor, plan: Plan | None, erase: Erase | None) -> None:
             fits("plan.bank", plan.bank, [torch.int16, torch.int32], (None, height, width), where)
         if plan.blocks is not None:
             fits("plan.blocks", plan.blocks, [torch.int32], (n, None, 3), where)
+            if max(plan.blocks.shape[1] * side for side in (n, height, width)) > MOST_BLOCKS:
+                raise ValueError(f"mix: {plan.blocks.shape[1]} cells in {n} images of {height} x {width}: too many")
         if plan.maps is not None:
             fits("plan.maps", plan.maps, [torch.int32], (None, None, None), where)
             rows, columns = plan.maps.shape[1:]
             if not (0 < rows * height < MOST_MAPPED and 0 < columns * width < MOST_MAPPED):
                 raise ValueError(f"mix: maps of {rows} x {columns} for {height} x {width} pixels: empty, or too large")
-        if plan.stretches and max(height, width) > MOST_STRETCHED:
+        if plan.kinds >> P.RESIZED & 1 and max(height, width) > MOST_STRETCHED:
             raise ValueError(f"mix: {height} x {width} pixels; a plan that stretches takes {MOST_STRETCHED} a side")
     if erase is not None:
         fits("erase.boxes", erase.boxes, [torch.int32], (n, 5), where)
@@ -58,7 +61,8 @@ def check_rows(plan: Plan | None, n: int, size: tuple[int, int]) -> None:
         return
     table = plan.table.numpy()
     kind, partner, index = table[:, 0], table[:, 1], table[:, 4]
-    wrong = (kind < P.PLAIN) | (kind > P.MAP) | (partner < 0) | (partner >= n)
+    wrong = (kind < 0) | (kind >= P.KINDS) | (partner < 0) | (partner >= n)
+    wrong |= plan.kinds >> np.clip(kind, 0, P.KINDS) & 1 == 0
     for area, rows in ((P.PROFILE, plan.profiles), (P.RANKS, plan.bank), (P.MAP, plan.maps)):
         wrong |= (kind == area) & ((index < 0) | (index >= (0 if rows is None else len(rows))))
     cells, empty = table[:, 4].astype(np.int64) * table[:, 5], (table[:, 4:6] < 1).any(1)
@@ -80,7 +84,6 @@ def check_rows(plan: Plan | None, n: int, size: tuple[int, int]) -> None:
         shown = (box[:, 0] < box[:, 1]) & (box[:, 2] < box[:, 3])
         outside = (window[:, ::2] < 0).any(1) | (window[:, 1::2] > size).any(1)
         wrong |= stretched & shown & (outside | (window[:, ::2] >= window[:, 1::2]).any(1))
-        wrong |= stretched & (not plan.stretches)
     if wrong.any():
         sample = int(wrong.argmax())
         what = f"mix: row {sample} of the plan, {table[sample].tolist()}, points outside"

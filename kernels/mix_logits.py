@@ -13,14 +13,17 @@ Results agree among implementations to the rounding of exp, and in the sums to t
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastmix.kernels._triton import INTERPRETED, Target, jit, tl
 from fastmix.kernels.erase import Erase
-from fastmix.kernels.mix import DTYPES, _erase, _shape
+from fastmix.kernels.mix import DTYPES
 from fastmix.kernels.mix_check import check, fits
+from fastmix.kernels.mix_gpu import erased, of_channel
 from fastmix.kernels.mix_logits_cases import CASES  # noqa: F401
 from fastmix.kernels.mix_logits_grad import mix_logits_grad
 from fastmix.kernels.mix_reference import _erased, constants
@@ -55,15 +58,6 @@ def reference(
 
 
 @jit
-def _of_channel(phase, lane, zero, one, two):
-    """A constant of each channel for a group whose first element has channel `phase`, chosen once a group."""
-    a = tl.where(phase == 0, zero, tl.where(phase == 1, one, two))
-    b = tl.where(phase == 0, one, tl.where(phase == 1, two, zero))
-    c = tl.where(phase == 0, two, tl.where(phase == 1, zero, one))
-    return tl.where(lane % 3 == 0, a, tl.where(lane % 3 == 1, b, c))
-
-
-@jit
 def mix_logits_kernel(
     images, partners, logits, boxes, fill, out, sums,
     mean0, mean1, mean2, scale0, scale1, scale2,
@@ -91,15 +85,15 @@ def mix_logits_kernel(
     a = tl.load(own + start + lane, mask=valid, other=0).to(tl.float32)
     b = tl.load(other + start + lane, mask=valid, other=0).to(tl.float32)
     if ERASE:
-        a = _erase(a, boxes, fill, sample, y, x, c, valid, W)
-        b = _erase(b, boxes, fill, partner, y, x, c, valid, W)
+        a = erased(a, boxes, fill, sample, start + lane, valid, W)
+        b = erased(b, boxes, fill, partner, start + lane, valid, W)
     s = tl.sigmoid(upsampled(logits + sample * (ROWS * COLUMNS), y, x, valid, H, W, ROWS, COLUMNS, BILINEAR))
     if BILINEAR:
         counted = tl.where(valid & (c == 0), s, 0.0)
         tl.store(sums + 2 * tl.program_id(0), tl.sum(tl.sum(counted, 1), 0))
         tl.store(sums + 2 * tl.program_id(0) + 1, tl.sum(tl.sum(counted * s, 1), 0))
-    mean = _of_channel(phase, lane, mean0, mean1, mean2)
-    result = (a + s * (b - a) - mean) * _of_channel(phase, lane, scale0, scale1, scale2)
+    mean = of_channel(phase, lane, mean0, mean1, mean2)
+    result = (a + s * (b - a) - mean) * of_channel(phase, lane, scale0, scale1, scale2)
     tl.store(out + sample.to(tl.int64) * (H * W * 3) + start + lane, result.to(out.dtype.element_ty), mask=valid)
 
 
@@ -168,6 +162,12 @@ class _MixLogits(torch.autograd.Function):
         erase = Erase(*erase) if erase else None
         grad = mix_logits_grad(images, partner, logits, grad_out, grad_s, grad_s2, ctx.std, ctx.mode, erase=erase)
         return grad, *[None] * 7
+
+
+def _shape(width: int, itemsize: int, bilinear: bool) -> tuple[int, int]:
+    """Elements a thread (16 bytes to write, half as many where the registers would run out), and in one access."""
+    each = 4 if bilinear else 16 // itemsize
+    return each, math.gcd(3 * width, each)
 
 
 def _launch(images, partner, logits, shift, scale, mode, erase, out) -> Tensor:

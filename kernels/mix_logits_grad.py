@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fastmix.kernels._triton import INTERPRETED, Target, jit, tl
 from fastmix.kernels.erase import Erase
-from fastmix.kernels.mix import DTYPES, _erase
+from fastmix.kernels.mix import DTYPES
 from fastmix.kernels.mix_check import fits
+from fastmix.kernels.mix_gpu import erased
 from fastmix.kernels.mix_logits_cases import GRAD_CASES as CASES  # noqa: F401
 from fastmix.kernels.mix_reference import _erased, constants
 from fastmix.kernels.upsample import around, matrix, upsample, upsampled
@@ -92,8 +93,8 @@ def mix_logits_grad_kernel(
         b = tl.load(other + place, mask=valid, other=0).to(tl.float32)
         g = tl.load(grad_out + start + place, mask=valid, other=0).to(tl.float32)
         if ERASE:
-            a = _erase(a, boxes, fill, sample, y, x, c, valid, W)
-            b = _erase(b, boxes, fill, partner, y, x, c, valid, W)
+            a = erased(a, boxes, fill, sample, place, valid, W)
+            b = erased(b, boxes, fill, partner, place, valid, W)
         s = tl.sigmoid(upsampled(grid, y, x, valid, H, W, ROWS, COLUMNS, BILINEAR))
         part = s * (1 - s) * (g * (b - a) * scale + with_s + with_s2 * s)
         if BILINEAR:

@@ -37,6 +37,8 @@ the constructors take numpy arrays, numbers and tensors alike, and what they bui
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 
 import numpy as np
 import torch
@@ -46,6 +48,7 @@ from torch import Tensor
 from fastmix.kernels.send import send
 
 PLAIN, BLEND, BOX, WINDOW, PROFILE, RANKS, BLOCKS, CELLS, RESIZED, MAP = range(10)
+KINDS = 10
 COLUMNS = 12
 ONE = 1 << 16  # weight 1.0 in the table's fixed point
 STEPS = 128  # positions between two pixels or cells, in RESIZED and MAP
@@ -74,7 +77,7 @@ class Plan:
     maps: Tensor | None = None
     sources: Tensor | None = None
     weights: Tensor | None = None
-    stretches: bool = False  # whether a row may be RESIZED, for which the pass has a build of its own
+    kinds: int = (1 << KINDS) - 1  # which kinds the rows may have, a bit each: the pass is built for these alone
 
     @property
     def kind(self) -> Tensor:
@@ -141,7 +144,7 @@ class Plan:
 
         A window has at least one pixel where its box has one.
         """
-        return replace(_rows(RESIZED, partner, _outside(*box, size), *box, *source), stretches=True)
+        return _rows(RESIZED, partner, _outside(*box, size), *box, *source)
 
     @classmethod
     def profile(cls, partner, along_y, along_x) -> Plan:
@@ -231,8 +234,8 @@ class Plan:
             if p.blocks is not None:
                 part = F.pad(p.blocks, (0, 0, 0, cells - p.blocks.shape[1]))
                 blocks = torch.where((choice == k)[:, None, None], part, blocks)
-        joined["stretches"] = any(p.stretches for p in plans)
-        return cls(table, bank=next(iter(banks.values()), None), blocks=blocks, **joined)
+        kinds = reduce(or_, (p.kinds for p in plans))
+        return cls(table, bank=next(iter(banks.values()), None), blocks=blocks, kinds=kinds, **joined)
 
 
 def cell_edges(length: int, cells: int) -> np.ndarray:
@@ -277,7 +280,7 @@ def _rows(kind: int, partner, own, *params) -> Plan:
     table[:, 0], table[:, 1], floats[:, 2], floats[:, 3] = kind, partner, own, 1 - own
     for k, value in enumerate(params):
         table[:, 4 + k] = value
-    return Plan(table)
+    return Plan(table, kinds=1 << kind)
 
 
 def _outside(y0, y1, x0, x1, size) -> Tensor:

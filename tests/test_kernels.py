@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from fastmix.kernels import KERNELS, mix_cases
 from fastmix.kernels import plan as P
 from fastmix.kernels.erase import LEVELS, Erase, noise
-from fastmix.kernels.mix import AOT, CASES, DTYPES, mix, reference
+from fastmix.kernels.mix import AOT, CASES, DTYPES, _shape, mix, reference
 from fastmix.kernels.mix_cases import MEAN, PLANS, STD, Case
 from fastmix.kernels.plan import Plan
 
@@ -332,13 +332,29 @@ def test_a_stretched_window_outside_the_partner_or_empty_is_refused(window):
     mix(**Case("plain", 9, (13, 20)).arguments() | {"plan": plan})
 
 
-def test_weights_outside_0_and_1_and_unannounced_stretching_are_refused():
+def test_weights_outside_0_and_1_and_rows_of_an_unannounced_kind_are_refused():
     plan = Case("map", 9, (13, 20)).arguments()["plan"]
     plan.maps[7, 1, 2] = P.ONE + 1
     refused("row 7 of the plan", plan=plan)
     plan = Plan.resized((np.arange(9) + 1) % 9, (2, 6, 2, 6), (0, 5, 0, 5), (13, 20))
-    plan.stretches = False
+    plan.kinds = 1 << P.BOX | 1 << P.WINDOW
     refused("row 0 of the plan", plan=plan)
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if name != "plain"])
+def test_a_plan_announces_the_kinds_of_its_rows_and_no_other(name):
+    plan = Case(name, 11, (13, 20)).arguments()["plan"]
+    assert {kind for kind in range(P.KINDS) if plan.kinds >> kind & 1} == set(plan.kind.tolist())
+
+
+@pytest.mark.parametrize(
+    "width, itemsize, address", [(224, 2, 512), (224, 2, 4), (225, 2, 512), (160, 4, 8), (20, 2, 7)]
+)
+def test_groups_begin_where_their_bytes_may_be_read_at_once_and_end_with_the_row(width, itemsize, address):
+    group, groups = _shape(width, itemsize, 1 << P.BOX, False, address)
+    assert 3 * width % group == 0 and address % group == 0 and group * itemsize <= 16
+    assert 2 * group * itemsize > 16 or 3 * width % (2 * group) or address % (2 * group)  # as wide as may be
+    assert groups.bit_count() == 1
 
 
 # ---- random erasing ----
