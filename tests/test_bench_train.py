@@ -1,14 +1,16 @@
 """Training throughput as `bench train` and `bench step` measure it: turns under a clock of our own, and real runs."""
 
 import json
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
 import torch
 from loading import image_folder
 
-from fastmix import cli, log, mixers
+from fastmix import cli, log, mixers, models
 from fastmix.bench import main, train
+from fastmix.config import Model
 from fastmix.pipelines.folder import Folder
 from fastmix.step import Step
 
@@ -104,6 +106,7 @@ def test_train_beside_timm_on_the_same_files(tmp_path):
         assert 0 <= rows[name, real, "% waiting for data"]["p50"] < 100
         assert (name, base, "% of synthetic") not in rows
     assert len(rows) == 2 * (3 + 2) and not [unit for *_, unit in rows if unit == "GB"]
+    assert not multiprocessing.active_children(), "timm's processes end with their turn"
 
 
 @pytest.mark.parametrize("loading", [0.0, 0.75])
@@ -186,3 +189,17 @@ def test_memory_on_a_gpu_is_that_of_the_tensors():
     with Peak(device) as peak:
         call()
     assert bytes == held(device) - before == 8 * megabyte and peak.bytes == 4 * megabyte
+
+
+@pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("graph", [[], ["--cuda-graph"]])
+def test_the_rows_of_a_gpu_tell_memory(tmp_path, graph):
+    folder = image_folder(tmp_path / "images", 12)
+    small = [*SMALL, "--device", "cuda", "--precision", "bf16", "--mix", "cutmix", *graph]
+    rows = measured(tmp_path, "train", str(folder), *small, *TURNS, "--rounds", "2", "--peer", "timm")
+    providers = {who for _, who, _ in rows}
+    assert providers == {"fastmix synthetic", "fastmix folder, fast", "timm synthetic", "timm"}
+    weights = 3 * 4 * sum(p.numel() for p in models.build(Model("test_resnet"), 1000).parameters()) / 1e9
+    assert all(weights < rows["test_resnet cutmix, 12 images x 2", who, "GB"]["p50"] < 1 for who in providers)
+    assert ("test_resnet cutmix", "fastmix", "GB") in measured(tmp_path, "step", *small, "--repeats", "2")
