@@ -41,7 +41,8 @@ def check(cfg: Config, mixer: Mixer, opt: torch.optim.Optimizer, device: torch.d
     if cfg.model.compile in CAPTURE_THEMSELVES:
         raise ValueError(f"cuda_graph: model.compile={cfg.model.compile} captures graphs itself; choose one of the two")
     if not mixer.only_plans:
-        raise ValueError(f"cuda_graph: mix={cfg.mix} does more than plan, and cannot be captured; leave it at false")
+        name = type(mixer).__name__
+        raise ValueError(f"cuda_graph: {name} does more than plan, and cannot be captured; leave cuda_graph=false")
     if type(opt) not in (torch.optim.SGD, torch.optim.AdamW):
         what = "optim.name=lamb" if cfg.optim.name == "lamb" else "apex's optimiser"
         raise ValueError(f"cuda_graph: {what} cannot be captured; choose sgd or adamw, with optim.fused=torch")

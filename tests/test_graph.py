@@ -333,9 +333,9 @@ CUDA = torch.device("cuda")
     "mix, words, device, says",
     [
         ("cutmix", (), torch.device("cpu"), "the device is cpu, which has no CUDA graphs"),
-        ("puzzlemix", (), CUDA, "mix=puzzlemix does more than plan"),
-        ("manifoldmix", (), CUDA, "mix=manifoldmix does more than plan"),
-        ("decoupled", (), CUDA, "mix=decoupled does more than plan"),
+        ("puzzlemix", (), CUDA, "PuzzleMix does more than plan"),
+        ("manifoldmix", (), CUDA, "ManifoldMix does more than plan"),
+        ("decoupled", (), CUDA, "DecoupledMix does more than plan"),
         ("cutmix", ("model.compile=reduce-overhead",), CUDA, "model.compile=reduce-overhead captures graphs itself"),
         ("cutmix", ("model.compile=max-autotune",), CUDA, "model.compile=max-autotune captures graphs itself"),
         ("cutmix", ("optim.name=lamb",), CUDA, "optim.name=lamb cannot be captured; choose sgd or adamw"),
