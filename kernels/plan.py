@@ -204,13 +204,13 @@ class Plan:
 
     @classmethod
     def select(cls, choice, plans: list[Plan]) -> Plan:
-        """One plan whose sample i follows plans[choice[i]], on the device if one of them is there.
+        """One plan whose sample i follows plans[choice[i]], on the device if one of them is there; a bank stays as it lies.
 
         Raises ValueError for two rank banks, for maps of several sizes and for samples of more than two sources.
         """
         device = next((p.table.device for p in plans if p.table.device.type != "cpu"), "cpu")
-        choice, plans = send(choice, device), [p.to(device) for p in plans]
         banks = {id(p.bank): p.bank for p in plans if p.bank is not None}
+        choice, plans = send(choice, device), [replace(p, bank=None).to(device) for p in plans]
         if len(banks) > 1:
             raise ValueError("a choice by sample has one fmix bank: list one fmix, or choose by batch")
         grids = {f"{p.maps.shape[1]} x {p.maps.shape[2]}": 0 for p in plans if p.maps is not None}
