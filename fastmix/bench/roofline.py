@@ -13,12 +13,15 @@ import argparse
 import sys
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from fastmix.bench import measure
 from fastmix.bench.gpus import CACHE_LATENCY, GPUS, LAUNCH, MEMORY_LATENCY, SCHEDULERS, WARP, Gpu, cycles, resident
 from fastmix.bench.mix import NAMES, reads
 from fastmix.bench.sass import Code, read
-from fastmix.kernels.ahead import Build, build
+
+if TYPE_CHECKING:
+    from fastmix.kernels.ahead import Build
 
 SAMPLES = 64  # of a plan whose bytes are counted: those of other batches are in proportion
 
@@ -116,6 +119,7 @@ def _rows(gpu: Gpu, name: str, size: int, batches: list[int]) -> list[dict]:
 @cache
 def _code(kinds: int, size: int, architecture: int) -> tuple[Build, Code]:
     """The build of the pass for plans of these kinds, and its code."""
+    from fastmix.kernels.ahead import build
     from fastmix.kernels.mix import AOT
 
     fitting = [

@@ -10,9 +10,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from fastmix.bench.gpus import WARP
-from fastmix.kernels.ahead import Build
+
+if TYPE_CHECKING:
+    from fastmix.kernels.ahead import Build
 
 LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*);", re.MULTILINE)
 CLASSES = {  # opcode (as a pattern) -> class, unit; the first that matches. Units: see CYCLES in gpus.py
