@@ -74,7 +74,7 @@ def mix(
 
 def _launch(images, plan, shift, scale, erase, out) -> None:
     n, height, width, _ = images.shape
-    table = torch.zeros((n, P.COLUMNS), dtype=torch.int32, device=images.device) if plan is None else plan.table
+    table = images.new_empty((1, P.COLUMNS), dtype=torch.int32) if plan is None else plan.table  # of PLAIN not read
     kinds = 1 << P.PLAIN if plan is None else _held(plan)
     group, groups = _shape(width, out.element_size(), kinds, erase is not None, images.data_ptr())
     if INTERPRETED:  # where the cost is by program

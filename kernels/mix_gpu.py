@@ -14,7 +14,7 @@ from fastmix.kernels import plan as P
 from fastmix.kernels._triton import constant, jit, tl
 from fastmix.kernels.erase import LEVELS
 
-BLEND, BOX, WINDOW, PROFILE, RANKS = map(constant, (P.BLEND, P.BOX, P.WINDOW, P.PROFILE, P.RANKS))
+PLAIN, BLEND, BOX, WINDOW, PROFILE, RANKS = map(constant, (P.PLAIN, P.BLEND, P.BOX, P.WINDOW, P.PROFILE, P.RANKS))
 BLOCKS, CELLS, RESIZED, MAP = map(constant, (P.BLOCKS, P.CELLS, P.RESIZED, P.MAP))
 ONE, COLUMNS, STEPS, NOISE = map(constant, (P.ONE, P.COLUMNS, P.STEPS, LEVELS))
 HAS_BLEND, HAS_WINDOW, HAS_PROFILE, HAS_RANKS = (constant(1 << k) for k in (P.BLEND, P.WINDOW, P.PROFILE, P.RANKS))
@@ -47,7 +47,9 @@ def mix_kernel(
         kind: tl.constexpr = KIND
     else:
         kind = tl.load(row)
-    partner = tl.load(row + 1)
+    partner = sample  # where there is no other, nor a table
+    if KIND != PLAIN:
+        partner = tl.load(row + 1)
     keep = tl.full([G, 1], EVERY, tl.uint64)  # all bits of the bytes that are the image's own
     weight = tl.full([G, V], 1.0, tl.float32)
     need_a, need_b = valid, start < 0
@@ -91,7 +93,7 @@ def mix_kernel(
     else:
         element = start + lane
         first = _word(images, sample, start, need_a, H, W, V)
-        if KIND == WINDOW or KIND == RESIZED:
+        if KIND == PLAIN or KIND == WINDOW or KIND == RESIZED:
             second = tl.zeros([G, 1], tl.uint64)
         else:
             second = _word(images, partner, start, need_b & (kind != WINDOW) & (kind != RESIZED), H, W, V)
@@ -102,7 +104,7 @@ def mix_kernel(
         elif HAS_RESIZED & KINDS and kind == RESIZED:
             if in_reach:
                 b = _stretch(images, boxes, fill, row, partner, x, y, phase, lane, need_b, H, W, ERASE)
-        elif ERASE:
+        elif ERASE and KIND != PLAIN:
             b = erased(b, boxes, fill, partner, element, need_b, W)
         if ERASE or HAS_WINDOW & KINDS or HAS_RESIZED & KINDS:
             a = _values(first, lane)

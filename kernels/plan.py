@@ -204,9 +204,10 @@ class Plan:
 
     @classmethod
     def select(cls, choice, plans: list[Plan]) -> Plan:
-        """One plan whose sample i follows plans[choice[i]], on the device if one of them is there; a bank stays as it lies.
+        """One plan whose sample i follows plans[choice[i]], on the device if one of them is there.
 
-        Raises ValueError for two rank banks, for maps of several sizes and for samples of more than two sources.
+        A bank stays where it lies. Raises ValueError for two rank banks, for maps of several sizes and for samples of
+        more than two sources.
         """
         device = next((p.table.device for p in plans if p.table.device.type != "cpu"), "cpu")
         banks = {id(p.bank): p.bank for p in plans if p.bank is not None}
