@@ -156,4 +156,5 @@ CASES = [
     for plan in PLANS
     for n, size, erase in ((1, (5, 7), False), (3, (12, 16), False), (4, (13, 20), False), (4, (14, 24), True))
 ]
-CASES.append(Case("resizemix", 2, (150, 160)))  # more than one program an image, in the interpreter too
+# More than one program an image, in the interpreter too, of which some are out of a box's reach.
+CASES += [Case("resizemix", 2, (150, 160)), Case("mixup+cutmix", 2, (150, 160), True)]

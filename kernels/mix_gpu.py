@@ -35,7 +35,8 @@ def mix_kernel(
     CHUNKS: tl.constexpr = (H * W * 3 + G * V - 1) // (G * V)
     EVERY: tl.constexpr = (1 << 8 * V) - 1
     sample = tl.program_id(0) // CHUNKS
-    start = (tl.program_id(0) % CHUNKS) * (G * V) + tl.arange(0, G)[:, None] * V
+    begin = (tl.program_id(0) % CHUNKS) * (G * V)
+    start = begin + tl.arange(0, G)[:, None] * V
     lane = tl.arange(0, V)[None, :]
     valid = start < H * W * 3
     y = start // (W * 3)
@@ -73,8 +74,7 @@ def mix_kernel(
         column, inside = start - y * (W * 3), (y >= top) & (y < bottom)
         left, right = tl.load(row + 6) * 3 - column, tl.load(row + 7) * 3 - column
         keep = tl.where(inside, _from(left) ^ _from(right) ^ EVERY, EVERY)
-        begin = (tl.program_id(0) % CHUNKS) * (G * V)
-        in_reach = (begin < bottom * (W * 3)) & (begin + G * V > top * (W * 3))
+        in_reach = _meets(begin, G * V, top, bottom, W)
     if HAS_RANKS & KINDS and kind == RANKS:
         flip = tl.load(row + 6)
         ranks = bank + tl.load(row + 4).to(tl.int64) * (H * W) + tl.where((flip & 2) > 0, H - 1 - y, y) * W
@@ -105,11 +105,13 @@ def mix_kernel(
             if in_reach:
                 b = _stretch(images, boxes, fill, row, partner, x, y, phase, lane, need_b, H, W, ERASE)
         elif ERASE and KIND != PLAIN:
-            b = erased(b, boxes, fill, partner, element, need_b, W)
+            if _meets(begin, G * V, tl.load(boxes + partner * 5), tl.load(boxes + partner * 5 + 1), W):
+                b = erased(b, boxes, fill, partner, element, need_b, W)
         if ERASE or HAS_WINDOW & KINDS or HAS_RESIZED & KINDS:
             a = _values(first, lane)
             if ERASE:
-                a = erased(a, boxes, fill, sample, element, need_a, W)
+                if _meets(begin, G * V, tl.load(boxes + sample * 5), tl.load(boxes + sample * 5 + 1), W):
+                    a = erased(a, boxes, fill, sample, element, need_a, W)
             a = tl.where((keep >> (8 * lane).to(tl.uint64) & 1) > 0, a, b)
         else:
             a = _values(first & keep | second & (keep ^ EVERY), lane)
@@ -125,6 +127,12 @@ def mix_kernel(
 
 
 # ---- groups: words of bytes, the pixels that they show, and their values ----
+
+
+@jit
+def _meets(begin, count, top, bottom, W: tl.constexpr):
+    """Whether a program's `count` values from `begin` on lie in rows top to bottom (half open). A scalar."""
+    return (begin < bottom * (W * 3)) & (begin + count > top * (W * 3))
 
 
 @jit

@@ -2,7 +2,8 @@
 
 TRITON_INTERPRET=1 python tests/interpreter_check.py [KERNEL ...]: whole numbers and fp32 must be equal bit for bit (to
 the kernel's ULPS units in the last place where it adds up in another order), fp16 and bf16 within one unit (the
-interpreter truncates to bf16, a GPU rounds). Exit code 1, and a line a difference, otherwise.
+interpreter truncates to bf16, a GPU rounds). Where a kernel takes fp32 as well, every second case is tried in the two
+others. Exit code 1, and a line a difference, otherwise.
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ def main() -> int:
         if sys.argv[1:] and name not in sys.argv[1:]:
             continue
         launcher = getattr(kernel, name)  # it has the name of its file
-        for case in kernel.CASES:
+        for number, case in enumerate(kernel.CASES):
             for dtype in kernel.DTYPES:
+                if dtype.itemsize == 2 and torch.float32 in kernel.DTYPES and number % 2 == 0:
+                    continue
                 arguments = case.arguments(dtype)
                 got, wanted = launcher(**arguments), kernel.reference(**arguments)
                 pairs = [(got, wanted)] if isinstance(got, torch.Tensor) else zip(got, wanted, strict=True)

@@ -1,13 +1,14 @@
 """AlignMix: whole steps against loops in float64 with a Sinkhorn of their own, and what alignment must leave alone."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from mixing import FixedLam, noise
 from test_manifoldmix import Recorded, run
-from test_sites import NAMES, make
+from test_sites import NAMES, make, size_of
 
 from fastmix import Batch, Targets
 from fastmix.mixers import alignmix, build
@@ -112,11 +113,11 @@ def test_the_cost_is_the_squared_distance_of_raw_features():
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_a_step_is_the_head_of_aligned_features(name):
-    model = make(name, SIZE)
+    model = make(name, size_of(name))
     own = torch.full((4,), round(0.3 * 2**16) / 2**16)
     layout = "NHWC" if name.startswith("swin") else "NCHW"
     for coin in SIDES:
-        batch = drawn(0.3, coin)
+        batch = drawn(0.3, coin, size=size_of(name))
         x, prefix = model.forward_features(batch.mix()), 1 if name.startswith(("deit", "pvt")) else 0
         flat = x if x.ndim == 3 else x.flatten(1, 2) if layout == "NHWC" else x.flatten(2).mT
         eps = spread(flat) / 10
@@ -133,12 +134,13 @@ def test_a_step_is_the_head_of_aligned_features(name):
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_at_the_ends_of_lam_a_step_is_a_plain_one(name):
-    model = make(name, SIZE)
+    model = make(name, size_of(name))
+    own, partner = (partial(drawn, lam, lam == 1, size=size_of(name)) for lam in (1.0, 0.0))
     AlignMix().prepare(model)
-    clean = model(drawn(1.0, True).mix())
-    assert torch.equal(run(AlignMix(), model, drawn(1.0, True)).logits, clean)
-    assert torch.equal(run(AlignMix(), model, drawn(0.0, False)).logits, clean[partners(4)])
-    assert torch.equal(model(drawn(1.0, True).mix()), clean)
+    clean = model(own().mix())
+    assert torch.equal(run(AlignMix(), model, own()).logits, clean)
+    assert torch.equal(run(AlignMix(), model, partner()).logits, clean[partners(4)])
+    assert torch.equal(model(own().mix()), clean)
 
 
 @torch.no_grad()

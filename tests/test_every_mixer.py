@@ -1,21 +1,17 @@
 """What holds of every method in MIXERS: steps of the whole Task, as in training, on one process and on two."""
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import teaching
 import torch
+from processes import two_processes
 from tasks import batch, network, step, task_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmix import MIXERS
 from fastmix.task import step_rng
 
-ROOT = Path(__file__).parent.parent
 every = pytest.mark.parametrize("name", MIXERS)
 
 
@@ -146,7 +142,6 @@ def process(teacher: str, out: str) -> None:
 
     from fastmix.dist import parallel
 
-    dist.init_process_group("gloo")
     found = {}
     for name in MIXERS:
         task, opt = task_of(name, teacher)
@@ -160,19 +155,11 @@ def process(teacher: str, out: str) -> None:
             task.mixer.after_step(task.model)
         found[name] = torch.cat([p.detach().flatten() for p in task.parameters()])
     torch.save(found, f"{out}.{dist.get_rank()}")
-    dist.destroy_process_group()
 
 
 def test_two_processes_stay_alike(teacher, tmp_path):
     """Model, mix block, heads and teacher: the same on both after two steps, each with batches of its own."""
-    call = tmp_path / "call.py"
-    call.write_text("import sys, test_every_mixer as laws\nlaws.process(*sys.argv[1:])\n")
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(call)]
-    command += [teacher, str(tmp_path / "weights")]
-    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    two_processes("test_every_mixer", tmp_path, teacher, str(tmp_path / "weights"))
     one, two = (torch.load(tmp_path / f"weights.{rank}", weights_only=True) for rank in (0, 1))
     assert one.keys() == two.keys() == MIXERS.keys()
     for name in MIXERS:

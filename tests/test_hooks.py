@@ -7,7 +7,7 @@ import torch
 import torch._dynamo
 import torch.nn.functional as F
 from test_models import ROWS
-from test_sites import NAMES, TOKENS, images, make
+from test_sites import NAMES, TOKENS, images, make, size_of
 from torch import nn
 
 from fastmix.models import load_timm
@@ -27,8 +27,10 @@ VITS = [("test_vit", 1), ("deit_tiny_distilled_patch16_224", 2)]
 
 
 @pytest.fixture(scope="module", params=NAMES)
-def backbone(request) -> nn.Module:
-    return make(request.param, SIZE)
+def backbone(request) -> tuple[nn.Module, torch.Tensor]:
+    """A model and images for it."""
+    size = size_of(request.param)
+    return make(request.param, size), images(2, *size)
 
 
 def taps(model: nn.Module) -> list[Tap]:
@@ -53,40 +55,41 @@ class Counted:
 
 @torch.no_grad()
 def test_installed_hooks_change_nothing(backbone):
-    model, x = copy.deepcopy(backbone), images(2, *SIZE)
+    plain, x = backbone
+    model, expected = copy.deepcopy(plain), plain(x)
     keys = list(model.state_dict())
     install(model)
     count = len(taps(model))
-    assert count >= len(sites(model)) and torch.equal(model(x), backbone(x))
+    assert count >= len(sites(model)) and torch.equal(model(x), expected)
     install(model)
     with read(model, "features"), rewrite(model, [*sites(model)][0], scaled, torch.tensor(2.0)):
-        assert not torch.equal(model(x), backbone(x))
+        assert not torch.equal(model(x), expected)
     assert len(taps(model)) == count and list(model.state_dict()) == keys
-    assert torch.equal(model(x), backbone(x))
+    assert torch.equal(model(x), expected)
 
 
 @torch.no_grad()
 def test_features_are_what_the_head_gets(backbone):
-    x, given = images(2, *SIZE), []
-    with rewrite(backbone, "features", lambda _, output: given.append(output)):
-        logits = backbone(x)
-    assert torch.equal(given[0], backbone.forward_features(x))
-    assert torch.equal(backbone.forward_head(given[0]), logits)
+    (model, x), given = backbone, []
+    with rewrite(model, "features", lambda _, output: given.append(output)):
+        logits = model(x)
+    assert torch.equal(given[0], model.forward_features(x))
+    assert torch.equal(model.forward_head(given[0]), logits)
 
 
 @torch.no_grad()
 def test_upto_is_what_is_read_and_runs_nothing_behind(backbone):
-    x, ran = images(2, *SIZE), []
-    names = [site for site in sites(backbone) if site != "stem"]
+    (model, x), ran = backbone, []
+    names = [site for site in sites(model) if site != "stem"]
     hooks = [
-        backbone.get_submodule(path).register_forward_hook(lambda module, given, out, site=site: ran.append(site))
-        for site, path in sites(backbone).items()
+        model.get_submodule(path).register_forward_hook(lambda module, given, out, site=site: ran.append(site))
+        for site, path in sites(model).items()
     ]
     for site in (names[0], names[-2], names[-1]):
-        with read(backbone, site) as reading:
-            backbone(x)
+        with read(model, site) as reading:
+            model(x)
         ran.clear()
-        assert torch.equal(upto(backbone, x, site), reading.value)
+        assert torch.equal(upto(model, x, site), reading.value)
         assert [name for name in ran if name != "stem"] == names[: names.index(site) + 1]
     for hook in hooks:
         hook.remove()
