@@ -29,7 +29,7 @@ def resnext50_32x4d_cifar(pretrained: bool = False, **kwargs) -> ResNet:
 
 @register_model
 def resnet18_quarter_cifar(pretrained: bool = False, **kwargs) -> ResNet:
-    """ResNet-18 with a quarter of the channels, 16 to 128, for comparisons on a CPU; 701,466 parameters at 10 classes."""
+    """ResNet-18 with a quarter of the channels, 16 to 128, for comparisons on a CPU; 701,466 parameters, 10 classes."""
     width = 16  # timm: a deep stem of width w / 2 ends in w channels
     return _small_stem(
         resnet18(
