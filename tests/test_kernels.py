@@ -26,11 +26,11 @@ from fastmix.kernels.plan import Plan
 HERE = Path(__file__).parent
 
 
-def script(name: str, **environment: str) -> None:
+def script(name: str, *words: str, **environment: str) -> None:
     """Runs a file of this folder in its own process: TRITON_INTERPRET is read once, at the first import."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     env |= {"PYTHONPATH": str(HERE.parent)} | environment
-    result = subprocess.run([sys.executable, HERE / name], env=env, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, HERE / name, *words], env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -42,7 +42,7 @@ def test_triton_equals_the_reference():
 def test_kernels_compile_without_spills():
     pytest.importorskip("triton")
     assert all(kernel.AOT for kernel in KERNELS)
-    script("aot_check.py")
+    script("aot_check.py", "--quick")
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
