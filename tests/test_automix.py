@@ -28,6 +28,7 @@ from mixing import FixedLam, constants
 from test_train import SMALL, rows, run, same, stop_at
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from waiting import no_waits
 
 from fastmix import MIXERS, Batch, optim
 from fastmix.config import Config, Optim, Schedule
@@ -574,12 +575,8 @@ def test_nothing_waits_for_the_device(name):
     given = [batch_of(seed=seed) for seed in (1, 2)]
     given = [Batch(b.images.cuda(), b.labels.cuda(), b.rng) for b in given]
     take_step(model, mixer, given[0])  # compiles kernels
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         loss = take_step(model, mixer, given[1])
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert loss.isfinite()
 
 

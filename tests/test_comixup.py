@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mixing import NO_NORM, constants, noise
+from waiting import no_waits
 
 from fastmix import MIXERS, Batch, Targets, mix
 from fastmix.kernels.comixup import CASES, comixup, reference
@@ -49,12 +50,8 @@ def test_the_gpu_equals_the_reference_without_a_sync(case):
     arguments = case.arguments()
     on_gpu = {k: v.cuda() if torch.is_tensor(v) else v for k, v in arguments.items()}
     comixup(**on_gpu)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         found = comixup(**on_gpu)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert torch.equal(found.cpu(), reference(**arguments))
 
 

@@ -8,6 +8,7 @@ import torch
 from processes import two_processes
 from tasks import batch, network, step, task_of
 from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import no_waits
 
 from fastmix import MIXERS
 from fastmix.task import step_rng
@@ -127,13 +128,9 @@ def test_nothing_waits_for_the_device(name, teacher):
     task.cuda()
     given = [[t.cuda() for t in batch(6, seed=k)] for k in range(3)]
     task(*given[0], step_rng(0, 0, 0)).backward()  # compiles kernels, brings the teacher
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         for k in (1, 2):
             task(*given[k], step_rng(0, k, 0)).backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def process(teacher: str, out: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+from waiting import no_waits
 
 import fastmix.batch
 from fastmix import config, graph, models, optim, state, train
@@ -399,16 +400,6 @@ def test_a_run_is_refused_before_anything_is_written(small):
 # ---- on a GPU ----
 
 
-@contextlib.contextmanager
-def waits_are_errors():
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-
-
 @pytest.mark.cuda
 @pytest.mark.parametrize(
     "words", [(), (*ADAMW, "optim.fused=torch", *EVERYTHING), ("precision=bf16", "accum=2")], ids=str
@@ -420,7 +411,7 @@ def test_replays_train_as_launched_steps_do(mix, words):
     one, other = made(Step, cfg, "cuda"), made(CapturedStep, cfg, "cuda")
     batches = [tuple(t.cuda() for t in batch(k)) for k in range(8)]
     for k, given in enumerate(batches):
-        with waits_are_errors() if k > WARM else contextlib.nullcontext():
+        with no_waits() if k > WARM else contextlib.nullcontext():
             losses = one.step(*given, k), other.step(*given, k)
         torch.testing.assert_close(*losses, rtol=2e-2 if "precision=bf16" in words else 1e-3, atol=1e-4)
     assert next(iter(other.step.signatures.values())).replay is not None

@@ -5,6 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from waiting import no_waits
 
 from fastmix.kernels import gridcut as module
 from fastmix.kernels.gridcut import CASES, energy, gridcut, is_small, reference
@@ -217,12 +218,8 @@ def test_the_gpu_equals_the_reference_without_a_sync_and_in_a_graph(case):
     arguments = case.arguments()
     on_gpu = {k: v.to("cuda") if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
     gridcut(**on_gpu)
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waits():
         got = gridcut(**on_gpu)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     same(got.cpu(), reference(**arguments), **arguments)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):

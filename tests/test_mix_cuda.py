@@ -1,12 +1,12 @@
 """The mix pass on a GPU in a step: plans drawn, sent and overwritten without a wait, the pass replayed from a graph."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from waiting import no_waits
 
 from fastmix.bench import mix_whole
 from fastmix.kernels.mix import mix, reference
@@ -19,17 +19,6 @@ pytestmark = pytest.mark.cuda
 def images_of(n, size, seed=0) -> Tensor:
     pixels = np.random.default_rng(seed).integers(0, 256, (n, *size, 3), dtype=np.uint8)
     return torch.from_numpy(pixels).cuda()
-
-
-@contextmanager
-def no_waits():
-    """Within it an error is raised where the host waits for the GPU."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", [name for name in PLANS if name != "plain"])

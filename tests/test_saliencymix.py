@@ -5,6 +5,7 @@ import pytest
 import torch
 from mixing import NO_NORM, FixedLam, clipped_length, constants, noise, within
 from scipy import ndimage, stats
+from waiting import no_waits
 
 from fastmix import MIXERS, Batch, mix
 from fastmix.kernels.finegrained import (
@@ -221,19 +222,13 @@ def test_on_a_gpu_the_point_and_the_plan_are_the_same_without_a_sync():
         arguments = case.arguments()
         images = arguments["images"].cuda()
         finegrained(images, case.factor)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waits():
             got = finegrained(images, case.factor)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         assert torch.equal(got.cpu(), reference(**arguments))
     for variant in ("paper", "openmixup"):
         mixer = MIXERS["saliencymix"](granularity="sample", variant=variant)
         host, device = pictures(8, (64, 48)), pictures(8, (64, 48))
         device.images = device.images.cuda()
-        torch.cuda.set_sync_debug_mode("error")
-        try:
+        with no_waits():
             plan = mixer.plan(device).to("cuda")
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
         assert torch.equal(plan.table.cpu(), mixer.plan(host).table)
