@@ -148,6 +148,7 @@ AOT += [
     _target("mix bf16, blend or box", "bf16", (224, 224), 48, 1 << P.BLEND | 1 << P.BOX),
     _target("mix bf16, all kinds", "bf16", (224, 224), 80, (1 << P.KINDS) - 1),
     _target("mix fp32, box", "fp32", (224, 224), 48, 1 << P.BOX),
+    _target("mix fp16, box", "fp16", (288, 288), 48, 1 << P.BOX),
     _target("mix bf16, box, odd size", "bf16", (225, 225), 64, 1 << P.BOX),
     _target("mix bf16, blend or box, erase", "bf16", (224, 224), 80, 1 << P.BLEND | 1 << P.BOX, erase=True),
     _target("mix bf16, all kinds, erase", "bf16", (224, 224), 128, (1 << P.KINDS) - 1, erase=True),
