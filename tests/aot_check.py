@@ -1,7 +1,7 @@
 """Compiles every kernel for every GPU generation, with no GPU, and prints a table of what the compiler made of it.
 
 python tests/aot_check.py [--quick] [--instructions] [KERNEL ...]: exit code 1 if a kernel spills, uses more registers
-than its target allows, or has narrower memory accesses than it should. --quick: only a kernel's first build is made for
+than its target allows, or has narrower memory accesses than it should. --quick: only the first build of all is made for
 every generation, the others for sm_90. --instructions counts them, which takes half a second each: those for an element
 that a thread writes, or "loops or jumps" where there is no such number; where there are branches, those of the longest
 way.
@@ -29,7 +29,7 @@ def main() -> int:
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     wrong = []
     chosen = [k for k in KERNELS if not names or k.__name__.rsplit(".", 1)[1] in names]
-    for k, target in ((k, target) for kernel in chosen for k, target in enumerate(kernel.AOT)):
+    for k, target in enumerate(target for kernel in chosen for target in kernel.AOT):
         for architecture in (90,) if quick and k else ARCHITECTURES:
             made = build(target, architecture)
             cells = [f"sm_{architecture}", str(made.registers)]
