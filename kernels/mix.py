@@ -142,7 +142,7 @@ def _target(name: str, dtype: str, size: tuple[int, int], registers: int, kinds:
 KINDS = ("plain", "blend", "box", "window", "profile", "ranks", "blocks", "cells", "resized", "map")  # as in P
 AOT = [
     _target(f"mix bf16, {name}", "bf16", (224, 224), 64 if HEAVY >> kind & 1 else 48, 1 << kind)
-    for kind, name in enumerate(KINDS)
+    for kind, name in zip(range(P.KINDS), KINDS, strict=True)
 ]
 AOT += [
     _target("mix bf16, blend or box", "bf16", (224, 224), 48, 1 << P.BLEND | 1 << P.BOX),

@@ -5,7 +5,8 @@ group is one access: V bytes of an image, read as one whole number, and V values
 place is worked out once a group, or once a pixel, of which a group shows parts of up to four, and spread over the
 values last. Where a pixel is one image's or the other's, its bytes are chosen as bits of those whole numbers.
 
-The kernel is built for the kinds that a plan holds; for one kind alone there is no branch in it.
+The kernel is built for the kinds that a plan holds. For one kind alone there is no branch in it but one: what a window
+shows, and what is erased, is fetched only where the program's rows meet the box.
 """
 
 from __future__ import annotations
