@@ -3,9 +3,15 @@
 import re
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+HOME = {
+    "fastmix": "fastmix",
+    "fastmix.configs": "configs",
+    "fastmix.kernels": "kernels",
+    "fastmix.pipelines": "pipelines",
+}
 
 setup(
     name="fastmix",
@@ -15,21 +21,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=[
-        "fastmix",
-        "fastmix.bench",
-        "fastmix.configs",
-        "fastmix.kernels",
-        "fastmix.mixers",
-        "fastmix.models",
-        "fastmix.pipelines",
-    ],
-    package_dir={
-        "fastmix": "fastmix",
-        "fastmix.configs": "configs",
-        "fastmix.kernels": "kernels",
-        "fastmix.pipelines": "pipelines",
-    },
+    packages=[*HOME, *(f"{top}.{name}" for top, folder in HOME.items() for name in find_packages(ROOT / folder))],
+    package_dir=HOME,
     package_data={"fastmix.configs": ["*.yaml", "*/*.yaml", "published.csv"]},
     entry_points={"console_scripts": ["fastmix = fastmix.cli:main"]},
     install_requires=[

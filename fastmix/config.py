@@ -69,7 +69,7 @@ class Augment:
     """Deviation of the magnitude; .inf: uniform from 0 to `magnitude`."""
     prob: float = 0.5
     variant: str = "timm"
-    """mmcls: posterizing keeps a bit less, see fastmix/augment.py."""
+    """mmcls: posterizing keeps a bit less, see fastmix/engine/augment.py."""
     interpolation: str = "bicubic"
     fill: tuple[int, int, int] | None = None
     """Colour of what a turn or shift uncovers; null: data.mean. (mmcls's recipes: 104, 116, 124.)"""

@@ -46,8 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     if Path(args.out).suffix != ".beton":
         raise ValueError(f"{args.out}: give the packed file a name that ends in .beton")
 
-    from fastmix.pipelines.layouts import load_classes, scan
-    from fastmix.pipelines.pack import bad_path, pack
+    from fastmix.pipelines.packing.layouts import load_classes, scan
+    from fastmix.pipelines.packing.pack import bad_path, pack
 
     start = time.perf_counter()
     listing = scan(args.source, load_classes(args.classes) if args.classes else None)
@@ -80,8 +80,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(path: str, workers: int | None) -> int:
-    from fastmix.pipelines.check import check
-    from fastmix.pipelines.sums import sums_path
+    from fastmix.pipelines.packing.check import check
+    from fastmix.pipelines.packing.checksums import sums_path
 
     rows, sums = check(path, workers)
     compared = "all as they were written" if sums else f"not compared, as there is no {sums_path(path)}"

@@ -43,12 +43,13 @@ def main(argv: list[str] | None = None) -> int:
     args.mix = [word for word in args.mix if "=" not in word]
     cfg = _config(args)
 
-    from fastmix import dist, picture
+    from fastmix import distributed
+    from fastmix.engine import picture
 
     try:
         picture.save(args.out, draw(cfg, args))
     finally:
-        dist.close()
+        distributed.close()
     print(f"{args.out}: {', '.join(args.mix)}")
     return 0
 
@@ -58,12 +59,13 @@ def draw(cfg: config.Config, args: argparse.Namespace):
     import numpy as np
     import torch
 
-    from fastmix import dist, loaders, mixers
+    from fastmix import distributed, mixers
     from fastmix.batch import Batch
-    from fastmix.task import criterion, step_rng
+    from fastmix.engine import loaders
+    from fastmix.engine.task import criterion, step_rng
 
     rows = [mixers.build(name, cfg.mixers) for name in args.mix]
-    device = dist.init(cfg.device)
+    device = distributed.init(cfg.device)
     loader = loaders.training(cfg, device)
     images, labels, _ = next(iter(batches := loader.epoch(0)))
     batches.close()
@@ -88,7 +90,7 @@ def block(title: str, batch, plan, class_names: list[str]):
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
-    from fastmix import picture
+    from fastmix.engine import picture
     from fastmix.kernels.plan import Plan
     from fastmix.targets import Targets
 
@@ -199,7 +201,7 @@ def _config(args: argparse.Namespace) -> config.Config:
         cfg = config.load(paths[0], settings)
     else:
         cfg = config.from_tree(config.over({"mixers": {name: {} for name in args.mix}}, settings), "draw")
-    from fastmix.pipelines.sources import is_packed
+    from fastmix.pipelines.sources.resolve import is_packed
 
     data, old = cfg.data, cfg.data.size
     data.train, data.loader = paths[-1], "beton" if is_packed(paths[-1]) else "folder"
@@ -227,7 +229,9 @@ class _Nobody:
 
 def _model(cfg: config.Config, args: argparse.Namespace, loader, device):
     """The model that some methods ask, with the weights that were given; None: nobody said which ones."""
-    from fastmix import loaders, models, weights
+    from fastmix import models
+    from fastmix.engine import loaders
+    from fastmix.models import weights
 
     if not (args.weights or args.untrained):
         return None

@@ -9,10 +9,11 @@ import os
 import sys
 from pathlib import Path
 
-from fastmix import cli, published, runs, tables
-from fastmix.gains import gains
-from fastmix.published import table
-from fastmix.results import SCORES, compare, summary
+from fastmix import cli
+from fastmix.runs import published, run_folder, tables
+from fastmix.runs.gain_over_vanilla import gains
+from fastmix.runs.published import table
+from fastmix.runs.results import SCORES, compare, summary
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,10 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     if args.gains and (args.table or args.metric_compat) or args.column and not args.gains:
         raise ValueError("--gains goes with run folders, --runs and --column, and --column with nothing else")
     cells = table(args.table) if args.table else None  # an unknown name is told before any run is read
-    folders = args.run or (runs.find(args.runs or "runs") if args.runs or args.table else [])
+    folders = args.run or (run_folder.find(args.runs or "runs") if args.runs or args.table else [])
     if not folders and not args.table:
         raise ValueError(f"{args.runs}: no runs below it" if args.runs else "give run folders, or --table NAME")
-    found = [runs.read(folder) for folder in dict.fromkeys(folders)]
+    found = [run_folder.read(folder) for folder in dict.fromkeys(folders)]
     script = args.metric_compat == "openmixup"
     if cells:
         rows, notes = compare(cells, found, "script_median" if script else "median")

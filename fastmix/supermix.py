@@ -75,20 +75,20 @@ def generate(args: argparse.Namespace, out: Path) -> int:
     import torch
     from tqdm import tqdm
 
-    from fastmix import dist
+    from fastmix import distributed
     from fastmix.models.teacher import Teacher
     from fastmix.pipelines import loader_class
-    from fastmix.pipelines.format import JPEG, RAW
-    from fastmix.pipelines.sources import exists, is_packed
+    from fastmix.pipelines.packing.format import JPEG, RAW
+    from fastmix.pipelines.packing.writer import BetonWriter
+    from fastmix.pipelines.sources.resolve import exists, is_packed
     from fastmix.pipelines.view import View
-    from fastmix.pipelines.writer import BetonWriter
 
     if not exists(args.source):
         raise ValueError(f"{args.source}: no such file or folder")
     teacher = Teacher("supermix", args.teacher, args.weights)
     view = View(args.size, crop="centre", resize=args.resize or args.size, interpolation="bicubic")
     loader = loader_class("beton" if is_packed(args.source) else "folder")(
-        args.source, args.batch, view=view, train=True, seed=args.seed, device=dist.init(args.device)
+        args.source, args.batch, view=view, train=True, seed=args.seed, device=distributed.init(args.device)
     )
     if teacher.classes != loader.classes:
         raise ValueError(
@@ -129,7 +129,7 @@ def mixtures(loader, teacher, args: argparse.Namespace) -> Iterator[tuple]:
     pairs there were. Raises ValueError where a whole epoch gives none."""
     from itertools import count
 
-    from fastmix.task import step_rng
+    from fastmix.engine.task import step_rng
 
     for epoch in count():
         found = 0
@@ -154,11 +154,11 @@ def mixed(images, labels, rng, teacher, args: argparse.Namespace) -> tuple:
     import torch
 
     from fastmix.batch import IMAGENET_MEAN, IMAGENET_STD, Batch
+    from fastmix.engine.task import DTYPES, precision
     from fastmix.kernels.mix import mix
     from fastmix.kernels.plan import Plan
     from fastmix.mixers.base import cyclic
-    from fastmix.mixers.supermix import optimise, recognised, weight
-    from fastmix.task import DTYPES, precision
+    from fastmix.mixers.supermix_online import optimise, recognised, weight
 
     device, n = images.device, len(images)
     dtype = DTYPES[precision("auto", device)]

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from fastmix import cli, runs, tables
-from fastmix.jobs import FAILED, Job, expand
+from fastmix import cli
+from fastmix.runs import run_folder, tables
+from fastmix.runs.queue import FAILED, Job, expand
 
 POLL = 0.5
 """Seconds between looks at the processes."""
@@ -66,7 +67,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def require(jobs: list[Job]) -> None:
     """Raises ValueError, naming the run, where one that is not finished lacks data, or its method what that needs."""
-    from fastmix import loaders, mixers
+    from fastmix import mixers
+    from fastmix.engine import loaders
 
     for job in jobs:
         if job.state != "finished":
@@ -124,7 +126,7 @@ def sweep(jobs: list[Job], slots: list[str | None], retry: bool = False) -> int:
                     continue  # another sweep trains it; if that one ends early, this one goes on
                 waiting.remove(job)
                 failed = (job.folder / FAILED).exists() and not retry
-                if runs.finished(job.folder, job.cfg.epochs) or failed:  # by another sweep, in between
+                if run_folder.finished(job.folder, job.cfg.epochs) or failed:  # by another sweep, in between
                     lock.close()
                     continue
                 running.append(start(job, free.pop(0), slots, lock))
@@ -164,7 +166,7 @@ def start(job: Job, device: str | None, slots: list, lock: IO) -> Child:
     with open(job.folder / "train.log", "ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
-            [sys.executable, "-m", "fastmix.follow", str(os.getpid()), *command(job, device, slots)],
+            [sys.executable, "-m", "fastmix.runs.end_with_parent", str(os.getpid()), *command(job, device, slots)],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -178,8 +180,8 @@ def start(job: Job, device: str | None, slots: list, lock: IO) -> Child:
 def end(child: Child, screen: Screen) -> None:
     """Notes how a run ended."""
     job, code = child.job, child.process.returncode
-    if code == 0 and runs.finished(job.folder, job.cfg.epochs):
-        screen.say(f"{job.folder}: finished, top-1 {_top1(runs.last(job.folder))} %")
+    if code == 0 and run_folder.finished(job.folder, job.cfg.epochs):
+        screen.say(f"{job.folder}: finished, top-1 {_top1(run_folder.last(job.folder))} %")
     elif code == 0:
         screen.say(f"{job.folder}: stopped, saved")
     else:
@@ -226,7 +228,7 @@ def status(jobs: list[Job], only: str = "") -> str:
     rows = []
     for job, state in zip(jobs, states, strict=True):
         if only in ("", state):
-            found = runs.last(job.folder)
+            found = run_folder.last(job.folder)
             train = found.get("train")
             epoch = f"{train['epoch']:.1f}" if train else "0"
             pace = f"{train['images_per_s']:.0f}" if train else "–"

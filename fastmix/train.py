@@ -27,12 +27,13 @@ def main(argv: list[str] | None = None) -> int:
     if not args.dry_run:
         return train(cfg, Path(args.config).stem, args.resume)
 
-    from fastmix import dist, dryrun
+    from fastmix import distributed
+    from fastmix.engine import dryrun
 
     found = dryrun.describe(cfg)
-    if dist.rank() == 0:
+    if distributed.rank() == 0:
         print(dryrun.text(found))
-    dist.close()
+    distributed.close()
     return 0
 
 
@@ -40,13 +41,14 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     """Trains as `cfg` says; `name` names the run folder where the config does not. Returns an exit code."""
     import torch
 
-    from fastmix import dist, graph, loaders, loop, mixers, models, optim, picture
-    from fastmix.ema import Ema
-    from fastmix.log import Log
-    from fastmix.state import State
-    from fastmix.task import Task, precision
+    from fastmix import distributed, mixers, models
+    from fastmix.engine import captured_step, loaders, loop, optim, picture
+    from fastmix.engine.checkpoint import State
+    from fastmix.engine.ema import Ema
+    from fastmix.engine.log import Log
+    from fastmix.engine.task import Task, precision
 
-    device = dist.init(cfg.device)
+    device = distributed.init(cfg.device)
     cfg.precision = precision(cfg.precision, device)
     mixer = mixers.build(cfg.mix, cfg.mixers)
     data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
@@ -55,7 +57,7 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     task = Task(model, mixer, cfg).to(device)
     opt = optim.build(cfg.optim, model, mixer.param_groups())
     if cfg.cuda_graph:
-        graph.check(cfg, mixer, opt, device)
+        captured_step.check(cfg, mixer, opt, device)
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
     ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps) if cfg.ema.decay else None
 
@@ -64,15 +66,15 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
     state = State(folder, cfg, parts)
     if resume and state.last.exists():
         state.restore()
-    steps, lead = cfg.epochs * len(data), dist.rank() == 0
-    dist.barrier()  # all processes have looked for a free folder
+    steps, lead = cfg.epochs * len(data), distributed.rank() == 0
+    distributed.barrier()  # all processes have looked for a free folder
     if lead:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.dump(cfg), encoding="utf-8")
         (folder / "versions.json").write_text(json.dumps(versions(), indent=1) + "\n", encoding="utf-8")
     if lead and state.step == 0:
         picture.first_batch(task, data, folder / "first_batch.png")
-    dist.barrier()
+    distributed.barrier()
     compile_networks(cfg, model, mixer)
     torch.backends.cudnn.benchmark = True
 
@@ -90,7 +92,7 @@ def train(cfg: config.Config, name: str, resume: bool = False) -> int:
         return 1
     finally:
         log.close()
-        dist.close()
+        distributed.close()
     if lead:
         export(folder / "model.safetensors", ema.module if ema else model)
         seconds, images = time.perf_counter() - began, (state.step - first) * cfg.batch_total

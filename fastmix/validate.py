@@ -46,18 +46,18 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{path}: there is no folder {path.parent} to write it to")
     subject = _timm(args) if args.model else _run(args)
 
-    from fastmix import dist
+    from fastmix import distributed
 
     try:
         result, table = validate(subject, args)
-        if dist.rank() == 0:
+        if distributed.rank() == 0:
             print(", ".join(_words(key, value) for key, value in result.items() if key.split("_")[-1] in SHOWN))
             if args.json:
                 _write(args.json, json.dumps(result) + "\n")
             if args.per_class:
                 _write(args.per_class, table)
     finally:
-        dist.close()
+        distributed.close()
     return 0
 
 
@@ -79,16 +79,18 @@ def validate(subject: Subject, args: argparse.Namespace) -> tuple[dict, str]:
     """
     import torch
 
-    from fastmix import dist, loaders, mixers, models, per_class, real, train, weights
-    from fastmix.evaluate import predict
-    from fastmix.task import Task, precision
+    from fastmix import distributed, mixers, models, train
+    from fastmix.engine import imagenet_real, loaders, per_class
+    from fastmix.engine.evaluate import predict
+    from fastmix.engine.task import Task, precision
+    from fastmix.models import weights
 
     cfg, sets = subject.cfg, _chosen(subject, args)
-    device = dist.init(cfg.device)
+    device = distributed.init(cfg.device)
     cfg.precision = precision(cfg.precision, device)
     val = loaders.validation(cfg, device)
     classes = loaders.classes(cfg, val)
-    new = real.read(args.real, val.labels, cfg.data.val, args.names) if args.real else None
+    new = imagenet_real.read(args.real, val.labels, cfg.data.val, args.names) if args.real else None
     torch.backends.cudnn.benchmark = True
     result, table, seconds = {}, "", 0.0
     for kind, values in sets.items():
@@ -100,14 +102,14 @@ def validate(subject: Subject, args: argparse.Namespace) -> tuple[dict, str]:
         began = time.perf_counter()
         found = predict(model, task, val, args.flip, bar=True)
         seconds += time.perf_counter() - began
-        scores = found.scores() | (real.scores(found, new) if new else {})
+        scores = found.scores() | (imagenet_real.scores(found, new) if new else {})
         ema = kind == "ema" and len(sets) > 1
         result |= {f"ema_{k}": v for k, v in scores.items() if not k.endswith("images")} if ema else scores
         if args.per_class:
             table = per_class.as_csv(per_class.per_class(found, val.class_names))
     view = {"size": val.view.size, "resize": val.view.resize, "interpolation": val.view.interpolation}
     told = {"ema": [*sets] == ["ema"], "checkpoint": subject.checkpoint, "model": cfg.model.name, **view}
-    told |= {"flip": args.flip, "precision": cfg.precision, "device": device.type, "processes": dist.world()}
+    told |= {"flip": args.flip, "precision": cfg.precision, "device": device.type, "processes": distributed.world()}
     pace = {"seconds": round(seconds, 3), "images_per_s": round(len(sets) * result["images"] / seconds, 1)}
     return result | told | pace | {"versions": train.versions()}, table
 
@@ -118,7 +120,7 @@ def _run(args: argparse.Namespace) -> Subject:
         raise ValueError("name a run folder or a checkpoint, or give --model NAME --weights FILE")
     if args.weights:
         raise ValueError("--weights needs --model NAME, which says what they are the weights of")
-    from fastmix import weights
+    from fastmix.models import weights
 
     run, *words = args.words
     where = Path(run)
@@ -147,7 +149,8 @@ def _timm(args: argparse.Namespace) -> Subject:
         raise ValueError(f"--model {args.model} needs --weights FILE, or --weights timm for the published ones")
     import torch
 
-    from fastmix import models, weights
+    from fastmix import models
+    from fastmix.models import weights
 
     with torch.device("meta"):
         own = models.build(config.Model(args.model), 1000, device="meta").pretrained_cfg

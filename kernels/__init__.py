@@ -1,40 +1,40 @@
-"""The kernels: one file each, with reference, Triton kernel, launcher, CASES for the tests, AOT for the compiler check.
+"""The kernels: passes over images and small solvers, each as plain torch, for the CPU (numba) and for GPUs (Triton).
 
-KERNELS is what tests and checks iterate over; adding a kernel is its file and its name here.
+A kernel is a file or a folder that bears its name. In a folder `__init__` holds equation, bytes and launcher,
+`reference` the equation in plain torch, `cpu` and `gpu` the two compiled versions, `cases` arguments to compare them
+by. What a kernel's module offers to tests and checks:
+
+    the launcher   a function of the kernel's name in KERNELS
+    reference      the same in plain torch, with the same arguments
+    CASES, DTYPES  arguments to try: case.arguments(dtype), with each dtype
+    AOT            builds for the compiler check
+    ULPS           units in the last place by which versions may differ; none: they are equal bit for bit
+
+KERNELS is what tests and checks go through; adding a kernel is its file or folder, and a line here.
 """
 
-from fastmix.kernels import (
-    borders,
-    comixup,
-    crop,
-    farthest,
-    finegrained,
-    gradient_pool,
-    graft_cells,
-    gridcut,
-    mix,
-    mix_logits,
-    mix_logits_grad,
-    randaugment,
-    sinkhorn,
-    top_cells,
-    transport,
-)
+from importlib import import_module
+from types import ModuleType
 
-KERNELS = [
-    mix,
-    crop,
-    randaugment,
-    top_cells,
-    graft_cells,
-    finegrained,
-    farthest,
-    borders,
-    gradient_pool,
-    gridcut,
-    transport,
-    comixup,
-    mix_logits,
-    mix_logits_grad,
-    sinkhorn,
-]
+KERNELS = {
+    "mix": "fastmix.kernels.mix",
+    "crop": "fastmix.kernels.crop",
+    "randaugment": "fastmix.kernels.randaugment",
+    "top_cells": "fastmix.kernels.top_cells",
+    "graft_cells": "fastmix.kernels.graft_cells",
+    "finegrained": "fastmix.kernels.finegrained",
+    "farthest": "fastmix.kernels.farthest",
+    "borders": "fastmix.kernels.borders",
+    "gradient_pool": "fastmix.kernels.gradient_pool",
+    "gridcut": "fastmix.kernels.gridcut",
+    "transport": "fastmix.kernels.transport",
+    "comixup": "fastmix.kernels.comixup",
+    "mix_logits": "fastmix.kernels.mix_logits",
+    "mix_logits_grad": "fastmix.kernels.mix_logits.gradient",
+    "sinkhorn": "fastmix.kernels.sinkhorn",
+}
+
+
+def kernel(name: str) -> ModuleType:
+    """The module of the kernel of that name in KERNELS."""
+    return import_module(KERNELS[name])

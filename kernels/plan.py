@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmix.kernels.send import send
+from fastmix.kernels.host_to_device import send
 
 PLAIN, BLEND, BOX, WINDOW, PROFILE, RANKS, BLOCKS, CELLS, RESIZED, MAP = range(10)
 KINDS = 10

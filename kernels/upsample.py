@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastmix.kernels._triton import jit, tl
-from fastmix.kernels.send import send
+from fastmix.kernels.host_to_device import send
 
 MODES = ("nearest", "bilinear")
 

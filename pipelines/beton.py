@@ -8,9 +8,9 @@ import numpy as np
 from numpy import ndarray
 
 from fastmix.pipelines.chunk import Extents, Record
-from fastmix.pipelines.format import RAW
-from fastmix.pipelines.format import Beton as File
 from fastmix.pipelines.nvjpeg import Jpegs
+from fastmix.pipelines.packing.format import RAW
+from fastmix.pipelines.packing.format import Beton as File
 from fastmix.pipelines.sources import resolve
 
 OS_CACHES = ("auto", "memory", "disk")

@@ -28,10 +28,10 @@ from torch import Tensor
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.dali_graph import Graph
-from fastmix.pipelines.decode import END, jpeg
 from fastmix.pipelines.folder import Folder
+from fastmix.pipelines.jpeg.decode import END, jpeg
 from fastmix.pipelines.loader import AHEAD, Loader
-from fastmix.pipelines.sources import is_packed
+from fastmix.pipelines.sources.resolve import is_packed
 from fastmix.pipelines.transfer import Delivery, Slot
 from fastmix.pipelines.view import View
 

@@ -20,9 +20,9 @@ import simplejpeg
 from numpy import ndarray
 
 from fastmix.pipelines.chunk import Chunk, Record
-from fastmix.pipelines.format import RAW
-from fastmix.pipelines.format import Beton as File
 from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.packing.format import RAW
+from fastmix.pipelines.packing.format import Beton as File
 from fastmix.pipelines.resize import place
 from fastmix.pipelines.sources import resolve
 from fastmix.pipelines.view import View

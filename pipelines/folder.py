@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from fastmix.pipelines.chunk import Record
-from fastmix.pipelines.decode import plain_size
-from fastmix.pipelines.images import rgb
-from fastmix.pipelines.layouts import scan
+from fastmix.pipelines.jpeg.decode import plain_size
 from fastmix.pipelines.nvjpeg import Jpegs
+from fastmix.pipelines.packing.images import rgb
+from fastmix.pipelines.packing.layouts import scan
 
 
 class Folder(Jpegs):

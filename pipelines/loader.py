@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fastmix.pipelines import sampling
 from fastmix.pipelines.chunk import Chunk, Record
-from fastmix.pipelines.develop import develop
+from fastmix.pipelines.decode_crop import develop
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
 from fastmix.pipelines.view import View
 

@@ -22,8 +22,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastmix.kernels.crop import crop
-from fastmix.kernels.crop_table import offsets, rows
-from fastmix.pipelines.decode import END, jpeg
+from fastmix.kernels.crop.table import offsets, rows
+from fastmix.pipelines.jpeg.decode import END, jpeg
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.transfer import Delivery, Slot, upload
 from fastmix.pipelines.view import View

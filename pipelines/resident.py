@@ -20,13 +20,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from fastmix.kernels.crop import crop
-from fastmix.kernels.crop_table import WORDS, rows
+from fastmix.kernels.crop.table import WORDS, rows
 from fastmix.pipelines.beton import Beton, available
 from fastmix.pipelines.chunk import Record
-from fastmix.pipelines.decode import jpeg
 from fastmix.pipelines.folder import Folder
+from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.loader import CHUNKS, Loader
-from fastmix.pipelines.sources import is_packed
+from fastmix.pipelines.sources.resolve import is_packed
 from fastmix.pipelines.transfer import upload
 from fastmix.pipelines.view import View
 

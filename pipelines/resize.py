@@ -17,8 +17,8 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from fastmix.pipelines.compiled import compiled
-from fastmix.pipelines.machine import LANES, address, pointer, transpose_4x4_floats, transpose_16x16_bytes, weigh
+from fastmix.pipelines.jit.cached import compiled
+from fastmix.pipelines.jit.intrinsics import LANES, address, pointer, transpose_4x4_floats, transpose_16x16_bytes, weigh
 
 INTERPOLATIONS = {"bilinear": 1.0, "bicubic": 2.0}  # how far the filter reaches at scale 1, in pixels
 

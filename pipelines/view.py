@@ -8,7 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from fastmix.pipelines import sampling
-from fastmix.pipelines.decode import DECODES
+from fastmix.pipelines.jpeg.decode import DECODES
 from fastmix.pipelines.resize import INTERPOLATIONS
 
 CROPS = ("rrc", "pad", "centre", "none")

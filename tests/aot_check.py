@@ -17,8 +17,8 @@ import tempfile
 os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="aot"))
 
 from fastmix.bench.sass import per_element
-from fastmix.kernels import KERNELS
-from fastmix.kernels.ahead import ARCHITECTURES, build
+from fastmix.kernels import KERNELS, kernel
+from fastmix.kernels.aot import ARCHITECTURES, build
 
 
 def main() -> int:
@@ -28,8 +28,8 @@ def main() -> int:
     heads += ["instructions an element"] * counted
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     wrong = []
-    chosen = [k for k in KERNELS if not names or k.__name__.rsplit(".", 1)[1] in names]
-    for k, target in enumerate(target for kernel in chosen for target in kernel.AOT):
+    chosen = [kernel(name) for name in KERNELS if not names or name in names]
+    for k, target in enumerate(target for module in chosen for target in module.AOT):
         for architecture in (90,) if quick and k else ARCHITECTURES:
             made = build(target, architecture)
             cells = [f"sm_{architecture}", str(made.registers)]

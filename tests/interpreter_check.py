@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from fastmix.kernels import KERNELS
+from fastmix.kernels import KERNELS, kernel
 from fastmix.kernels._triton import INTERPRETED
 
 
@@ -35,23 +35,21 @@ def ulps(got: torch.Tensor, wanted: torch.Tensor) -> int:
 def main() -> int:
     assert INTERPRETED, "set TRITON_INTERPRET=1"
     wrong = count = 0
-    for kernel in KERNELS:
-        name = kernel.__name__.rsplit(".", 1)[1]
-        if sys.argv[1:] and name not in sys.argv[1:]:
-            continue
-        launcher = getattr(kernel, name)  # it has the name of its file
-        for number, case in enumerate(kernel.CASES):
-            for dtype in kernel.DTYPES:
-                if dtype.itemsize == 2 and torch.float32 in kernel.DTYPES and number % 2 == 0:
+    for name in sys.argv[1:] or KERNELS:
+        module = kernel(name)
+        launcher = getattr(module, name)
+        for number, case in enumerate(module.CASES):
+            for dtype in module.DTYPES:
+                if dtype.itemsize == 2 and torch.float32 in module.DTYPES and number % 2 == 0:
                     continue
                 arguments = case.arguments(dtype)
-                got, wanted = launcher(**arguments), kernel.reference(**arguments)
+                got, wanted = launcher(**arguments), module.reference(**arguments)
                 pairs = [(got, wanted)] if isinstance(got, torch.Tensor) else zip(got, wanted, strict=True)
                 distance = max(ulps(*pair) for pair in pairs)
                 count += 1
-                if distance > max(getattr(kernel, "ULPS", 0), dtype.itemsize == 2):
+                if distance > max(getattr(module, "ULPS", 0), dtype.itemsize == 2):
                     wrong += 1
-                    print(f"{kernel.__name__} {case} {dtype}: {distance} ulp")
+                    print(f"{name} {case} {dtype}: {distance} ulp")
     print(f"{count} cases, {wrong} wrong")
     return 1 if wrong else 0
 

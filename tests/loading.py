@@ -10,9 +10,9 @@ import torch
 from numba import config
 from PIL import Image
 
-from fastmix.pipelines import shapes
-from fastmix.pipelines.format import JPEG, RAW
-from fastmix.pipelines.writer import BetonWriter
+from fastmix.pipelines.packing.format import JPEG, RAW
+from fastmix.pipelines.packing.writer import BetonWriter
+from fastmix.pipelines.sources import shapes
 
 PACKAGES = {"ffcv": "ffcv", "dali": "nvidia.dali"}  # what a loader needs that need not be installed
 

@@ -6,9 +6,10 @@ import torch
 from mixing import noise
 from torch import nn
 
-from fastmix import config, models, optim
+from fastmix import config, models
+from fastmix.engine import optim
+from fastmix.engine.task import Task, step_rng
 from fastmix.mixers import build
-from fastmix.task import Task, step_rng
 
 CLASS_TOKEN = ("transmix", "mixpro", "tlalign", "tokenmix_attn", "smmix", "mergemix")
 OPTIONS = {

@@ -9,13 +9,14 @@ from mixing import constants, masks, noise, shapes
 from scipy import stats
 from teaching import CLASSES, NAME, teacher_file, trained
 
-from fastmix import MIXERS, config, state, train
+from fastmix import MIXERS, config, train
+from fastmix.engine import checkpoint
+from fastmix.engine.task import Task
 from fastmix.kernels.top_cells import top_cells
 from fastmix.mixers import build
 from fastmix.mixers.guided import pooled
 from fastmix.models.teacher import Teacher
 from fastmix.targets import CrossEntropy
-from fastmix.task import Task
 
 
 @pytest.fixture(scope="module")
@@ -214,17 +215,17 @@ def test_a_run_with_a_teacher_is_resumed_exactly(tmp_path, monkeypatch, file, mi
     monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path / "cache"))
     Path("small.yaml").write_text(SMALL.replace("TEACHER", file))
     assert train.main(["small.yaml", f"mix={mix}", "out=whole"]) == 0
-    record = state.State.record
+    record = checkpoint.State.record
 
     def stop_in_the_second_epoch(self, loss):
         record(self, loss)
         self.stop = self.stop or self.step == 4
 
     with monkeypatch.context() as patch:
-        patch.setattr(state.State, "record", stop_in_the_second_epoch)
+        patch.setattr(checkpoint.State, "record", stop_in_the_second_epoch)
         assert train.main(["small.yaml", f"mix={mix}", "out=parts"]) == 0
-    assert state.read(Path("parts/last.pt"))["run"]["step"] == 5
+    assert checkpoint.read(Path("parts/last.pt"))["run"]["step"] == 5
     assert train.main(["small.yaml", f"mix={mix}", "out=parts", "--resume"]) == 0
-    whole, parts = (state.read(Path(name, "last.pt"))["task"] for name in ("whole", "parts"))
+    whole, parts = (checkpoint.read(Path(name, "last.pt"))["task"] for name in ("whole", "parts"))
     assert whole.keys() == parts.keys() and all(torch.equal(whole[name], parts[name]) for name in whole)
     assert all(name.startswith("model.") for name in whole)

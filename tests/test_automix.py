@@ -30,8 +30,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from waiting import no_waits
 
-from fastmix import MIXERS, Batch, optim
+from fastmix import MIXERS, Batch
 from fastmix.config import Config, Optim, Schedule
+from fastmix.engine import optim
 from fastmix.kernels.mix_logits import mix_logits
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.upsample import upsample

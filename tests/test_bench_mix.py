@@ -11,7 +11,7 @@ from fastmix.bench import main, mix_whole
 from fastmix.bench.measure import positive
 from fastmix.bench.mix import rotating
 from fastmix.kernels.mix import mix, reference
-from fastmix.kernels.mix_cases import MEAN, STD
+from fastmix.kernels.mix.cases import MEAN, STD
 from fastmix.mixers import build
 
 
@@ -82,7 +82,7 @@ class Again:
 
 @pytest.mark.parametrize("name", mix_whole.METHODS)
 def test_the_replayed_way_shows_each_input_by_the_next_plan(name, monkeypatch):
-    monkeypatch.setattr("fastmix.graph.SideStream", Again)
+    monkeypatch.setattr("fastmix.engine.captured_step.SideStream", Again)
     inputs = [torch.randint(256, (4, 16, 24, 3), dtype=torch.uint8) for _ in range(2)]
     labels = torch.arange(4)
     ways, host = mix_whole.whole(name, inputs, labels, torch.float32)

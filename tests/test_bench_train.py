@@ -8,11 +8,12 @@ import pytest
 import torch
 from loading import image_folder
 
-from fastmix import cli, log, mixers, models
+from fastmix import cli, mixers, models
 from fastmix.bench import main, train
 from fastmix.config import Model
+from fastmix.engine import log
+from fastmix.engine.step import Step
 from fastmix.pipelines.folder import Folder
-from fastmix.step import Step
 
 CPU = torch.device("cpu")
 SMALL = ["--model", "test_resnet", "--batch", "6", "--size", "32", "--device", "cpu", "--precision", "fp32"]

@@ -10,8 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastmix import config, mixers, models, optim, published
-from fastmix.task import Task, step_rng
+from fastmix import config, mixers, models
+from fastmix.engine import optim
+from fastmix.engine.task import Task, step_rng
+from fastmix.runs import published
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BATCH = 2

@@ -11,8 +11,8 @@ from waiting import no_waits
 
 from fastmix import MIXERS, Batch, Targets, mix
 from fastmix.kernels.comixup import CASES, comixup, reference
-from fastmix.kernels.comixup_cases import Case
-from fastmix.kernels.comixup_problem import HALF_BONUS
+from fastmix.kernels.comixup.cases import Case
+from fastmix.kernels.comixup.problem import HALF_BONUS
 from fastmix.mixers.comixup import peaks_apart
 
 MORE = [

@@ -2,10 +2,10 @@
 
 import importlib.util
 
-from fastmix.pipelines import compiled
+from fastmix.pipelines.jit import cached
 
 CODE = """
-from fastmix.pipelines.compiled import compiled
+from fastmix.pipelines.jit.cached import compiled
 
 @compiled
 def double(x):
@@ -26,5 +26,5 @@ def test_old_code_is_not_used_after_a_change(tmp_path, monkeypatch):
         return sum(module.double.stats.cache_hits.values())
 
     assert [hits(), hits()] == [0, 1]
-    monkeypatch.setattr(compiled, "STAMP", (*compiled.STAMP, ("new.py", 0, 0)))
+    monkeypatch.setattr(cached, "STAMP", (*cached.STAMP, ("new.py", 0, 0)))
     assert [hits(), hits()] == [0, 1]

@@ -18,13 +18,13 @@ import simplejpeg
 from PIL import Image
 
 from fastmix import cli, convert
-from fastmix.pipelines import pack as packing
-from fastmix.pipelines.format import JPEG, RAW, Beton, classes_path
-from fastmix.pipelines.images import encode, rgb
-from fastmix.pipelines.layouts import Listing, load_classes, scan
-from fastmix.pipelines.pack import bad_path, is_jpeg, pack
-from fastmix.pipelines.sums import sums_path
-from fastmix.pipelines.writer import BetonWriter
+from fastmix.pipelines.packing import pack as packing
+from fastmix.pipelines.packing.checksums import sums_path
+from fastmix.pipelines.packing.format import JPEG, RAW, Beton, classes_path
+from fastmix.pipelines.packing.images import encode, rgb
+from fastmix.pipelines.packing.layouts import Listing, load_classes, scan
+from fastmix.pipelines.packing.pack import bad_path, is_jpeg, pack
+from fastmix.pipelines.packing.writer import BetonWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -319,7 +319,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys, stage):
         raise full
 
     where = {"add": "BetonWriter.add", "finish": "os.fsync", "classes": "write_durably"}[stage]
-    monkeypatch.setattr(f"fastmix.pipelines.writer.{where}", refuse)
+    monkeypatch.setattr(f"fastmix.pipelines.packing.writer.{where}", refuse)
     source = two_classes(tmp_path / "in")
     assert fails([source, tmp_path / "a.beton"], capsys) == f"{tmp_path / 'a.beton'}: No space left on device"
     assert os.listdir(tmp_path) == ["in"]
@@ -496,7 +496,7 @@ def test_a_new_file_never_has_old_sums(tmp_path, monkeypatch, capsys):
         if str(target) == str(out):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("fastmix.pipelines.writer.os.replace", killed)
+    monkeypatch.setattr("fastmix.pipelines.packing.writer.os.replace", killed)
     command = [str(tree(tmp_path / "2", {"q/1.jpg": KEPT["grey"]})), str(out), "--overwrite"]
     assert cli.run(convert.main, "convert", command) == 130
     with Beton(out) as beton:

@@ -11,8 +11,8 @@ from waiting import no_waits
 from fastmix.bench import crop as bench
 from fastmix.bench import main
 from fastmix.kernels.crop import CASES, crop, reference
-from fastmix.kernels.crop_cases import LARGE, MANY, Case
-from fastmix.kernels.crop_table import SUPPORTS, WORDS, offsets, rows
+from fastmix.kernels.crop.cases import LARGE, MANY, Case
+from fastmix.kernels.crop.table import SUPPORTS, WORDS, offsets, rows
 from fastmix.pipelines.resize import INTERPOLATIONS, place
 from fastmix.pipelines.view import View
 

@@ -10,10 +10,10 @@ from PIL import Image
 
 from fastmix.pipelines import dali_graph, loader_class, sampling
 from fastmix.pipelines.beton import Beton
-from fastmix.pipelines.decode import jpeg
 from fastmix.pipelines.folder import Folder
-from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.pack import pack
+from fastmix.pipelines.jpeg.decode import jpeg
+from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.resize import place
 from fastmix.pipelines.view import View
 

@@ -13,15 +13,17 @@ import pytest
 import simplejpeg
 from loading import beton_of, copies, encoded, equal, image_folder, joined
 
-from fastmix.pipelines import beton, decode, develop, shapes
+from fastmix.pipelines import beton, decode_crop
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.folder import Folder
-from fastmix.pipelines.format import ALLOCATION, FIELD, HEADER, INT, RGB, record
-from fastmix.pipelines.format import Beton as File
-from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.pack import pack
-from fastmix.pipelines.restarts import insert
-from fastmix.pipelines.turbo import library
+from fastmix.pipelines.jpeg import decode
+from fastmix.pipelines.jpeg.restarts import insert
+from fastmix.pipelines.jpeg.turbo import library
+from fastmix.pipelines.packing.format import ALLOCATION, FIELD, HEADER, INT, RGB, record
+from fastmix.pipelines.packing.format import Beton as File
+from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.pack import pack
+from fastmix.pipelines.sources import shapes
 from fastmix.pipelines.view import View
 
 needs_turbo = pytest.mark.skipif(library() is None, reason="needs TurboJPEG 3: pip install turbojpeg")
@@ -55,7 +57,7 @@ def jpeg_of(pixels: np.ndarray, kind: str) -> bytes:
 
 def alone(monkeypatch) -> None:
     """Nothing may need the way that goes step by step."""
-    monkeypatch.setattr(develop, "_one", None)
+    monkeypatch.setattr(decode_crop, "_one", None)
 
 
 # ---- restart markers ----
@@ -80,7 +82,7 @@ def test_seekable_files_give_the_pixels_of_plain_ones(tmp_path, view, monkeypatc
     epochs = [copies(Beton(path, 60, view=view, train=True).epoch(e)) for path in (plain, seekable) for e in range(3)]
     assert all(equal(a, b) for a, b in zip(epochs[:3], epochs[3:], strict=True))
     monkeypatch.undo()
-    monkeypatch.setattr("fastmix.pipelines.turbo.library", lambda: None)
+    monkeypatch.setattr("fastmix.pipelines.jpeg.turbo.library", lambda: None)
     assert equal(epochs[0], copies(Beton(seekable, 60, view=view, train=True).epoch(0)))
 
 

@@ -11,11 +11,12 @@ from mixing import NO_NORM
 from PIL import Image
 from safetensors.torch import save_file
 
-from fastmix import Batch, cli, config, draw, loaders, mix, mixers, models
-from fastmix.kernels.mix_cases import PLANS
+from fastmix import Batch, cli, config, draw, mix, mixers, models
+from fastmix.engine import loaders
+from fastmix.engine.task import step_rng
+from fastmix.kernels.mix.cases import PLANS
 from fastmix.kernels.plan import Plan
 from fastmix.targets import CrossEntropy, Targets
-from fastmix.task import step_rng
 
 SIZE, N, SCALE = 32, 5, 3  # 3 x 32 pixels is the least that is drawn
 SOURCE = f"shapes:train?n=60&size={SIZE}"

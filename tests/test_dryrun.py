@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from fastmix import cli, config, dryrun, models, optim, train
-from fastmix.task import DTYPES, Task, step_rng
+from fastmix import cli, config, models, train
+from fastmix.engine import dryrun, optim
+from fastmix.engine.task import DTYPES, Task, step_rng
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COLUMNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if config.load(path).column.table)
@@ -138,7 +139,7 @@ def test_every_column(empty, monkeypatch, capsys, seen, name):
 
 
 def test_data_that_is_there_is_used(empty):
-    from fastmix.pipelines import shapes
+    from fastmix.pipelines.sources import shapes
 
     packed = shapes.resolve("shapes:train?n=70&size=32")
     words = [f"data.train={packed}", "batch_total=20", "data.size=32"]

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from waiting import no_waits
 
 from fastmix import MIXERS
-from fastmix.task import step_rng
+from fastmix.engine.task import step_rng
 
 every = pytest.mark.parametrize("name", MIXERS)
 
@@ -137,7 +137,7 @@ def process(teacher: str, out: str) -> None:
     """One of two processes: two steps of every method; each process saves all parameters."""
     import torch.distributed as dist
 
-    from fastmix.dist import parallel
+    from fastmix.distributed import parallel
 
     found = {}
     for name in MIXERS:

@@ -11,8 +11,8 @@ from PIL import Image
 
 from fastmix.pipelines import loader_class, sampling
 from fastmix.pipelines.beton import Beton
-from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.pack import pack
+from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.view import View
 
 cv2 = pytest.importorskip("cv2")  # comes with ffcv

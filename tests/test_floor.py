@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastmix import cli, dryrun, models
+from fastmix import cli, models
 from fastmix.bench import floor, main
 from fastmix.config import Config, Data, Model
+from fastmix.engine import dryrun
 
 B, SIDE, C = 4, 16, 8
 SLACK = 8192  # bytes, a quarter of a map: statistics and the loss

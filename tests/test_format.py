@@ -14,8 +14,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from fastmix.pipelines.format import JPEG, RAW, Beton, classes_path, read_classes
-from fastmix.pipelines.writer import BetonWriter
+from fastmix.pipelines.packing.format import JPEG, RAW, Beton, classes_path, read_classes
+from fastmix.pipelines.packing.writer import BetonWriter
 
 PAGE = 4096
 NAMES = {0: "float", 1: "int", 2: "image"}
@@ -143,7 +143,7 @@ def test_two_writers_of_one_file(tmp_path):
 
 def test_what_a_killed_writer_left_is_refused_by_the_reader_and_taken_over_by_the_next_writer(tmp_path):
     script = (
-        "import os, sys\nfrom fastmix.pipelines.writer import BetonWriter\n"
+        "import os, sys\nfrom fastmix.pipelines.packing.writer import BetonWriter\n"
         "with BetonWriter(sys.argv[1], 9, 4096) as w:\n"
         "    [w.add(0, 1, 1, b'x' * 3000, 0) for _ in range(9)]\n"
         "    w._file.flush()\n    os.kill(os.getpid(), 9)\n"

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastmix import cli, config, report, runs
+from fastmix import cli, config, report
 from fastmix.bench import readme
-from fastmix.gains import gains
+from fastmix.runs import run_folder
+from fastmix.runs.gain_over_vanilla import gains
 
 ROOT = Path(__file__).parent.parent
 TOP1 = {  # by method and seed
@@ -54,8 +55,8 @@ def sweep(make):
     return make
 
 
-def found() -> list[runs.Run]:
-    return [runs.read(folder) for folder in runs.find("results")]
+def found() -> list[run_folder.Run]:
+    return [run_folder.read(folder) for folder in run_folder.find("results")]
 
 
 def printed(backbone: str, setting: str) -> dict[str, float]:
@@ -145,6 +146,6 @@ def test_mistakes_are_one_line_and_exit_code_2(sweep, capsys, words, says):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("config.yaml")), ids=lambda path: path.parent.name)
 def test_kept_runs_are_whole_and_name_no_place_of_a_machine(path):
-    run = runs.read(path.parent)
+    run = run_folder.read(path.parent)
     assert run.cfg.epochs in run.val
     assert not [key for key, value in config.flat(run.cfg).items() if str(value).startswith(("/", "~"))]

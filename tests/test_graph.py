@@ -11,14 +11,15 @@ from torch.utils._pytree import tree_map
 from waiting import no_waits
 
 import fastmix.batch
-from fastmix import config, graph, models, optim, state, train
-from fastmix.ema import Ema
-from fastmix.graph import WARM, CapturedStep
+from fastmix import config, models, train
+from fastmix.engine import captured_step, checkpoint, optim
+from fastmix.engine.captured_step import WARM, CapturedStep
+from fastmix.engine.ema import Ema
+from fastmix.engine.step import Step
+from fastmix.engine.task import Task
 from fastmix.kernels.plan import Plan
 from fastmix.mixers import build
 from fastmix.mixers.mixup import MixUp
-from fastmix.step import Step
-from fastmix.task import Task
 
 SAMPLE = {"granularity": "sample"}
 MIXERS = {
@@ -92,7 +93,7 @@ class Again:
 @pytest.fixture
 def early(monkeypatch):
     """The second step of a signature is captured."""
-    monkeypatch.setattr(graph, "WARM", 1)
+    monkeypatch.setattr(captured_step, "WARM", 1)
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_captured_steps_are_the_ordinary_ones(mix, words, fp32_rates, early):
 
 
 def test_a_graph_for_each_size_and_bank_and_no_more_than_the_limit(monkeypatch, fp32_rates, early):
-    monkeypatch.setattr(graph, "MOST", 3)
+    monkeypatch.setattr(captured_step, "MOST", 3)
     cfg, side = configured("two banks", "ema.decay=0.9"), Again()
     one, other = made(Step, cfg), made(CapturedStep, cfg, side=side)
     for k in range(14):
@@ -309,8 +310,8 @@ def test_a_checkpoint_continues_the_other_kind_of_step(before, after, words, fp3
         whole.step(*batch(k), k)
     for k in range(3):
         one.step(*batch(k), k)
-    state.write(tmp_path / "a.pt", contents(one))
-    content = state.read(tmp_path / "a.pt")
+    checkpoint.write(tmp_path / "a.pt", contents(one))
+    content = checkpoint.read(tmp_path / "a.pt")
     mixer = build(cfg.mix, cfg.mixers)
     model = models.build(cfg.model, 5, 1, torch.device("cpu"))
     task = Task(model, mixer, cfg).train()
@@ -346,7 +347,7 @@ def test_refused(mix, words, device, says):
     cfg = configured(mix, "cuda_graph=true", *words)
     opt = optim.build(cfg.optim, torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match=f"^cuda_graph: {says}") as error:
-        graph.check(cfg, build(cfg.mix, cfg.mixers), opt, device)
+        captured_step.check(cfg, build(cfg.mix, cfg.mixers), opt, device)
     assert "\n" not in str(error.value)
 
 
@@ -358,16 +359,16 @@ def test_refused_with_apex_and_with_several_processes(monkeypatch):
 
     parameters = [torch.zeros(1, requires_grad=True)]
     with pytest.raises(ValueError, match="apex's optimiser .* optim.fused=torch"):
-        graph.check(cfg, mixer, FusedSGD(parameters), CUDA)
-    monkeypatch.setattr(graph, "world", lambda: 2)
+        captured_step.check(cfg, mixer, FusedSGD(parameters), CUDA)
+    monkeypatch.setattr(captured_step, "world", lambda: 2)
     with pytest.raises(ValueError, match="2 processes"):
-        graph.check(cfg, mixer, torch.optim.SGD(parameters), CUDA)
+        captured_step.check(cfg, mixer, torch.optim.SGD(parameters), CUDA)
 
 
 @pytest.mark.parametrize("mix", PLAIN)
 def test_what_only_plans_is_taken(mix):
     cfg = configured(mix, "model.compile=default")
-    graph.check(cfg, build(cfg.mix, cfg.mixers), optim.build(cfg.optim, torch.nn.Linear(2, 2)), CUDA)
+    captured_step.check(cfg, build(cfg.mix, cfg.mixers), optim.build(cfg.optim, torch.nn.Linear(2, 2)), CUDA)
 
 
 SMALL = """
@@ -425,17 +426,17 @@ def test_a_captured_run_continues(small, monkeypatch):
     """An interrupted run and its continuation, captured again, end where the uninterrupted one ends."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # each run chooses its own algorithms
     assert train.main(["small.yaml", "device=cuda", "out=whole"]) == 0
-    record = state.State.record
+    record = checkpoint.State.record
 
     def recording(self, loss):
         record(self, loss)
         self.stop = self.stop or self.step + 1 == 5
 
     with monkeypatch.context() as patch:
-        patch.setattr(state.State, "record", recording)
+        patch.setattr(checkpoint.State, "record", recording)
         assert train.main(["small.yaml", "device=cuda", "out=parts", "log_every=1"]) == 0
-    assert state.read(small / "parts/last.pt")["run"]["step"] == 5
+    assert checkpoint.read(small / "parts/last.pt")["run"]["step"] == 5
     assert train.main(["small.yaml", "device=cuda", "out=parts", "--resume"]) == 0
-    whole, parts = (state.read(small / name / "last.pt")["task"] for name in ("whole", "parts"))
+    whole, parts = (checkpoint.read(small / name / "last.pt")["task"] for name in ("whole", "parts"))
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-3)

@@ -9,7 +9,7 @@ from waiting import no_waits
 
 from fastmix.kernels import gridcut as module
 from fastmix.kernels.gridcut import CASES, energy, gridcut, is_small, reference
-from fastmix.kernels.gridcut_cases import Case
+from fastmix.kernels.gridcut.cases import Case
 
 
 def energies(labels: np.ndarray, unary, down, right) -> np.ndarray:

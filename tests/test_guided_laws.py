@@ -15,13 +15,13 @@ from torch import nn
 from waiting import no_waits
 
 from fastmix import MIXERS, Batch, Targets, config, mix
+from fastmix.engine.picture import first_batch
+from fastmix.engine.task import Task, step_rng
 from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
 from fastmix.mixers.choice import Choice
 from fastmix.mixers.gradient import GradientMixer
 from fastmix.models import load_timm
-from fastmix.picture import first_batch
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy
-from fastmix.task import Task, step_rng
 
 CLASSES = 4
 OTHER_LABELS = ("snapmix", "grafting", "supermix", "tokenmix")  # whose labels are not the areas that the sources have

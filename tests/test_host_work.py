@@ -15,8 +15,8 @@ from counting import growth, host_work
 from tasks import batch, network, step, task_of
 
 from fastmix import MIXERS, config
+from fastmix.engine.task import Task, step_rng
 from fastmix.mixers import build
-from fastmix.task import Task, step_rng
 
 SIZE = (32, 32)
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]

@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from waiting import no_waits
 
-from fastmix.kernels import KERNELS, mix_cases
+from fastmix.kernels import KERNELS, kernel
 from fastmix.kernels import plan as P
 from fastmix.kernels.erase import LEVELS, Erase, noise
-from fastmix.kernels.mix import AOT, CASES, DTYPES, _shape, mix, reference
-from fastmix.kernels.mix_cases import MEAN, PLANS, STD, Case
+from fastmix.kernels.mix import AOT, CASES, DTYPES, cases, mix, reference
+from fastmix.kernels.mix.cases import MEAN, PLANS, STD, Case
+from fastmix.kernels.mix.gpu import program_shape
 from fastmix.kernels.plan import Plan
 
 HERE = Path(__file__).parent
@@ -42,7 +43,7 @@ def test_triton_equals_the_reference():
 
 def test_kernels_compile_without_spills():
     pytest.importorskip("triton")
-    assert all(kernel.AOT for kernel in KERNELS)
+    assert all(kernel(name).AOT for name in KERNELS)
     script("aot_check.py", "--quick")
 
 
@@ -352,7 +353,7 @@ def test_a_plan_announces_the_kinds_of_its_rows_and_no_other(name):
     "width, itemsize, address", [(224, 2, 512), (224, 2, 4), (225, 2, 512), (160, 4, 8), (20, 2, 7)]
 )
 def test_groups_begin_where_their_bytes_may_be_read_at_once_and_end_with_the_row(width, itemsize, address):
-    group, groups = _shape(width, itemsize, 1 << P.BOX, False, address)
+    group, groups = program_shape(width, itemsize, 1 << P.BOX, False, address)
     assert 3 * width % group == 0 and address % group == 0 and group * itemsize <= 16
     assert 2 * group * itemsize > 16 or 3 * width % (2 * group) or address % (2 * group)  # as wide as may be
     assert groups.bit_count() == 1
@@ -469,7 +470,7 @@ def test_the_gpu_equals_the_reference_without_a_sync_and_in_a_graph(case):
 
 def test_targets_cover_every_output_type():
     assert {target.types["out"] for target in AOT} >= {"*bf16", "*fp16", "*fp32"}
-    assert {case.plan for case in mix_cases.CASES} == set(PLANS)
+    assert {case.plan for case in cases.CASES} == set(PLANS)
 
 
 def test_samples_spread_over_threads_are_those_of_one():

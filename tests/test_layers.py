@@ -60,7 +60,7 @@ GRAPH = {name: imports(path, set(KNOWN)) for name, path in KNOWN.items() if name
 
 def test_the_graph_sees_imports_of_both_kinds():
     assert "fastmix.kernels.plan" in GRAPH["fastmix.batch"]
-    assert "fastmix.models" in GRAPH["fastmix.optim"], "an import inside a function"
+    assert "fastmix.models" in GRAPH["fastmix.engine.optim"], "an import inside a function"
 
 
 def test_no_import_runs_upward():
@@ -74,4 +74,4 @@ def test_no_circle():
 
 def test_mixers_know_no_loader_and_the_loop_no_method():
     assert [b for a, targets in GRAPH.items() if ".mixers" in a for b in targets if ".pipelines" in b] == []
-    assert [b for b in GRAPH["fastmix.loop"] if ".mixers" in b] == []
+    assert [b for b in GRAPH["fastmix.engine.loop"] if ".mixers" in b] == []

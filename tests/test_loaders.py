@@ -10,19 +10,20 @@ import torch
 from loading import beton_of, copies, encoded, equal, every_kind, image_folder, installed, joined
 from PIL import Image
 
-from fastmix.pipelines import LOADERS, develop, loader_class, sampling, shapes
+from fastmix.pipelines import LOADERS, decode_crop, loader_class, sampling
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.chunk import Record
-from fastmix.pipelines.decode import jpeg, plain_size
 from fastmix.pipelines.folder import Folder
-from fastmix.pipelines.format import JPEG, classes_path
-from fastmix.pipelines.layouts import scan
+from fastmix.pipelines.jpeg.decode import jpeg, plain_size
+from fastmix.pipelines.jpeg.turbo import library
 from fastmix.pipelines.loader import Loader
-from fastmix.pipelines.pack import pack
+from fastmix.pipelines.packing.format import JPEG, classes_path
+from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.pack import pack
+from fastmix.pipelines.packing.writer import BetonWriter
+from fastmix.pipelines.sources import shapes
 from fastmix.pipelines.synthetic import Synthetic
-from fastmix.pipelines.turbo import library
 from fastmix.pipelines.view import View
-from fastmix.pipelines.writer import BetonWriter
 
 N, SIZE = 103, 32
 TRAIN = View(SIZE, flip=0.5)
@@ -244,11 +245,11 @@ def test_a_file_cut_short_is_damaged_even_where_the_crop_is_whole():
 def test_same_pixels_in_one_call_and_step_by_step(packed, view, monkeypatch):
     """With TurboJPEG 3 all images take the one call; without it none."""
     taken = []
-    one = develop._one
-    monkeypatch.setattr(develop, "_one", lambda chunk, k, *rest: (taken.append(k), one(chunk, k, *rest)))
+    one = decode_crop._one
+    monkeypatch.setattr(decode_crop, "_one", lambda chunk, k, *rest: (taken.append(k), one(chunk, k, *rest)))
     parts = copies(Beton(packed, 20, view=view, train=True).epoch(0))
     assert len(taken) == (0 if library() else 100)
-    monkeypatch.setattr("fastmix.pipelines.turbo.library", lambda: None)
+    monkeypatch.setattr("fastmix.pipelines.jpeg.turbo.library", lambda: None)
     assert equal(parts, copies(Beton(packed, 20, view=view, train=True).epoch(0)))
     assert len(taken) >= 100
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from waiting import no_waits
 
 from fastmix.bench import mix_whole
+from fastmix.kernels.host_to_device import refill
 from fastmix.kernels.mix import mix, reference
-from fastmix.kernels.mix_cases import MEAN, PLANS, STD
-from fastmix.kernels.send import refill
+from fastmix.kernels.mix.cases import MEAN, PLANS, STD
 
 pytestmark = pytest.mark.cuda
 

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from waiting import no_waits
 
 from fastmix.kernels.erase import Erase, noise
-from fastmix.kernels.exp_cpu import exp_
+from fastmix.kernels.exp import exp_
 from fastmix.kernels.mix import DTYPES, mix
-from fastmix.kernels.mix_cases import MEAN, STD
+from fastmix.kernels.mix.cases import MEAN, STD
 from fastmix.kernels.mix_logits import CASES, mix_logits, reference
-from fastmix.kernels.mix_logits_grad import CASES as GRAD_CASES
-from fastmix.kernels.mix_logits_grad import mix_logits_grad
-from fastmix.kernels.mix_logits_grad import reference as grad_reference
+from fastmix.kernels.mix_logits.gradient import CASES as GRAD_CASES
+from fastmix.kernels.mix_logits.gradient import mix_logits_grad
+from fastmix.kernels.mix_logits.gradient import reference as grad_reference
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.upsample import MODES, upsample
 

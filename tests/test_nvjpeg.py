@@ -13,8 +13,8 @@ from PIL import Image
 from fastmix.pipelines import nvjpeg
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.folder import Folder
-from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.pack import pack
+from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.view import View
 
 N, SIZE = 103, 32

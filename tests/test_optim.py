@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fastmix.config import Optim, Schedule
-from fastmix.ema import Ema
-from fastmix.optim import build, learning_rate
+from fastmix.engine.ema import Ema
+from fastmix.engine.optim import build, learning_rate
 
 
 def test_cosine_by_epoch_ends_where_the_benchmark_says():
@@ -108,7 +108,7 @@ def test_ema_equals_the_recursion_in_float64():
 @pytest.mark.parametrize("nvidias", [True, False])
 def test_apex_is_used_only_if_it_is_nvidias(monkeypatch, nvidias):
     """PyPI's package of that name has no optimizers; NVIDIA's has FusedLAMB among them."""
-    from fastmix import optim
+    from fastmix.engine import optim
 
     package = types.ModuleType("apex")
     if nvidias:

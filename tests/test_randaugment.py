@@ -9,12 +9,12 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from waiting import no_waits
 
-from fastmix.augment import INCREASING, MMCLS, Augmentation, ColorJitter, RandAugment, ThreeAugment, augmentation
 from fastmix.config import load
-from fastmix.kernels import operations as O
+from fastmix.engine.augment import INCREASING, MMCLS, Augmentation, ColorJitter, RandAugment, ThreeAugment, augmentation
 from fastmix.kernels.randaugment import CASES, INTERPOLATIONS, randaugment, reference
-from fastmix.kernels.randaugment_cases import Case
-from fastmix.pipelines.shapes import SHAPES, draw
+from fastmix.kernels.randaugment import operations as O
+from fastmix.kernels.randaugment.cases import Case
+from fastmix.pipelines.sources.shapes import SHAPES, draw
 
 FILL = (124, 116, 104)
 SIZE = (88, 96)
@@ -343,8 +343,8 @@ def test_values_outside_their_range_are_refused(make):
 
 
 def task(*words: str):
+    from fastmix.engine.task import Task
     from fastmix.mixers import MIXERS
-    from fastmix.task import Task
 
     cfg = load("quickstart", ["precision=fp32", *words])
     return Task(torch.nn.Identity(), MIXERS["mixup"](alpha=1.0), cfg)
@@ -388,7 +388,8 @@ def test_without_augmentation_nothing_is_drawn():
 
 
 def test_a_run_is_a_function_of_the_seed(tmp_path, monkeypatch):
-    from fastmix import state, train
+    from fastmix import train
+    from fastmix.engine import checkpoint
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path / "cache"))
@@ -397,7 +398,7 @@ def test_a_run_is_a_function_of_the_seed(tmp_path, monkeypatch):
     runs = {"none": 1, "randaugment": 1, "randaugment again": 2, "three": 1}
     for name, workers in runs.items():
         assert train.main([*words, f"augment.kind={name.split()[0]}", f"data.workers={workers}", f"out={name}"]) == 0
-    weights = {name: state.read(tmp_path / name / "last.pt")["task"] for name in runs}
+    weights = {name: checkpoint.read(tmp_path / name / "last.pt")["task"] for name in runs}
 
     def equal(a, b):
         return all(torch.equal(value, weights[b][key]) for key, value in weights[a].items())

@@ -11,12 +11,14 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastmix import config, loaders, models, optim, published, runs, state, train
-from fastmix.augment import augmentation
-from fastmix.ema import Ema
-from fastmix.kernels import operations as O
+from fastmix import config, models, train
+from fastmix.engine import checkpoint, loaders, optim
+from fastmix.engine.augment import augmentation
+from fastmix.engine.ema import Ema
+from fastmix.engine.task import criterion, erasing_noise
+from fastmix.kernels.randaugment import operations as O
+from fastmix.runs import published, run_folder
 from fastmix.targets import Targets
-from fastmix.task import criterion, erasing_noise
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COLUMNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if config.load(path).column.table)
@@ -361,7 +363,7 @@ def test_the_quarter_is_its_columns_recipe_with_less_work():
     }
     for mix in column("cifar10_r18_200ep").mixers:
         pair = [column(name, f"mix={mix}") for name in shown]
-        assert set(runs.departures(*pair, COLUMN)) == changed | own.get(mix, set()), mix
+        assert set(run_folder.departures(*pair, COLUMN)) == changed | own.get(mix, set()), mix
 
 
 def test_a_row_changes_the_recipe_under_the_words():
@@ -402,18 +404,18 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_run_with_all_of_it_resumes_exactly(folder, monkeypatch):
     assert train.main(["small.yaml", "out=whole"]) == 0
-    record = state.State.record
+    record = checkpoint.State.record
 
     def recording(self, loss):
         record(self, loss)
         self.stop = self.stop or self.step + 1 == 5  # as if SIGTERM came at the end of the first epoch
 
     with monkeypatch.context() as patch:
-        patch.setattr(state.State, "record", recording)
+        patch.setattr(checkpoint.State, "record", recording)
         assert train.main(["small.yaml", "out=parts"]) == 0
-    assert state.read(folder / "parts/last.pt")["run"]["step"] == 5
+    assert checkpoint.read(folder / "parts/last.pt")["run"]["step"] == 5
     assert train.main(["small.yaml", "out=parts", "--resume"]) == 0
-    whole, parts = (state.read(folder / name / "last.pt") for name in ("whole", "parts"))
+    whole, parts = (checkpoint.read(folder / name / "last.pt") for name in ("whole", "parts"))
     for part in ("task", "ema"):
         assert all(torch.equal(whole[part][key], parts[part][key]) for key in whole[part])
     assert whole["opt"]["param_groups"] == parts["opt"]["param_groups"]
@@ -431,7 +433,7 @@ def test_the_average_is_updated_every_so_many_steps(folder, monkeypatch):
 
 def test_precise_batch_norm_is_the_mean_over_batches(folder, monkeypatch):
     """Against the statistics of the first batch-norm's input, gathered by a hook, in float64."""
-    from fastmix import loop
+    from fastmix.engine import loop
 
     seen, checked, precise_bn = [], [], loop.precise_bn
 

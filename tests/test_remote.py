@@ -11,12 +11,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from fastmix.pipelines import remote
 from fastmix.pipelines.beton import Beton
-from fastmix.pipelines.format import JPEG, RAW
-from fastmix.pipelines.sources import exists, resolve
+from fastmix.pipelines.packing.format import JPEG, RAW
+from fastmix.pipelines.packing.writer import BetonWriter
+from fastmix.pipelines.sources import remote
+from fastmix.pipelines.sources.resolve import exists, resolve
 from fastmix.pipelines.view import View
-from fastmix.pipelines.writer import BetonWriter
 
 VIEW = View(8, crop="pad", pad=1)
 

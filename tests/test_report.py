@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastmix import cli, config, published, report, runs
-from fastmix.results import compare, summary
+from fastmix import cli, config, report
+from fastmix.runs import published, run_folder
+from fastmix.runs.results import compare, summary
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def command(capsys, *words: str) -> str:
 @pytest.mark.parametrize("epochs, n", [(100, 5), (300, 10), (400, 10)])
 def test_median_best_and_final_are_those_of_numpy(epochs, n):
     values = curve(epochs, epochs)
-    found = runs.scores(dict(enumerate(values, 1)), epochs)
+    found = run_folder.scores(dict(enumerate(values, 1)), epochs)
     assert found["median"] == np.median(values[-n:])
     assert (found["best"], found["final"]) == (np.max(values), values[-1])
 
@@ -60,7 +61,7 @@ def test_median_best_and_final_are_those_of_numpy(epochs, n):
 def test_the_windows_of_the_reference_scripts_worked_by_hand():
     # Epochs 1..100 score 1..100, but the last six are 50, 10, 20, 30, 40, 60 (epochs 95..100).
     top1 = dict(enumerate([*range(1, 95), 50, 10, 20, 30, 40, 60], 1))
-    found = runs.scores(top1, 100)
+    found = run_folder.scores(top1, 100)
     assert found["median"] == 30  # stated: epochs 96..100 = 10 20 30 40 60
     assert found["script_median"] == 35  # the script keeps epoch >= 100 - 5: 95..100 = 10 20 30 40 50 60
     # The sorted scores are 1..94 and 10 20 30 40 50 60; the 99th percentile lies at index 0.99 * 99 = 98.01, between
@@ -74,17 +75,17 @@ def test_the_window_of_the_script_for_learned_mixers_worked_by_hand():
     end = [90, 91, 92, 93, 94, 95, 1, 2, 3, 4, 5, 0]
     top1 = dict(enumerate([50.0] * 288 + end, 1))
     # sorted: 0 1 2 3 4 5 90 .. 95: median (5 + 90) / 2 = 47.5; without the last 0, of 11: the sixth of 1 2 3 4 5 90: 90
-    assert runs.scores(top1, 300, "automix")["script_median"] == 90
+    assert run_folder.scores(top1, 300, "automix")["script_median"] == 90
     # other methods: 290..300: 91 92 93 94 95 1 2 3 4 5 0, the sixth is 5
-    assert runs.scores(top1, 300, "cutmix")["script_median"] == 5
+    assert run_folder.scores(top1, 300, "cutmix")["script_median"] == 5
     # 100 epochs: 95..100, or 95..99
     top1 = dict(enumerate([50.0] * 94 + [70, 10, 20, 30, 80, 0], 1))
-    assert runs.scores(top1, 100, "samix")["script_median"] == 30  # 10 20 30 70 80, against (20 + 30) / 2
+    assert run_folder.scores(top1, 100, "samix")["script_median"] == 30  # 10 20 30 70 80, against (20 + 30) / 2
 
 
 def test_a_run_validated_every_fifth_epoch_has_the_median_of_those_in_the_window():
-    assert runs.scores({95: 1.0, 100: 2.0, 90: 9.0}, 100)["median"] == 2.0
-    assert runs.scores({290: 9.0, 295: 1.0, 300: 2.0}, 300)["median"] == 1.5
+    assert run_folder.scores({95: 1.0, 100: 2.0, 90: 9.0}, 100)["median"] == 2.0
+    assert run_folder.scores({290: 9.0, 295: 1.0, 300: 2.0}, 300)["median"] == 1.5
 
 
 def test_seeds_are_grouped_with_their_mean_and_deviation(make, capsys):
@@ -93,7 +94,7 @@ def test_seeds_are_grouped_with_their_mean_and_deviation(make, capsys):
         make(f"cutmix_s{seed}", top1, words=["mix=cutmix", f"seed={seed}", "data.workers=3"])
     make("mixup_s0", curve(9, 100), words=["mix=mixup"])
     make("cutmix_s9", curve(8, 50), epochs=100, words=["mix=cutmix", "seed=9"], finished=False)
-    rows = summary([runs.read(folder) for folder in runs.find("runs")])
+    rows = summary([run_folder.read(folder) for folder in run_folder.find("runs")])
     means = [row for row in rows if row["run"] == "mean"]
     assert [(row["mix"], row["n"]) for row in means] == [("cutmix", 3)], "the unfinished run does not count"
     medians = [np.median(top1[-5:]) for top1 in values]
@@ -123,17 +124,18 @@ def test_a_continued_run_counts_its_time_and_its_epochs_once(make, monkeypatch):
     lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
     again = json.dumps({**json.loads(lines[3]), "time": 10.0, "top1": 61.0}) + "\n"  # epoch 2, validated after a kill
     (folder / "log.jsonl").write_text("".join(lines) + again + '{"kind": "val", "ti')  # and a line being written
-    run = runs.read(folder)
+    run = run_folder.read(folder)
     assert run.seconds == 72 + 10 and run.finished
     assert {epoch: row["top1"] for epoch, row in run.val.items()} == {1: 50.0, 2: 61.0}
-    monkeypatch.setattr(runs, "TAIL", len(again) + 100)  # which begins within a line
-    assert runs.last(folder)["val"]["top1"] == 61.0 and runs.finished(folder, 2) and not runs.finished(folder, 3)
+    monkeypatch.setattr(run_folder, "TAIL", len(again) + 100)  # which begins within a line
+    assert run_folder.last(folder)["val"]["top1"] == 61.0
+    assert run_folder.finished(folder, 2) and not run_folder.finished(folder, 3)
 
 
 def test_the_end_of_a_long_log_begins_with_a_whole_line(make, monkeypatch):
     path = make("a", [50.0], words=["mix=cutmix"]) / "log.jsonl"
-    monkeypatch.setattr(runs, "TAIL", len(path.read_text()) - 1)
-    assert runs.last(path.parent).keys() == {"val"}
+    monkeypatch.setattr(run_folder, "TAIL", len(path.read_text()) - 1)
+    assert run_folder.last(path.parent).keys() == {"val"}
 
 
 def test_the_published_numbers_are_complete():
@@ -209,7 +211,7 @@ def test_runs_as_the_file_says_come_before_others_and_a_seed_counts_once(make):
     make("c", [90.0] * 100, words=["mix=cutmix"])
     make("d", [60.0] * 100, words=["mix=gridmix_cells", "mixers.gridmix_cells={}"])
     cells = published.table("in1k_pytorch_100ep")
-    rows, notes = compare(cells, [runs.read(folder) for folder in runs.find("runs")], "median")
+    rows, notes = compare(cells, [run_folder.read(folder) for folder in run_folder.find("runs")], "median")
     (row,) = [row for row in rows if row["n"]]
     assert row["ours"] == 90 and row["departs"] == []
     assert sorted(note.split(":")[0] for note in notes) == [f"runs/{name}" for name in ("a", "b1", "b2", "b3", "d")]

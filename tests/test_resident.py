@@ -11,8 +11,8 @@ from waiting import no_waits
 from fastmix.pipelines import resident
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.folder import Folder
-from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.pack import pack
+from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.resident import Resident
 from fastmix.pipelines.view import View
 

@@ -12,8 +12,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from fastmix.pipelines.markers import frame
-from fastmix.pipelines.restarts import cut, insert
+from fastmix.pipelines.jpeg.markers import frame
+from fastmix.pipelines.jpeg.restarts import cut, insert
 
 ROOT = Path(__file__).resolve().parent.parent
 MCU = {"444": (8, 8), "422": (8, 16), "420": (16, 16), "440": (16, 8), "411": (8, 32), "gray": (8, 8)}  # pixels

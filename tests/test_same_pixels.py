@@ -5,8 +5,8 @@ import torch
 from loading import copies, equal, image_folder, installed, joined
 
 from fastmix.pipelines import loader_class, sampling
-from fastmix.pipelines.layouts import scan
-from fastmix.pipelines.pack import pack
+from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.view import View
 
 N, SIZE = 103, 32

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from fastmix.pipelines import shapes
-from fastmix.pipelines.format import Beton
+from fastmix.pipelines.packing.format import Beton
+from fastmix.pipelines.sources import shapes
 
 SMALL = "shapes:train?n=40&size=32"
 
@@ -108,7 +108,7 @@ def test_made_once(cache, capsys):
 
 
 def test_two_processes_at_once(cache):
-    code = f"from fastmix.pipelines.shapes import resolve; print(resolve({SMALL!r}))"
+    code = f"from fastmix.pipelines.sources.shapes import resolve; print(resolve({SMALL!r}))"
     root = Path(__file__).resolve().parent.parent
     options = {"cwd": root, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     both = [subprocess.Popen([sys.executable, "-c", code], **options) for _ in range(2)]
@@ -122,7 +122,9 @@ def test_two_processes_at_once(cache):
 
 def test_a_failure_leaves_nothing_half_made(cache, monkeypatch):
     with monkeypatch.context() as broken:
-        broken.setattr("fastmix.pipelines.writer.os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+        broken.setattr(
+            "fastmix.pipelines.packing.writer.os.fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        )
         with pytest.raises(OSError, match="full"):
             shapes.resolve(SMALL)
     assert os.listdir(cache) == ["shapes-train-n40-size32-seed0-v1.lock"]

@@ -10,7 +10,8 @@ from attending import CLASSES, batch_of, explicit_attention, network
 from mixing import constants, masks, noise, shapes
 from scipy import stats
 
-from fastmix import MIXERS, config, optim
+from fastmix import MIXERS, config
+from fastmix.engine import optim
 from fastmix.mixers.transmix import outside
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from fastmix import config, models, optim
-from fastmix.ema import Ema
+from fastmix import config, models
+from fastmix.engine import optim
+from fastmix.engine.ema import Ema
+from fastmix.engine.step import Step
+from fastmix.engine.task import Task, step_rng
 from fastmix.mixers.cutmix import CutMix
-from fastmix.step import Step
-from fastmix.task import Task, step_rng
 
 EPOCH_STEPS = 3
 

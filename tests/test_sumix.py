@@ -11,9 +11,9 @@ from torch import nn
 from transformers import CLASSES, DIMS, against, batch_of, heard, multiplications, vit
 
 from fastmix import Targets, config
+from fastmix.engine.task import Task
 from fastmix.mixers import CoMixup, CutMix, ManifoldMix, MixUp, SUMix, Vanilla, build
 from fastmix.targets import CrossEntropy
-from fastmix.task import Task
 
 
 def prepared(model: nn.Module, of: dict, seed: int = 0, **options) -> SUMix:

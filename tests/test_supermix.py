@@ -11,7 +11,7 @@ from torch import nn
 
 from fastmix import MIXERS, Targets
 from fastmix.kernels.plan import ONE
-from fastmix.mixers.supermix import divergence, gaussian, optimise, recognised, weight
+from fastmix.mixers.supermix_online import divergence, gaussian, optimise, recognised, weight
 from fastmix.targets import CrossEntropy
 
 
@@ -233,7 +233,7 @@ def test_lam_is_dirichlet_for_each_sample(mixer):
 
 def test_target_classes_are_what_the_teacher_sees_in_the_clean_images(mixer, monkeypatch):
     batch, seen = noise(6, (32, 32)), []
-    monkeypatch.setattr("fastmix.mixers.supermix.optimise", lambda *args: seen.append(args) or optimise(*args))
+    monkeypatch.setattr("fastmix.mixers.supermix_online.optimise", lambda *args: seen.append(args) or optimise(*args))
     partner, lam, _, classes = mixer().guide(None, batch, None)
     with torch.no_grad():
         wanted = trained()(noise(6, (32, 32)).mix()).argmax(1)

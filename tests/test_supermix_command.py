@@ -7,12 +7,12 @@ from mixing import noise
 from teaching import NAME, teacher_file, trained
 
 from fastmix import cli, supermix
-from fastmix.mixers.supermix import recognised
+from fastmix.engine.task import step_rng
+from fastmix.mixers.supermix_online import recognised
 from fastmix.models.teacher import Teacher
 from fastmix.pipelines import loader_class
-from fastmix.pipelines.format import Beton
+from fastmix.pipelines.packing.format import Beton
 from fastmix.pipelines.view import View
-from fastmix.task import step_rng
 
 SOURCE = "shapes:val?n=30&size=32"
 
@@ -95,7 +95,7 @@ def test_finished_mixtures_show_the_teacher_both_classes_and_dominant_labels_fol
 
 @pytest.mark.parametrize("tol, rounds", [("0", 2), ("0.99", 1)])
 def test_finished_samples_are_left_out_of_later_rounds(words, file, monkeypatch, tol, rounds):
-    from fastmix.mixers import supermix as mixer
+    from fastmix.mixers import supermix_online as mixer
 
     sizes, optimise = [], mixer.optimise
 
@@ -127,7 +127,7 @@ def test_an_interrupted_run_leaves_nothing(words, tmp_path, monkeypatch):
 
 
 def test_an_epoch_without_a_finished_pair_is_an_error(words, tmp_path, monkeypatch, capsys):
-    from fastmix.mixers import supermix as mixer
+    from fastmix.mixers import supermix_online as mixer
 
     monkeypatch.setattr(mixer, "recognised", lambda logits, pairs: torch.zeros(len(pairs), dtype=torch.bool))
     assert cli.run(supermix.main, "supermix", words()) == 2

@@ -13,7 +13,8 @@ import pytest
 import torch
 from test_train import SMALL, same
 
-from fastmix import cli, jobs, report, runs, sweep
+from fastmix import cli, report, sweep
+from fastmix.runs import queue, run_folder
 
 ROOT = Path(__file__).parent.parent
 PATIENT = """
@@ -41,8 +42,8 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def expand(*words: str) -> list[jobs.Job]:
-    return jobs.expand("small.yaml", list(words), Path("runs"))
+def expand(*words: str) -> list[queue.Job]:
+    return queue.expand("small.yaml", list(words), Path("runs"))
 
 
 def launch(*words: str) -> subprocess.Popen:
@@ -57,14 +58,14 @@ def wait(what, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-def pid_of(job: jobs.Job) -> int | None:
+def pid_of(job: queue.Job) -> int | None:
     """The process that trains a run."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"fastmix.follow" in words and f"out={job.folder}".encode() in words:
+        if b"fastmix.runs.end_with_parent" in words and f"out={job.folder}".encode() in words:
             if os.readlink(path.with_name("cwd")) == os.getcwd():
                 return int(path.parent.name)
     return None
@@ -114,14 +115,14 @@ def test_killed_and_continued_equals_uninterrupted(folder, capsys):
     os.kill(child, signal.SIGKILL)
     process.communicate()
     wait(lambda: job.state == "stopped")
-    assert runs.last(job.folder)["train"]["step"] < 60, "there is something left to do"
+    assert run_folder.last(job.folder)["train"]["step"] < 60, "there is something left to do"
 
     assert sweep.main(["small.yaml", *words]) == 0
     assert f"{job.folder}: finished, top-1 " in capsys.readouterr().out
     # In a process too: sums depend on the number of threads, which is one there and may be another here.
     subprocess.run([sys.executable, "-m", "fastmix.train", "small.yaml", *words, "out=whole"], check=True)
     same(job.folder / "last.pt", folder / "whole/last.pt")
-    parts, whole = runs.read(job.folder), runs.read("whole")
+    parts, whole = run_folder.read(job.folder), run_folder.read("whole")
     assert parts.finished and [row["top1"] for row in parts.val.values()] == [row["top1"] for row in whole.val.values()]
 
 

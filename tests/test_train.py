@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastmix import cli, config, state, train, validate
-from fastmix.loaders import resolution
-from fastmix.task import Task
+from fastmix import cli, config, train, validate
+from fastmix.engine import checkpoint
+from fastmix.engine.loaders import resolution
+from fastmix.engine.task import Task
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -67,14 +68,14 @@ def same(a: Path, b: Path) -> None:
         else:
             assert x == y, where
 
-    x, y = state.read(a), state.read(b)
+    x, y = checkpoint.read(a), checkpoint.read(b)
     for content in (x, y):
         content["run"].pop("config")
     compare(x, y, "")
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return state.read(path)["task"]
+    return checkpoint.read(path)["task"]
 
 
 def rows(path: Path, kind: str) -> list[dict]:
@@ -83,13 +84,13 @@ def rows(path: Path, kind: str) -> list[dict]:
 
 def stop_at(monkeypatch, step: int) -> None:
     """As if SIGTERM came during that step."""
-    record = state.State.record
+    record = checkpoint.State.record
 
     def recording(self, loss):
         record(self, loss)
         self.stop = self.stop or self.step + 1 == step
 
-    monkeypatch.setattr(state.State, "record", recording)
+    monkeypatch.setattr(checkpoint.State, "record", recording)
 
 
 @pytest.mark.parametrize("mix, step", [("cutmix", 3), ("mixup", 5), ("fmix", 8)])  # in an epoch, at its end, later
@@ -100,7 +101,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, mix, 
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         assert run(*words, "out=parts") == 0
-    assert state.read(folder / "parts/last.pt")["run"]["step"] == step
+    assert checkpoint.read(folder / "parts/last.pt")["run"]["step"] == step
     assert run(*words, "out=parts", resume=True) == 0
     same(folder / "whole/last.pt", folder / "parts/last.pt")
     assert [row["step"] for row in rows(folder / "parts", "val")] == [5, 10]
@@ -136,7 +137,7 @@ def test_a_run_folder_holds_what_it_says(folder, capsys):
 
 
 def test_without_a_terminal_a_line_tells_the_progress(folder, capsys, monkeypatch):
-    monkeypatch.setattr("fastmix.log.MINUTE", 0.001)
+    monkeypatch.setattr("fastmix.engine.log.MINUTE", 0.001)
     assert run("mix=vanilla", "out=a", "epochs=1") == 0
     assert re.search(r"step 3 of 5, \d+ images/s, waiting \d+%, loss \d\.\d+, \d+ min left", capsys.readouterr().err)
 
@@ -150,10 +151,10 @@ def test_validate_repeats_the_last_validation_and_timm_loads_the_export(folder, 
 
     import timm
 
-    from fastmix import loaders
-    from fastmix.evaluate import evaluate
+    from fastmix.engine import loaders
+    from fastmix.engine.evaluate import evaluate
+    from fastmix.engine.task import Task
     from fastmix.mixers import MIXERS
-    from fastmix.task import Task
 
     cfg = config.load("a/config.yaml")
     model = timm.create_model("test_resnet", num_classes=10, checkpoint_path="a/model.safetensors")
@@ -190,7 +191,7 @@ def test_two_processes_equal_one(folder):
 
 
 def test_plans_differ_by_process_step_and_part():
-    from fastmix.task import step_rng
+    from fastmix.engine.task import step_rng
 
     draws = {step_rng(0, *key).integers(2**63) for key in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1)]}
     assert len(draws) == 4
@@ -208,13 +209,13 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    step = state.read(folder / "a/last.pt")["run"]["step"]
+    step = checkpoint.read(folder / "a/last.pt")["run"]["step"]
     assert f"stopped at step {step} of 2500, saved; continue with --resume out=a" in err
     assert json.loads(log.read_text().splitlines()[-1])["step"] == step
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(folder, capsys, monkeypatch):
-    from fastmix import optim
+    from fastmix.engine import optim
 
     def explode(cfg, lr, step, *rest):
         return 1e30 if step >= 6 else 0.01
@@ -224,7 +225,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     error = capsys.readouterr().err
     found = re.search(r"the loss is not finite at step (\d+); the last good checkpoint is a/last.pt", error)
     assert found and 8 <= int(found[1]) <= 9  # the step after the one that blew the weights up
-    assert state.read(folder / "a/last.pt")["run"]["step"] == 5
+    assert checkpoint.read(folder / "a/last.pt")["run"]["step"] == 5
     assert all(v.isfinite().all() for v in weights(folder / "a/last.pt").values())
     assert not (folder / "a/model.safetensors").exists()
 
@@ -282,7 +283,7 @@ def test_resume_from_another_config_and_an_existing_folder_are_refused(folder, c
 
 def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "last.pt"
-    state.write(path, {"x": torch.ones(1)})
+    checkpoint.write(path, {"x": torch.ones(1)})
 
     def full(content, file):
         file.write(b"half")
@@ -290,24 +291,24 @@ def test_a_failed_write_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(OSError, match="No space left"):
-        state.write(path, {"x": torch.zeros(1)})
-    assert torch.equal(state.read(path)["x"], torch.ones(1)) and list(tmp_path.iterdir()) == [path]
+        checkpoint.write(path, {"x": torch.zeros(1)})
+    assert torch.equal(checkpoint.read(path)["x"], torch.ones(1)) and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "last.pt"
-    state.write(path, {"x": torch.ones(100)})
+    checkpoint.write(path, {"x": torch.ones(100)})
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match="last.pt: not a readable checkpoint"):
-        state.read(path)
+        checkpoint.read(path)
 
 
 def test_erasing_changes_training_inputs_inside_its_rectangles_and_validation_not(folder):
     import numpy as np
     from torch import nn
 
+    from fastmix.engine.task import Task
     from fastmix.mixers import MIXERS
-    from fastmix.task import Task
 
     images, labels = torch.full((6, 20, 24, 3), 90, dtype=torch.uint8), torch.zeros(6, dtype=torch.int64)
     plain = Task(nn.Identity(), MIXERS["vanilla"](), config.load("small.yaml")).batch(images, labels).mix().clone()

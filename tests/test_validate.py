@@ -15,12 +15,14 @@ import torch
 from loading import image_folder
 from torch import nn
 
-from fastmix import MIXERS, cli, config, convert, dist, models, real, state, train, validate, weights
-from fastmix.evaluate import Predictions, evaluate, predict
-from fastmix.per_class import as_csv, per_class
+from fastmix import MIXERS, cli, config, convert, distributed, models, train, validate
+from fastmix.engine import checkpoint, imagenet_real
+from fastmix.engine.evaluate import Predictions, evaluate, predict
+from fastmix.engine.per_class import as_csv, per_class
+from fastmix.engine.task import Task
+from fastmix.models import weights
 from fastmix.pipelines.synthetic import Synthetic
 from fastmix.pipelines.view import View
-from fastmix.task import Task
 
 ROOT = Path(__file__).parent.parent
 SMALL = """
@@ -112,7 +114,7 @@ def test_mirrored_average_is_the_mean_of_two_runs_logits():
 def test_shares_of_several_processes_make_up_the_whole(monkeypatch, world, batch):
     table, parts = logits(), []
     whole = predict(Oracle(table), plain_task(nn.Identity()), numbered())
-    monkeypatch.setattr("fastmix.evaluate.total", lambda values: parts.append(values) or sum(parts))
+    monkeypatch.setattr("fastmix.engine.evaluate.total", lambda values: parts.append(values) or sum(parts))
     for rank in range(world):
         loader = numbered(batch, rank=rank, world=world)
         if any(numbered(batch, rank=k, world=world).entries(0)[1].any() for k in range(rank + 1, world)):
@@ -162,7 +164,7 @@ def test_real_labels_worked_by_hand(tmp_path):
     labels = np.array([1, 0, 3, 2, 1])
     top = np.array([[3, 0], [2, 0], [3, 1], [0, 1], [1, 0]])
     found = Predictions(top, np.zeros(5), labels, np.array([True, True, True, True, False]))
-    got = real.scores(found, real.read(tmp_path / "real.json", labels, "packed.beton"))
+    got = imagenet_real.scores(found, imagenet_real.read(tmp_path / "real.json", labels, "packed.beton"))
     assert got == {"real_top1": pytest.approx(100 / 3), "real_top5": pytest.approx(200 / 3), "real_images": 3}
 
 
@@ -251,7 +253,7 @@ def test_every_kind_of_file_gives_the_same(work):
     assert [both[key] for key in scores] == [raw[key] for key in scores] and not raw["ema"]
     assert [both[f"ema_{key}"] for key in scores] == [average[key] for key in scores] and average["ema"]
     assert raw["loss"] != average["loss"] and not any(key.startswith("ema_") for key in raw | average)
-    content = state.read(Path("a/last.pt"))
+    content = checkpoint.read(Path("a/last.pt"))
     stripped = {k.removeprefix("model."): v for k, v in content["task"].items() if k.startswith("model.")}
     timms = {"state_dict": {f"module.{k}": v for k, v in stripped.items()}, "state_dict_ema": content["ema"]}
     torch.save(timms | {"args": argparse.Namespace(lr=1), "epoch": 1}, "timm.pth")
@@ -275,8 +277,8 @@ def test_a_vit_at_another_size_is_timms(work):
     """Against a model that timm makes for any size, which resizes the embeddings when it is called."""
     cfg = config.load("a/config.yaml", ["data.val_size=48", "data.val_resize=48", "model.args.dynamic_img_size=true"])
     model = models.build(cfg.model, 10)
-    weights.put(state.read(Path("a/last.pt"))["ema"], model, "")
-    from fastmix import loaders
+    weights.put(checkpoint.read(Path("a/last.pt"))["ema"], model, "")
+    from fastmix.engine import loaders
 
     theirs = evaluate(model, Task(model, MIXERS["vanilla"](), cfg), loaders.validation(cfg, torch.device("cpu")))
     assert result("a", "--ema", "--size", "48", "--resize", "48")["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
@@ -384,4 +386,4 @@ def test_weights_that_cannot_be_fetched_are_one_line(work, capsys, monkeypatch):
 
 def test_no_group_of_processes_is_left(work):
     result("a", "--raw")
-    assert dist.world() == 1
+    assert distributed.world() == 1

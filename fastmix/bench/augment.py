@@ -38,9 +38,9 @@ def _compare(args, name: str, copy: float) -> list[dict]:
     import numpy as np
     import torch
 
-    from fastmix.augment import Augmentation, ColorJitter, RandAugment, ThreeAugment
     from fastmix.batch import Buffers
-    from fastmix.pipelines.shapes import SHAPES, draw
+    from fastmix.engine.augment import Augmentation, ColorJitter, RandAugment, ThreeAugment
+    from fastmix.pipelines.sources.shapes import SHAPES, draw
 
     rng = np.random.default_rng(0)
     drawings = [draw(rng, list(SHAPES)[k % len(SHAPES)], args.size) for k in range(min(args.batch, 40))]

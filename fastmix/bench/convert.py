@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[dict]:
     """Rows in images/s, CPU ms an image and MB, and ffcv's times over ours. Raises ValueError for a bad source."""
     from fastmix.bench.measure import row
-    from fastmix.pipelines.layouts import scan
+    from fastmix.pipelines.packing.layouts import scan
 
     listing = scan(args.source)
     repeats = max(1, -(-args.rows // len(listing.files)))
@@ -90,7 +90,7 @@ def _cpu_seconds() -> float:
 
 
 def _fastmix(mode: str, listing, out: Path, args: argparse.Namespace) -> None:
-    from fastmix.pipelines.pack import pack
+    from fastmix.pipelines.packing.pack import pack
 
     how = {"recompress": mode == "jpeg", "seekable": mode == "seekable", "jpeg_share": float(mode != "raw")}
     size = args.max_resolution if mode in ("jpeg", "raw") else None

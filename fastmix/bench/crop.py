@@ -62,7 +62,7 @@ def _on_gpu(images, sides, windows, flips, view) -> dict[str, Callable]:
     import torch
 
     from fastmix.kernels.crop import crop
-    from fastmix.kernels.crop_table import offsets, rows
+    from fastmix.kernels.crop.table import offsets, rows
 
     planar = [torch.from_numpy(image).cuda().permute(2, 0, 1).contiguous() for image in images]
     together = torch.from_numpy(images).cuda().reshape(-1)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """Rows as the module says. Raises ValueError for a bad source."""
-    from fastmix.pipelines.format import JPEG, Beton
+    from fastmix.pipelines.packing.format import JPEG, Beton
     from fastmix.pipelines.sources import resolve
 
     with Beton(resolve(args.source)) as file:
@@ -68,7 +68,7 @@ def _decoders(args: argparse.Namespace) -> dict[str, Callable]:
     import simplejpeg
     from PIL import Image
 
-    from fastmix.pipelines.decode import jpeg
+    from fastmix.pipelines.jpeg.decode import jpeg
     from fastmix.pipelines.resize import sees
     from fastmix.pipelines.view import View
 

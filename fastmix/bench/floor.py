@@ -78,7 +78,7 @@ class Traffic(TorchDispatchMode):
 @dataclass(frozen=True)
 class Floor:
     """A step: images, multiply-adds of the forward pass of one, bytes that all must move, parameters, and the bytes of
-    memory by what they are for (fastmix/dryrun.py)."""
+    memory by what they are for (fastmix/engine/dryrun.py)."""
 
     batch: int
     macs: int
@@ -125,9 +125,10 @@ def run(args: argparse.Namespace) -> list[dict]:
 
 def floor(name: str, batch: int, size: int, precision: str = "bf16") -> Floor:
     """Of a timm model with 1000 classes under autocast. Raises ValueError for an unknown one."""
-    from fastmix import dryrun, models
+    from fastmix import models
     from fastmix.config import Config, Data, Model
-    from fastmix.task import DTYPES
+    from fastmix.engine import dryrun
+    from fastmix.engine.task import DTYPES
 
     cfg = Config(data=Data(size=size), model=Model(name), precision=precision, batch_total=batch)
     with torch.device("meta"):

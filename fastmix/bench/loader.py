@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """Rows as the module says. Raises ValueError for a bad source."""
-    from fastmix.pipelines.sources import is_packed
+    from fastmix.pipelines.sources.resolve import is_packed
 
     packed = args.source if is_packed(args.source) else None
     originals = args.originals if packed else args.source
@@ -140,9 +140,9 @@ def _rows(turns: dict[tuple, tuple[dict, list]], args: argparse.Namespace) -> li
 
 def repeated_beton(path: str, rows: int, folder: Path) -> str:
     """A .beton file of at least so many rows: this one, or its rows again and again, in `folder`."""
-    from fastmix.pipelines.format import Beton
+    from fastmix.pipelines.packing.format import Beton
+    from fastmix.pipelines.packing.writer import BetonWriter
     from fastmix.pipelines.sources import resolve
-    from fastmix.pipelines.writer import BetonWriter
 
     path = resolve(path)
     with Beton(path) as file:
@@ -160,7 +160,7 @@ def repeated_beton(path: str, rows: int, folder: Path) -> str:
 
 def repeated_list(source: str, rows: int, folder: Path) -> str:
     """A list of at least so many image files, in `folder`: those of the source, or they again and again."""
-    from fastmix.pipelines.layouts import scan
+    from fastmix.pipelines.packing.layouts import scan
 
     listing, out = scan(source), folder / "files.csv"
     with out.open("w", newline="") as file:

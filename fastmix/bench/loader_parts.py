@@ -33,8 +33,8 @@ def rows(source: str, views: list, args: argparse.Namespace) -> list[dict]:
 def _times(source: str, view, args: argparse.Namespace) -> dict[str, list[float]]:
     import torch
 
-    from fastmix.pipelines.decode import jpeg
-    from fastmix.pipelines.format import RAW, Beton
+    from fastmix.pipelines.jpeg.decode import jpeg
+    from fastmix.pipelines.packing.format import RAW, Beton
     from fastmix.pipelines.resize import place, sees
 
     with Beton(source) as file:

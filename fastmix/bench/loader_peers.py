@@ -65,7 +65,7 @@ def torch(mode: str, source: str, args: argparse.Namespace):
     from torch.utils.data import DataLoader
 
     import fastmix.compat  # noqa: F401
-    from fastmix.pipelines.layouts import scan
+    from fastmix.pipelines.packing.layouts import scan
 
     set_num_threads(1)
     from torchvision import transforms

@@ -83,7 +83,7 @@ def _compare(args, name: str, shape: tuple[int, ...], dtype: str, copy: float) -
 
     from fastmix.batch import Buffers
     from fastmix.kernels.mix import mix
-    from fastmix.kernels.mix_cases import MEAN, PLANS, STD
+    from fastmix.kernels.mix.cases import MEAN, PLANS, STD
 
     kind, device = getattr(torch, DTYPES[dtype]), args.device
     rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ def eager(mask, other, dtype, device) -> Callable:
     """What users write: normalise in fp32, gather the partners, weigh, add."""
     import torch
 
-    from fastmix.kernels.mix_cases import MEAN, STD
+    from fastmix.kernels.mix.cases import MEAN, STD
 
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
 
@@ -33,7 +33,7 @@ def timm(mixup: float, cutmix: float, labels, dtype, device) -> Callable:
     import_module("fastmix.compat")  # before torchvision, which timm imports
     from timm.data import Mixup
 
-    from fastmix.kernels.mix_cases import MEAN, STD
+    from fastmix.kernels.mix.cases import MEAN, STD
 
     mean, std = (torch.tensor([255 * v for v in c], device=device, dtype=dtype).view(1, 3, 1, 1) for c in (MEAN, STD))
     mixer = Mixup(mixup, cutmix, num_classes=CLASSES) if mixup or cutmix else None
@@ -52,7 +52,7 @@ def torchvision(mixup: float, cutmix: float, labels, dtype) -> Callable:
     import_module("fastmix.compat")
     from torchvision.transforms import v2
 
-    from fastmix.kernels.mix_cases import MEAN, STD
+    from fastmix.kernels.mix.cases import MEAN, STD
 
     prepare = v2.Compose([v2.ToDtype(dtype, scale=True), v2.Normalize(MEAN, STD)])
     mixers = [v2.MixUp(num_classes=CLASSES)] * bool(mixup) + [v2.CutMix(num_classes=CLASSES)] * bool(cutmix)

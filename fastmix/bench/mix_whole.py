@@ -53,7 +53,7 @@ def drawer(name: str, labels) -> Callable:
 def stepper(name: str, labels, dtype) -> Callable:
     """A function of images that draws a plan, sends it and mixes by it: the plan on the device, and [B,3,H,W]."""
     from fastmix.kernels.mix import mix
-    from fastmix.kernels.mix_cases import MEAN, STD
+    from fastmix.kernels.mix.cases import MEAN, STD
 
     draw = drawer(name, labels)
 
@@ -71,7 +71,7 @@ def overwrite(held, plan) -> None:
     """
     from torch import Tensor
 
-    from fastmix.kernels.send import refill
+    from fastmix.kernels.host_to_device import refill
 
     if held.kinds != plan.kinds:
         raise ValueError(f"a plan of kinds {plan.kinds:b} cannot overwrite one of kinds {held.kinds:b}")
@@ -84,9 +84,9 @@ def replayed(name: str, inputs: list, labels, dtype) -> Callable:
     """A function of an input's index that draws a plan, overwrites the one on the GPU and replays the input's graph."""
     from functools import partial
 
-    from fastmix.graph import SideStream
+    from fastmix.engine.captured_step import SideStream
     from fastmix.kernels.mix import mix
-    from fastmix.kernels.mix_cases import MEAN, STD
+    from fastmix.kernels.mix.cases import MEAN, STD
 
     draw, side = drawer(name, labels), SideStream(inputs[0].device)
     held = draw(inputs[0]).to(inputs[0].device)

@@ -67,7 +67,7 @@ def _batch(args: argparse.Namespace):
     import torch
 
     from fastmix.batch import Batch
-    from fastmix.pipelines.shapes import SHAPES, draw
+    from fastmix.pipelines.sources.shapes import SHAPES, draw
 
     rng, n, size = np.random.default_rng(0), args.batch, args.size
     drawings = [draw(rng, list(SHAPES)[k % len(SHAPES)], size) for k in range(min(n, 40))]

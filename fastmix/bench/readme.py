@@ -17,10 +17,11 @@ import re
 import sys
 from pathlib import Path
 
-from fastmix import report, runs
+from fastmix import report
 from fastmix.cli import run
-from fastmix.gains import gains
-from fastmix.tables import markdown
+from fastmix.runs import run_folder
+from fastmix.runs.gain_over_vanilla import gains
+from fastmix.runs.tables import markdown
 
 BLOCK = re.compile(r"(<!-- (table|runs): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -63,7 +64,7 @@ def table(path: Path, conditions: dict[str, str]) -> str:
 
 def reached(folder: Path, conditions: dict[str, str]) -> str:
     """Top-1 and gains over vanilla of the runs below a folder as a Markdown table, what they ran on below it."""
-    found = [runs.read(path) for path in runs.find(folder)]
+    found = [run_folder.read(path) for path in run_folder.find(folder)]
     rows = gains(found, **conditions)
     texts = [(run.folder / "versions.json").read_text(encoding="utf-8") for run in found]
     versions = dict.fromkeys(" ".join(f"{k} {v}" for k, v in json.loads(text).items() if v) for text in texts)

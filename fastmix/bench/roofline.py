@@ -21,7 +21,7 @@ from fastmix.bench.mix import NAMES, reads
 from fastmix.bench.sass import Code, read
 
 if TYPE_CHECKING:
-    from fastmix.kernels.ahead import Build
+    from fastmix.kernels.aot import Build
 
 SAMPLES = 64  # of a plan whose bytes are counted: those of other batches are in proportion
 
@@ -83,7 +83,7 @@ def waits(code: Code) -> float:
 def _rows(gpu: Gpu, name: str, size: int, batches: list[int]) -> list[dict]:
     import numpy as np
 
-    from fastmix.kernels.mix_cases import PLANS
+    from fastmix.kernels.mix.cases import PLANS
     from fastmix.kernels.plan import PLAIN
 
     plan = PLANS[name](np.random.default_rng(0), SAMPLES, (size, size))
@@ -119,7 +119,7 @@ def _rows(gpu: Gpu, name: str, size: int, batches: list[int]) -> list[dict]:
 @cache
 def _code(kinds: int, size: int, architecture: int) -> tuple[Build, Code]:
     """The build of the pass for plans of these kinds, and its code."""
-    from fastmix.kernels.ahead import build
+    from fastmix.kernels.aot import build
     from fastmix.kernels.mix import AOT
 
     fitting = [

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fastmix.bench.gpus import WARP
 
 if TYPE_CHECKING:
-    from fastmix.kernels.ahead import Build
+    from fastmix.kernels.aot import Build
 
 LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:@(!?U?P\w+)\s+)?([A-Z][\w.]*)\s*([^;]*);", re.MULTILINE)
 CLASSES = {  # opcode (as a pattern) -> class, unit; the first that matches. Units: see CYCLES in gpus.py

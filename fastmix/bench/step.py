@@ -94,15 +94,15 @@ def settings(args: argparse.Namespace):
     """The Config and the device that the options mean. Raises ValueError for an unknown method, or without a GPU."""
     import torch
 
-    from fastmix import dist
+    from fastmix import distributed
     from fastmix.config import Config, Data, Model
+    from fastmix.engine.task import precision
     from fastmix.mixers import MIXERS, nearest
-    from fastmix.task import precision
 
     for name in args.mix:
         if name not in (*MIXERS, "all"):
             raise ValueError(f"--mix: no method {name!r}{nearest(name, MIXERS)}")
-    device = dist.init(args.device)
+    device = distributed.init(args.device)
     torch.backends.cudnn.benchmark = True  # as both trainers do
     cfg = Config(
         precision=precision(args.precision, device),
@@ -149,11 +149,12 @@ def ours(cfg, name: str, device, teacher: str | None = None, classes: int = CLAS
 
     import torch
 
-    from fastmix import models, optim
-    from fastmix.graph import CapturedStep, check
+    from fastmix import models
+    from fastmix.engine import optim
+    from fastmix.engine.captured_step import CapturedStep, check
+    from fastmix.engine.step import Step
+    from fastmix.engine.task import Task
     from fastmix.mixers import MIXERS, build
-    from fastmix.step import Step
-    from fastmix.task import Task
     from fastmix.train import compile_networks
 
     options = {"weights": teacher} if name in MIXERS and "weights" in inspect.signature(MIXERS[name]).parameters else {}

@@ -16,8 +16,9 @@ def step(cfg, name: str, device, mode: str, classes: int) -> Callable:
     """
     import torch
 
-    from fastmix import models, optim
-    from fastmix.task import DTYPES
+    from fastmix import models
+    from fastmix.engine import optim
+    from fastmix.engine.task import DTYPES
 
     model = models.build(cfg.model, classes, 0, device).train()
     opt = optim.build(cfg.optim, model)
@@ -57,7 +58,7 @@ def loader(cfg, name: str, source: str, workers: int, device, classes: int):
     from timm.data import FastCollateMixup, ImageDataset, create_loader
     from timm.data.readers.reader import Reader
 
-    from fastmix.pipelines.layouts import scan
+    from fastmix.pipelines.packing.layouts import scan
 
     class Listed(Reader):
         """The files of a listing, in any layout that fastmix knows."""

@@ -96,7 +96,7 @@ def turn(provider: Provider, k: int, warmup: int, count: int, device) -> Pace:
     import torch
 
     from fastmix.bench.memory import Peak
-    from fastmix.log import Clock
+    from fastmix.engine.log import Clock
 
     def wait() -> None:
         if device.type == "cuda":
@@ -132,7 +132,7 @@ def rows(found: dict[tuple[str, Provider], list[Pace]]) -> Iterator[tuple[str, s
 
 
 def _packed(source: str) -> bool:
-    from fastmix.pipelines.sources import is_packed
+    from fastmix.pipelines.sources.resolve import is_packed
 
     return is_packed(source)
 
@@ -140,9 +140,9 @@ def _packed(source: str) -> bool:
 def _sources(args: argparse.Namespace, names: list[str], folder: Path) -> tuple[dict[str, str], str]:
     """Where packed images and image files are, repeated as often as it takes, and in words how many these are."""
     from fastmix.bench.loader import repeated_beton, repeated_list
-    from fastmix.pipelines.format import Beton
-    from fastmix.pipelines.layouts import scan
-    from fastmix.pipelines.sources import exists, resolve
+    from fastmix.pipelines.packing.format import Beton
+    from fastmix.pipelines.packing.layouts import scan
+    from fastmix.pipelines.sources.resolve import exists, resolve
 
     for source in filter(None, (args.data, args.originals)):
         if not exists(source):
@@ -201,8 +201,8 @@ def _providers(
 
 def _opened(args: argparse.Namespace, cfg, device, name: str, source: str):
     """A training loader, and the bytes that it holds on the device."""
-    from fastmix import loaders
     from fastmix.bench.memory import held
+    from fastmix.engine import loaders
 
     decode = args.decode if name in DECODING else "exact"
     before, data = held(device), replace(cfg.data, loader=name, train=source, decode=decode, workers=args.workers)

@@ -31,7 +31,7 @@ from fastmix.mixers.smmix import SMMix
 from fastmix.mixers.smoothmix import SmoothMix
 from fastmix.mixers.snapmix import SnapMix
 from fastmix.mixers.sumix import SUMix
-from fastmix.mixers.supermix import SuperMix
+from fastmix.mixers.supermix_online import SuperMix
 from fastmix.mixers.tlalign import TLAlign
 from fastmix.mixers.tokenmix import TokenMix, TokenMixAttention
 from fastmix.mixers.transmix import TransMix

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix_logits import mix_logits
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.kernels.upsample import MODES, upsample
 from fastmix.mixers.base import check, positive, shuffled
 from fastmix.mixers.mixblock import AdAutoMixBlock, Projected

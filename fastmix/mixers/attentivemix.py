@@ -6,8 +6,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.kernels.top_cells import top_cells
 from fastmix.mixers.base import check, positive, whole
 from fastmix.mixers.guided import GuidedMixer, pooled

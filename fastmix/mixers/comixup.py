@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fastmix.batch import Batch
 from fastmix.kernels.comixup import comixup
-from fastmix.kernels.comixup_problem import MOST
+from fastmix.kernels.comixup.problem import MOST
 from fastmix.kernels.gradient_pool import gradient_pool
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan, cell_mean
-from fastmix.kernels.send import send
 from fastmix.mixers.base import is_number, positive, whole
 from fastmix.mixers.gradient import GradientMixer, saliency
 
@@ -33,7 +33,7 @@ class CoMixup(GradientMixer):
     """out = sum_k z_k x_k, k the images of a group, z_k in {0, 1/2, 1} on a grid of b x b blocks; label weight of y_k =
     mean of z_k.
 
-    A group of m images becomes m outputs, which together minimise (kernels/comixup.py)
+    A group of m images becomes m outputs, which together minimise (kernels/comixup)
 
         - (saliency of what is shown) + beta/n (label changes) + gamma/n (overlap of outputs) - eta/n log a,  n = b^2
 

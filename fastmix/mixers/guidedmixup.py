@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.farthest import farthest
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.kernels.spectral import blur, spectral_residual
 from fastmix.mixers.base import check, is_number
 from fastmix.mixers.gradient import GradientMixer

@@ -6,12 +6,12 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.kernels.top_cells import top_cells
 from fastmix.mixers.base import positive
 from fastmix.mixers.guided import GuidedMixer
-from fastmix.models.clean import look, need_class_token, patches
+from fastmix.models.clean_pass import look, need_class_token, patches
 
 
 class MergeMix(GuidedMixer):

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.mixers.base import InputMixer, check, positive, whole
 from fastmix.mixers.transmix import attended
-from fastmix.models.clean import need_class_token, patches
+from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import class_attention, name_of
 from fastmix.targets import Targets
 

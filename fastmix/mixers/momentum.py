@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastmix.batch import Batch
-from fastmix.kernels.send import send
+from fastmix.kernels.host_to_device import send
 from fastmix.mixers.base import Mixer, is_number
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import classifier, install, name_of, read, rewrite, sites, upto

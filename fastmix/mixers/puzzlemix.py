@@ -11,8 +11,8 @@ from torch import Tensor
 from fastmix.batch import Batch
 from fastmix.kernels.borders import borders
 from fastmix.kernels.gridcut import gridcut
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.kernels.transport import MOST, transport
 from fastmix.mixers.base import is_number, positive, whole
 from fastmix.mixers.gradient import GradientMixer, saliency
@@ -69,14 +69,14 @@ class PuzzleMix(GradientMixer):
 
     The mask m, of `labels` levels between 0 and 1, minimises an energy (energy_terms): each block from the image whose
     saliency, |gradient of the loss| pooled by blocks, is larger there; neighbours alike, more so where a border would
-    show; and about p ~ Beta(alpha, alpha) of the image itself. x' has its blocks moved (kernels/transport.py) so that
+    show; and about p ~ Beta(alpha, alpha) of the image itself. x' has its blocks moved (kernels/transport) so that
     salient ones come to where the image is shown: moving costs t_eps d^2 / (b - 1)^2, and gains the block's saliency.
     Kim, Choo, Song, "Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup", ICML 2020.
 
     blocks  b: a number, or a list from which each batch draws one; default 2, 4, 8 or 16
     labels  levels of the mask, 2 to 4
     beta, gamma, eta  smoothness of the mask, share of the data in it (0 to 1), weight of p
-    neighbours  pixels by which images are pooled to compare borders (k in kernels/borders.py)
+    neighbours  pixels by which images are pooled to compare borders (k in kernels/borders)
     transport, t_eps  whether blocks move, and what it costs
     t_size  move cells of so many pixels where blocks are larger (the authors' CIFAR setting: 4); the grid, which has at
             most 16 cells a side, takes the mask of its block and the saliency of its own cells
@@ -85,7 +85,7 @@ class PuzzleMix(GradientMixer):
     two transports are one program a sample each. Mixing reads one image where m is 0 or 1, else two.
 
     Blocks of images that are not square, or not a multiple of b, are as near as whole pixels allow.
-    Departs from the authors' code: the mask by kernels/gridcut.py instead of a graph cut for each sample on the host,
+    Departs from the authors' code: the mask by kernels/gridcut instead of a graph cut for each sample on the host,
     with costs in fp32 instead of truncated integers; partners by a cyclic shift; a place to which no block comes keeps
     the image's own (theirs is left black; it is almost never seen); a source wins a place also where moving costs more
     than it gains, if nobody else bids (theirs then leaves it black); losers pay in every round (the penalty is outside

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.graft_cells import graft_cells
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer, pooled
 from fastmix.models.saliency import feature_gradient

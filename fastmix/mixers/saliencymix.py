@@ -6,8 +6,8 @@ import numpy as np
 
 from fastmix.batch import Batch
 from fastmix.kernels.finegrained import finegrained
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.mixers.base import InputMixer, positive
 from fastmix.mixers.cutmix import box_around
 
@@ -18,7 +18,7 @@ class SaliencyMix(InputMixer):
     The box is CutMix's, sides H sqrt(1 - lam) and W sqrt(1 - lam) with lam ~ Beta(alpha, alpha), but around the most
     salient pixel of the partner x_j, and shows what x_j has there. granularity batch draws one lam; boxes still differ.
     Uddin, Monira, Shin, Chung, Bae, "SaliencyMix: A Saliency Guided Data Augmentation Strategy for Better
-    Regularization", ICLR 2021. Saliency: fine-grained (kernels/finegrained.py), on at most 64 x 64 cells of the
+    Regularization", ICLR 2021. Saliency: fine-grained (kernels/finegrained), on at most 64 x 64 cells of the
     uint8 image before erasing, so that mean and std do not matter. A flat image is most salient in its middle.
 
     Cost: a pass that reads the batch once; then one image is read and one written. Nothing returns to the host.

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.mixers.base import interval
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.mixers.transmix import outside
-from fastmix.models.clean import look, need_class_token, patches
+from fastmix.models.clean_pass import look, need_class_token, patches
 from fastmix.models.sites import rewrite
 from fastmix.targets import Targets
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.mixers.base import is_number, positive
 from fastmix.mixers.cutmix import clipped_box
 from fastmix.mixers.guided import GuidedMixer

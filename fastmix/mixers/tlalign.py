@@ -11,7 +11,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import InputMixer, positive, whole
 from fastmix.mixers.cutmix import clipped_box
 from fastmix.mixers.transmix import outside
-from fastmix.models.clean import need_class_token, patches
+from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import Attention, attention_inputs, name_of, sites
 from fastmix.targets import Targets
 

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.send import send
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer
-from fastmix.models.clean import look, need_class_token, patches
+from fastmix.models.clean_pass import look, need_class_token, patches
 from fastmix.models.sites import classifier, last_map
 from fastmix.models.teacher import Teacher, resized
 

@@ -9,7 +9,7 @@ from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import is_number
 from fastmix.mixers.cutmix import CutMix
-from fastmix.models.clean import need_class_token, patches
+from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import class_attention, name_of
 from fastmix.targets import Targets
 

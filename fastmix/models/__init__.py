@@ -10,7 +10,7 @@ from torch import nn
 
 import fastmix.compat  # noqa: F401  (before timm, which the modules of this folder import)
 from fastmix.config import Model
-from fastmix.dist import world
+from fastmix.distributed import world
 
 
 def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = "cpu") -> nn.Module:

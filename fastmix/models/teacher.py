@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastmix import models, weights
+from fastmix import models
 from fastmix.config import Model
+from fastmix.models import weights
 from fastmix.models.sites import read, sites
 
 
@@ -21,7 +22,7 @@ class Teacher:
     computes in the autocast that it is called in.
 
     mixer  who asks, for messages
-    file   what fastmix/weights.py reads: safetensors, a timm checkpoint, one of a run; the moving average where there
+    file   what models/weights.py reads: safetensors, a timm checkpoint, one of a run; the moving average where there
            is one. It says how many classes there are: `classes`.
 
     Raises ValueError of one line for a file that is not given, cannot be read or does not fit, or an unknown model.

@@ -1,0 +1,1 @@
+"""What a run does, from its config to its weights: data, step, loop, validation, checkpoints."""

@@ -1,0 +1,80 @@
+"""Validation: every image once, over all processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from fastmix.distributed import rank, total
+from fastmix.engine.task import Task
+
+TOP = 5
+
+
+@dataclass
+class Predictions:
+    """What a model says of every image, in the loader's order of rows; the same on all processes.
+
+    top     int64 [n,k]   the k likeliest classes, the likeliest first; k is 5, or the number of classes
+    loss    float64 [n]   cross-entropy
+    labels  int64 [n]
+    valid   bool [n]      False: a damaged image that was left out
+    """
+
+    top: np.ndarray
+    loss: np.ndarray
+    labels: np.ndarray
+    valid: np.ndarray
+
+    @property
+    def hits(self) -> np.ndarray:
+        """Whether each of the likeliest classes is the label, bool [n,k]."""
+        return self.top == self.labels[:, None]
+
+    def scores(self) -> dict[str, float]:
+        """top1 and top5 in percent, loss and the number of images, of those that are valid."""
+        hits, n = self.hits[self.valid], int(self.valid.sum())
+        top1, top5 = (100 * int(found.sum()) / n for found in (hits[:, 0], hits.any(1)))
+        return {"top1": top1, "top5": top5, "loss": float(self.loss[self.valid].sum() / n), "images": n}
+
+
+def evaluate(model: nn.Module, task: Task, loader) -> dict[str, float]:
+    """`scores` of `predict`."""
+    return predict(model, task, loader).scores()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, task: Task, loader, flip: bool = False, bar: bool = False) -> Predictions:
+    """Evaluates `model` (the task's own or its average); the task says how pixels are normalised, in which precision.
+
+    flip: the logits are the mean of those of the image and of its mirror image. bar: shows the progress.
+    The loader yields each image exactly once, padded batches carry a mask. One host sync in all.
+    Raises ValueError where no image could be read.
+    """
+    training = model.training
+    model.eval()
+    found = []
+    shown = None if bar and rank() == 0 else True  # None: on a terminal
+    for images, labels, valid in tqdm(loader.epoch(0), total=len(loader), unit="batch", disable=shown, leave=False):
+        x = task.batch(images, labels).mix()
+        with torch.autocast(images.device.type, task.dtype, enabled=task.dtype != torch.float32):
+            logits = model(x).float()
+            if flip:
+                logits = (logits + model(x.flip(3)).float()) / 2
+        loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+        top = logits.topk(min(TOP, logits.shape[1]), 1).indices
+        found.append(torch.column_stack([top.double(), loss, valid]))
+    model.train(training)
+    mine = torch.cat(found)
+    rows = torch.from_numpy(loader.entries(0)[0].reshape(-1)).to(mine.device)
+    table = mine.new_zeros(loader.n, mine.shape[1]).index_add_(0, rows, mine.where(mine[:, -1:] > 0, 0))
+    *top, loss, seen = total(table).cpu().numpy().T
+    if seen.max() > 1 or (loader.bad == "raise" and seen.min() < 1):
+        raise RuntimeError(f"validation counted {seen.sum():.0f} images of {loader.n}")
+    if not seen.any():
+        raise ValueError(f"{loader.source}: none of its {loader.n} images could be read")
+    return Predictions(np.stack(top, 1).astype(np.int64), loss, loader.labels, seen > 0)

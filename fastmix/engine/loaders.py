@@ -1,0 +1,117 @@
+"""The config's two loaders, one process's share of each."""
+
+from __future__ import annotations
+
+import torch
+
+from fastmix.config import Config
+from fastmix.distributed import rank, world
+from fastmix.pipelines import loader_class
+from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.sources.resolve import exists
+from fastmix.pipelines.view import View
+
+
+def training(cfg: Config, device: torch.device) -> Loader:
+    """Random crops in random order; a step's images are shared out over the processes. Raises ValueError."""
+    parts = world() * cfg.accum
+    if cfg.batch_total % parts:
+        raise ValueError(
+            f"batch_total is {cfg.batch_total}, which {world()} processes with accum {cfg.accum} cannot share equally"
+        )
+    data = cfg.data
+    view = View(
+        size=data.size,
+        crop=data.crop,
+        scale=data.scale,
+        ratio=data.ratio,
+        pad=data.pad,
+        flip=data.flip,
+        resize=data.val_resize if data.crop == "centre" else None,
+        interpolation=data.interpolation,
+        decode=data.decode,
+    )
+    if data.ramp is not None:
+        low, begin, end = data.ramp
+        if low < 32 or not 0 <= begin <= end:
+            raise ValueError(f"data.ramp is {list(data.ramp)}; give [pixels from 32, first epoch, last epoch]")
+        view.at(low)
+    return _loader(cfg, "train", cfg.batch_total // world(), view, device)
+
+
+def validation(cfg: Config, device: torch.device) -> Loader:
+    """The centre of every image, decoded exactly (or by the GPU, if training is), each image once over all processes.
+
+    Raises ValueError.
+    """
+    data = cfg.data
+    view = View(
+        size=data.val_size or data.size,
+        crop="centre",
+        flip=0.0,
+        resize=data.val_resize,
+        interpolation=data.interpolation,
+        decode="gpu" if data.decode == "gpu" else "exact",
+    )
+    return _loader(cfg, "val", max(1, cfg.batch_total // (world() * cfg.accum)), view, device)
+
+
+def resolution(cfg: Config, epoch: int) -> int:
+    """Pixels a side of an epoch's training images: data.size, or on the way there, in multiples of 32.
+
+    Linear between the two epochs of data.ramp, as ffcv-imagenet trains.
+    """
+    if cfg.data.ramp is None:
+        return cfg.data.size
+    low, begin, end = cfg.data.ramp
+    share = min(max((epoch - begin) / max(end - begin, 1), 0.0), 1.0)
+    return cfg.data.size if share == 1 else max(32, round((low + share * (cfg.data.size - low)) / 32) * 32)
+
+
+def classes(cfg: Config, *loaders: Loader) -> int:
+    """The number of classes, on which config and data must agree. Raises ValueError.
+
+    Data without class names (a .beton file of another program) need not contain the last of the classes.
+    """
+    count = cfg.model.classes or loaders[0].classes
+    named = [loader for loader in loaders if loader.class_names != [str(k) for k in range(loader.classes)]]
+    for loader in loaders:
+        if loader.classes > count or (loader in named and loader.classes < count):
+            raise ValueError(f"{loader.source} has {loader.classes} classes, but the model is to have {count}")
+    for loader in named:
+        if loader.class_names != named[0].class_names:
+            raise ValueError(
+                f"{loader.source} and {named[0].source} do not have the same classes: convert the one with "
+                "--classes of the other"
+            )
+    return count
+
+
+def require(cfg: Config, split: str) -> None:
+    """Raises ValueError where the source of a split, "train" or "val", is not there."""
+    source = getattr(cfg.data, split)
+    if cfg.data.loader != "synthetic" and not exists(source):
+        what = f"data.{split} is {source!r}, which does not exist" if source else f"data.{split} is empty"
+        raise ValueError(
+            f"{what}: give data.{split}=PATH of a .beton file (`python -m fastmix.convert` makes one of a folder of "
+            f"images), or with data.loader=folder of a folder that holds a folder for each class"
+        )
+
+
+def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
+    require(cfg, split)
+    options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
+    return loader_class(cfg.data.loader)(
+        getattr(cfg.data, split),
+        batch,
+        view=view,
+        train=split == "train",
+        seed=cfg.seed,
+        rank=rank(),
+        world=world(),
+        repeats=cfg.data.repeats if split == "train" else 1,
+        workers=cfg.data.workers,
+        device=device,
+        bad=cfg.data.bad,
+        **options,
+    )

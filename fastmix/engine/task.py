@@ -1,0 +1,80 @@
+"""Task: model, mixer and criterion as one module from a batch to its loss.
+
+It is what DDP wraps: one forward and one backward a step, however often a mixer calls the model.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastmix.batch import Batch, Buffers
+from fastmix.config import Config
+from fastmix.engine.augment import augmentation
+from fastmix.kernels.erase import Erase, noise
+from fastmix.mixers.base import Mixer
+from fastmix.targets import BinaryCrossEntropy, CrossEntropy
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Task(nn.Module):
+    """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar."""
+
+    def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(cfg.seed)
+            mixer.prepare(model)
+        self.model, self.mixer, self.criterion = model, mixer, criterion(cfg)
+        self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
+        self.augmentation, self.reused = augmentation(cfg), Buffers()
+        self.register_buffer("noise", erasing_noise(cfg), persistent=False)
+
+    def forward(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+        return self.mixer(self.model, self.batch(images, labels, rng), self.criterion)
+
+    def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
+        """The batch as mixers see it; without a generator, as validation does: not augmented, not erased."""
+        data = self.cfg.data
+        self.reused.restart()
+        if rng is not None and self.augmentation is not None:
+            images = self.augmentation(images, rng, self.reused)
+        erase = None
+        if rng is not None and self.cfg.erase.prob > 0:
+            erase = Erase.draw(rng, len(labels), images.shape[1:3], self.cfg.erase.prob, self.noise).to(images.device)
+        return Batch(images, labels, rng, data.mean, data.std, self.dtype, erase, self.reused)
+
+
+def criterion(cfg: Config) -> nn.Module:
+    """The loss that the config names."""
+    if cfg.loss.kind == "ce":
+        return CrossEntropy(cfg.loss.smoothing)
+    return BinaryCrossEntropy(cfg.loss.smoothing, cfg.loss.threshold, cfg.loss.reduction)
+
+
+def erasing_noise(cfg: Config) -> Tensor:
+    """What erased rectangles show, in pixel units: `fill` of kernels.erase.Erase."""
+    if cfg.erase.mode == "uint8":
+        return noise(cfg.erase.mean, cfg.erase.std, whole=True)
+    mean, std = (tuple(255 * v for v in values) for values in (cfg.data.mean, cfg.data.std))
+    return noise(mean, std if cfg.erase.mode == "pixel" else (0.0, 0.0, 0.0))
+
+
+def precision(name: str, device: torch.device) -> str:
+    """fp32, fp16 or bf16 for a config's `precision`; auto: bf16 where the device computes in it, else fp16 or fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    flags = Path("/proc/cpuinfo")
+    words = flags.read_text().split() if flags.is_file() else []
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(words) else "fp32"
+
+
+def step_rng(seed: int, step: int, rank: int, part: int = 0) -> np.random.Generator:
+    """The generator of one optimiser step's part on one process: counter-based, so it needs no history."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, part, rank, step]))

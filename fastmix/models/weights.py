@@ -1,0 +1,67 @@
+"""Weights out of the files that they come in: our checkpoints, safetensors, and checkpoints as timm writes them."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fastmix.engine.checkpoint import read as read_checkpoint
+from fastmix.models import load_timm
+
+KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
+"""Where timm's checkpoints, and those like them, keep the average and the weights themselves."""
+
+
+@dataclass
+class Weights:
+    """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree."""
+
+    sets: dict[str, dict[str, Tensor]]
+    config: dict | None = None
+
+
+def read(path: Path) -> Weights:
+    """The weights in a file. Nothing in it is run. Raises ValueError for one that is damaged or holds none."""
+    if path.suffix == ".safetensors":
+        return Weights({"raw": _safetensors(path)})
+    with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments as one
+        content = read_checkpoint(path)
+    if isinstance(content, dict) and "run" in content and "task" in content:
+        task = content["task"].items()
+        sets = {"raw": {name.removeprefix("model."): value for name, value in task if name.startswith("model.")}}
+        return Weights(sets | ({"ema": content["ema"]} if "ema" in content else {}), content["run"]["config"])
+    sets = {}
+    for kind, keys in KEYS.items():
+        if key := next((key for key in keys if isinstance(content, dict) and content.get(key)), None):
+            sets[kind] = content[key]
+    sets = sets or {"raw": content}
+    for weights in sets.values():
+        if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
+            raise ValueError(f"{path}: no weights in it: a state dict is expected, or one under state_dict or model")
+    clean = load_timm().models.clean_state_dict
+    return Weights({kind: clean(sets[kind]) for kind in sorted(sets, reverse=True)})
+
+
+def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:
+    """Gives the model these weights. Raises ValueError of one line unless they are the model's, all and only."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{where}: the weights do not fit the model: {reason[:300]}") from None
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable safetensors file ({error})") from None

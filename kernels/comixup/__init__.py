@@ -1,0 +1,117 @@
+"""The joint solver of Co-Mixup: which inputs the blocks of each output show, groups side by side.
+
+A group has m inputs and as many outputs of n blocks; z_j,t is one input's unit vector, or half of two. It minimises
+
+    sum_j,t <c_t, z_j,t> + beta/n sum_j #{label changes along the grid} + gamma/n sum_j!=j' <o_j, A o_j'>,
+    o_j = sum_t z_j,t    (Kim et al., "Co-Mixup", ICLR 2021, eq. 4, 5 and appendix; arXiv:2102.03065)
+
+output after output (Gauss-Seidel), `iterations` times over all. With the others fixed, showing input k in a block costs
+c_k,t + 2 gamma/n (A q)_k, q_k the blocks of k in the other outputs, and nothing of the second where (A q)_k <= tau n.
+From the second time on an output may also show halves of the three inputs that it shows most (pairs of them, ties to
+the lower index), at the mean of both costs - 5e-4; next to a block of one of its two inputs a half counts 1/4 of a
+label change. Before the last time, of two outputs that show one set of several inputs, the earlier pays gamma/n for
+the first of the set, the later for the second (`resolve`).
+
+An output's grid is settled by iterated conditional modes: blocks of one colour of the checkerboard take their best
+label given the other colour's, at most SWEEPS times or until none changes, from three starts: as it is, each block's
+cheapest label, and the one that is cheapest all over; the lowest energy wins, the first of equals. So no step raises
+an output's energy. Alpha-beta swap by graph cuts, which the authors use, is not better on average.
+
+Costs are rounded once, to 2**-SCALE (`fixed_point`); all that follows is in whole numbers, so the reference, the Triton
+kernel and the numba twin find the same labels on every device.
+
+One program solves a group: costs, penalties and counts in registers; the result is its only memory, from which a
+block's neighbours are read (cached). Bytes: 4 m n + 4 m m read and 4 m n written, a few kB. It is bound by latency:
+3 starts x about 3 sweeps x 2 colours x m x iterations dependent steps, all groups at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastmix.kernels._triton import INTERPRETED
+from fastmix.kernels.comixup.cases import CASES
+from fastmix.kernels.comixup.gpu import AOT, blocks, comixup_kernel
+from fastmix.kernels.comixup.problem import BASE, CELLS, MOST, fixed_point
+from fastmix.kernels.comixup.reference import DTYPES, reference
+
+__all__ = ["AOT", "CASES", "DTYPES", "comixup", "reference"]
+
+
+def comixup(
+    cost: Tensor,
+    compatibility: Tensor,
+    start: Tensor,
+    sizes: Tensor,
+    grid: tuple[int, int],
+    beta: float = 0.32,
+    gamma: float = 1.0,
+    tau: float = 0.83,
+    iterations: int = 4,
+    resolve: bool = True,
+    largest: float = 2.0,
+) -> Tensor:
+    """The two inputs that each block of each output shows half of; the same twice: it shows that one. int32 [G,m,n,2]
+
+    cost           float32 [G,m,n]  of showing input k of the group in block t; the lower the better
+    compatibility  float32 [G,m,m]  A, in [0,1]: 1 on the diagonal, off it what pairs of inputs in two outputs cost
+    start          integers [G,m,n] the input that block t of output j shows at first
+    sizes          int32 [G]        a group has the inputs 0..size-1; what lies behind is not read, and its outputs
+                                    show input 0
+    grid           (rows, columns) of the n blocks
+    largest        what no cost exceeds, above or below 0; those that do are cut
+    Without a wait for the device. Raises ValueError for arguments that do not fit each other.
+    """
+    _check(cost, compatibility, start, sizes, grid, (beta, gamma, tau, largest), iterations)
+    problem = fixed_point(cost, compatibility, beta, gamma, tau, largest)
+    inside = torch.arange(cost.shape[1], device=cost.device)[:, None] < sizes[:, None, None]
+    labels = torch.where(inside, start.clamp(0, cost.shape[1] - 1), 0).int() * (BASE + 1)
+    if cost.is_cuda or INTERPRETED:
+        _launch(problem, sizes, labels, grid, iterations, resolve)
+    else:
+        from fastmix.kernels.comixup.cpu import comixup_cpu
+
+        comixup_cpu(problem, sizes, labels, grid, iterations, resolve)
+    return torch.stack([labels // BASE, labels % BASE], 3)
+
+
+def _launch(problem, sizes, labels, grid, iterations, resolve) -> None:
+    groups, m, n = labels.shape
+    with torch.cuda.device_of(labels):
+        comixup_kernel[(groups,)](
+            problem.costs.contiguous(),
+            problem.penalty.contiguous(),
+            sizes.int().contiguous(),
+            labels,
+            problem.limit,
+            problem.quarter,
+            problem.twin,
+            problem.bonus,
+            iterations,
+            iterations - 2 if resolve else -1,
+            3,
+            m,
+            n,
+            grid[1],
+            **blocks(m, n),
+        )
+
+
+def _check(cost, compatibility, start, sizes, grid, numbers, iterations) -> None:
+    groups, m, n = cost.shape if cost.ndim == 3 else (0, 0, 0)
+    if not (groups and 0 < m <= MOST and 0 < n <= CELLS) or cost.dtype != torch.float32:
+        wanted = f"float32 [G,m,n], m at most {MOST}, n at most {CELLS}"
+        raise ValueError(f"comixup: cost must be {wanted}, not {cost.dtype} {list(cost.shape)}")
+    if grid[0] * grid[1] != n:
+        raise ValueError(f"comixup: the grid {grid[0]} x {grid[1]} has not the {n} blocks of cost")
+    wanted = {"compatibility": (groups, m, m), "start": (groups, m, n), "sizes": (groups,)}
+    for (name, shape), tensor in zip(wanted.items(), (compatibility, start, sizes), strict=True):
+        floating = name == "compatibility"
+        if tensor.shape != shape or tensor.device != cost.device or tensor.is_floating_point() != floating:
+            kind = "floats" if floating else "integers"
+            found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+            raise ValueError(f"comixup: {name} must be {kind} {list(shape)} on {cost.device}, not {found}")
+    if min(numbers) < 0 or numbers[-1] == 0 or iterations < 1:
+        found = f"{', '.join(map(str, numbers))} and {iterations}"
+        raise ValueError(f"comixup: beta, gamma and tau must be at least 0, largest and iterations above, not {found}")

@@ -1,0 +1,353 @@
+"""The mixing pass on the CPU: numba, one row at a time, samples spread over a few threads.
+
+Rows are made piece by piece, each normalised straight from its source, or blended from two; 16-bit outputs are rounded
+from a row in fp32. Bit for bit equal to `kernels.mix.reference`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from fastmix.kernels.erase import LEVELS, Erase
+from fastmix.kernels.plan import (
+    BLEND,
+    BLOCKS,
+    BOX,
+    CELLS,
+    COLUMNS,
+    MAP,
+    ONE,
+    PROFILE,
+    RANKS,
+    RESIZED,
+    STEPS,
+    WINDOW,
+    Plan,
+    map_places,
+)  # fmt: skip
+from fastmix.kernels.threads import share
+
+UNIT = np.float32(1 / ONE)
+
+
+@njit(nogil=True)
+def _noise(fill, position, channel, seed):
+    """The noise at a flat position: lowbias32 of C. Wellons' hash prospector picks the level."""
+    h = np.uint32(position) ^ np.uint32(seed)
+    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    h = np.uint32((h ^ (h >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return fill[channel, (h ^ (h >> np.uint32(16))) & np.uint32(LEVELS - 1)]
+
+
+@njit(nogil=True)
+def put_row(line, at, images, boxes, fill, image, y, start, stop, mean, scale):
+    """Normalises elements start..stop of row y of a source image, erased where its box is, into line[at:].
+
+    Beyond the end of the row its last pixel is repeated.
+    """
+    end = min(stop, images.shape[2])
+    source, target = images[image, y, start:end], line[at : at + end - start]
+    shift, factor = mean[at : at + end - start], scale[at : at + end - start]
+    for e in range(len(source)):
+        target[e] = (np.float32(source[e]) - shift[e]) * factor[e]
+    if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
+        for e in range(max(start, 3 * boxes[image, 2]), min(end, 3 * boxes[image, 3])):
+            noise = _noise(fill, y * images.shape[2] + e, e % 3, boxes[image, 4])
+            line[at + e - start] = (noise - mean[at + e - start]) * scale[at + e - start]
+    for e in range(at + end - start, at + stop - start):
+        line[e] = line[e - 3]
+
+
+@njit(nogil=True)
+def _put_window(line, across, images, boxes, fill, image, y, start, stop, mean, scale):
+    """Normalises elements across[start:stop] of row y of a source image, erased likewise, into line[start:stop]."""
+    source = images[image, y]
+    for e in range(start, stop):
+        line[e] = (np.float32(source[across[e]]) - mean[e]) * scale[e]
+    if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
+        for e in range(start, stop):
+            if 3 * boxes[image, 2] <= across[e] < 3 * boxes[image, 3]:
+                noise = _noise(fill, y * images.shape[2] + across[e], e % 3, boxes[image, 4])
+                line[e] = (noise - mean[e]) * scale[e]
+
+
+@njit(nogil=True)
+def blend_row(line, a, b, weight, mean, scale):
+    """Normalises weight * a + (1 - weight) * b: exact for whole pixel values and where the weight is 0 or 1."""
+    for e in range(len(line)):
+        first, second = np.float32(a[e]), np.float32(b[e])
+        mixed = second + weight[e] * (first - second)
+        line[e] = ((first if weight[e] == 1 else mixed) - mean[e]) * scale[e]
+
+
+@njit(nogil=True)
+def to_bfloat16(out, row):
+    """Rounds to nearest, ties to even, by integer arithmetic; the results are bits in uint16."""
+    word = row.view(np.uint32)
+    for e in range(len(out)):
+        even = (word[e] >> np.uint32(16)) & np.uint32(1)
+        out[e] = np.uint16(np.uint32(word[e] + np.uint32(0x7FFF) + even) >> np.uint32(16))
+
+
+@njit(nogil=True)
+def to_float16(out, row):
+    """Likewise; below 2**-14 the fp32 adder rounds to the fixed step of subnormals, from 65520 on all is infinite."""
+    word = row.view(np.uint32)
+    for e in range(len(out)):
+        sign, size = (word[e] >> np.uint32(16)) & np.uint32(0x8000), word[e] & np.uint32(0x7FFFFFFF)
+        even = (size >> np.uint32(13)) & np.uint32(1)
+        rebased = np.uint32(size + np.uint32(0xC8000FFF) + even)  # the exponent's bias goes from 127 to 15
+        half = rebased >> np.uint32(13)
+        if size >= np.uint32(0x47800000):
+            half = np.uint32(0x7C00)
+        elif size < np.uint32(0x38800000):
+            half = np.uint32((abs(row[e]) + np.float32(0.5) - np.float32(0.5)) * np.float32(1 << 24))
+        out[e] = np.uint16(sign | half)
+
+
+@njit(nogil=True)
+def _windowed(pixel, corner, source, scale, length):
+    """Where a pixel of a box looks in the partner: nearest neighbour, clamped to the image."""
+    return min(max(source + np.int64(np.floor(np.float32(pixel - corner) * scale)), 0), length - 1)
+
+
+@njit(nogil=True)
+def _stretched(pixel, low, high, first, last, length):
+    """The two source pixels between which a pixel of a stretched box lies, and STEPS x the second's share."""
+    step = (pixel - low) * (last - first - 1) * STEPS // max(high - low - 1, 1)
+    source = first + step // STEPS
+    return min(max(source, 0), length - 1), min(max(source + 1, 0), length - 1), np.float32(step % STEPS)
+
+
+@njit(nogil=True)
+def _put_stretched(line, start, stop, over, under, left, right, across, down, mean, scale):
+    """Normalises what a box shows between two rows of the partner, into line[start:stop]."""
+    steps = np.float32(STEPS)
+    for e in range(start, stop):
+        first = over[left[e]] * (steps - across[e]) + over[right[e]] * across[e]
+        second = under[left[e]] * (steps - across[e]) + under[right[e]] * across[e]
+        line[e] = ((first * (steps - down) + second * down) * np.float32(1 / STEPS**2) - mean[e]) * scale[e]
+
+
+@njit(nogil=True)
+def _spread(weight, pixels):
+    """Weights of a row's elements from those of its pixels."""
+    for x in range(len(pixels)):
+        weight[3 * x] = weight[3 * x + 1] = weight[3 * x + 2] = pixels[x]
+
+
+@njit(nogil=True)
+def _map_weights(pixels, between, above, below, down, left, right, across):
+    """Weights of a row of pixels from the rows of a map above and below it; products below 2**31."""
+    steps = np.int32(STEPS)
+    for c in range(len(between)):
+        between[c] = above[c] * np.int32(steps - down) + below[c] * down
+    for x in range(len(pixels)):
+        first = np.int32(between[left[x]] * np.int32(steps - across[x]))
+        second = np.int32(between[right[x]] * across[x])
+        pixels[x] = np.float32(np.int32(first + second + np.int32(STEPS**2 // 2)) >> np.int32(14)) * UNIT
+
+
+@njit(nogil=True)
+def _cell_weights(pixels, bits, cy, rows, columns):
+    """Weights of the pixels of a row of cells of which each is the image's own or its partner's."""
+    for cx in range(columns):
+        cell = cy * columns + cx
+        own = np.float32((bits[cell // 32] >> (cell % 32)) & 1)
+        pixels[_cell_start(cx, len(pixels), columns) : _cell_start(cx + 1, len(pixels), columns)] = own
+
+
+@njit(nogil=True)
+def _rank_weights(pixels, ranks, count, flipped):
+    """Weights of a row of pixels of a rank map."""
+    for x in range(len(pixels)):
+        pixels[x] = np.float32(1) if ranks[x] < count else np.float32(0)
+    if flipped:
+        pixels[:] = pixels[::-1].copy()
+
+
+@njit(nogil=True)
+def _cell_start(cell, length, cells):
+    return (cell * length + cells - 1) // cells
+
+
+@njit(nogil=True)
+def _cell_places(edges, places, entries, rows, columns, height, width):
+    """What does not depend on the row: the elements where columns begin, and each source's image, row, element."""
+    for cx in range(columns + 1):
+        edges[cx] = 3 * _cell_start(cx, width, columns)
+    for cell in range(rows * columns):
+        for k in range(2):
+            image, source = divmod(entries[cell, k], rows * columns)
+            places[cell, k, 0] = image
+            places[cell, k, 1] = _cell_start(source // columns, height, rows)
+            places[cell, k, 2] = 3 * _cell_start(source % columns, width, columns)
+
+
+@njit(nogil=True)
+def _put_blocks(
+    line, a, b, weight, images, boxes, fill, y, edges, places, entries, rows, columns, mean, scale, zero, one
+):
+    """Row y of a grid of cells; neighbours that continue in one source row are one run."""
+    height, n = images.shape[1:]
+    cy = y * rows // height
+    y_in_cell = y - _cell_start(cy, height, rows)
+    begin, end, run, run_y, shift = 0, 0, 0, 0, 0  # elements begin..end come from row run_y of image run, at + shift
+    for cx in range(columns):
+        cell, start, stop = cy * columns + cx, edges[cx], edges[cx + 1]
+        own = entries[cell, 2]
+        k = 0 if own else 1
+        image, from_y = places[cell, k, 0], min(places[cell, k, 1] + y_in_cell, height - 1)
+        x = places[cell, k, 2]
+        mixed = 0 < own < ONE
+        if mixed or image != run or from_y != run_y or x - start != shift or stop + shift > n:
+            if begin < end:
+                put_row(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
+            begin, run, run_y, shift = start, image, from_y, x - start
+        end = stop
+        if mixed:
+            other, other_y = places[cell, 1, 0], min(places[cell, 1, 1] + y_in_cell, height - 1)
+            other_x = places[cell, 1, 2]
+            to, other_to = x + stop - start, other_x + stop - start
+            part = slice(start, stop)
+            weight[part] = np.float32(own) * UNIT
+            if len(boxes) or to > n or other_to > n:
+                put_row(a, start, images, boxes, fill, image, from_y, x, to, zero, one)
+                put_row(b, start, images, boxes, fill, other, other_y, other_x, other_to, zero, one)
+                blend_row(line[part], a[part], b[part], weight[part], mean[part], scale[part])
+            else:
+                first, second = images[image, from_y, x:to], images[other, other_y, other_x:other_to]
+                blend_row(line[part], first, second, weight[part], mean[part], scale[part])
+            begin = stop
+    if begin < end:
+        put_row(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
+
+
+@njit(nogil=True, cache=True)
+def _mix(
+    first, last, images, table, floats, profiles, bank, blocks, maps, above, below, down, left, right, across,
+    boxes, fill, mean, scale, out, bits, half,
+):  # fmt: skip
+    """Samples first..last, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16); images and outputs [B,H,W*3].
+
+    above, below, down [H] and left, right, across [W]: where each pixel lies in a map (kernels.plan.map_places).
+    Whichever output is not wanted, and what the plan does not use, is empty.
+    """
+    height, n = images.shape[1], images.shape[2]
+    width = n // 3
+    a, b, scratch = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
+    weight, along_x = np.empty(n, np.float32), np.empty(n, np.float32)
+    zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)  # normalising by these leaves pixels as they are
+    pixels = np.empty(width, np.float32)
+    between = np.empty(maps.shape[2], np.int32)
+    from_x, to_x = np.empty(n, np.uint32), np.empty(n, np.uint32)
+    edges, places = np.empty(blocks.shape[1] + 1, np.int64), np.empty((blocks.shape[1], 2, 3), np.int64)
+    for i in range(first, last):
+        row = table[i]
+        kind, partner = row[0], row[1]
+        weighs = kind == BLEND or kind == PROFILE or kind == RANKS or kind == CELLS or kind == MAP
+        if kind == BLEND:
+            weight[:] = np.float32(row[4]) * UNIT
+        elif kind == PROFILE:
+            for e in range(n):
+                along_x[e] = np.float32(profiles[row[4], height + e // 3])
+        elif kind == WINDOW:
+            for e in range(n):
+                from_x[e] = 3 * _windowed(e // 3, row[6], row[9], floats[i, 11], width) + e % 3
+        elif kind == RESIZED:
+            for e in range(3 * max(row[6], 0), 3 * min(row[7], width)):
+                one_x, next_x, along_x[e] = _stretched(e // 3, row[6], row[7], row[10], row[11], width)
+                from_x[e], to_x[e] = 3 * one_x + e % 3, 3 * next_x + e % 3
+        elif kind == BLOCKS:
+            _cell_places(edges, places, blocks[i], row[4], row[5], height, width)
+        for y in range(height):
+            line = scratch if bits.size else out[i - first, y]
+            if kind == BLOCKS:
+                _put_blocks(
+                    line, a, b, weight, images, boxes, fill, y, edges, places, blocks[i], row[4], row[5],
+                    mean, scale, zero, one,
+                )  # fmt: skip
+            elif weighs and not (kind == PROFILE and profiles[row[4], y] == 0):
+                if kind == PROFILE:
+                    along_y = np.float32(profiles[row[4], y])
+                    for e in range(n):
+                        weight[e] = (np.float32(ONE) - along_y * along_x[e]) * UNIT
+                elif kind == MAP:
+                    sides = maps[row[4], above[y]], maps[row[4], below[y]]
+                    _map_weights(pixels, between, *sides, down[y], left, right, across)
+                    _spread(weight, pixels)
+                elif kind == RANKS:
+                    ranks = bank[row[4], height - 1 - y if row[6] & 2 else y]
+                    _rank_weights(pixels, ranks, row[5], row[6] & 1)
+                    _spread(weight, pixels)
+                elif kind == CELLS and (y == 0 or y * row[4] // height > (y - 1) * row[4] // height):
+                    _cell_weights(pixels, row[6:], y * row[4] // height, row[4], row[5])
+                    _spread(weight, pixels)
+                if len(boxes):
+                    put_row(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
+                    put_row(b, 0, images, boxes, fill, partner, y, 0, n, zero, one)
+                    blend_row(line, a, b, weight, mean, scale)
+                else:
+                    blend_row(line, images[i, y], images[partner, y], weight, mean, scale)
+            else:
+                put_row(line, 0, images, boxes, fill, i, y, 0, n, mean, scale)
+            if (kind == BOX or kind == WINDOW or kind == RESIZED) and row[4] <= y < row[5]:  # the row is in the cache
+                start = min(3 * max(row[6], 0), n)
+                stop = max(start, 3 * min(row[7], width))
+                if kind == BOX:
+                    put_row(line, start, images, boxes, fill, partner, y, start, stop, mean, scale)
+                elif kind == WINDOW:
+                    from_y = _windowed(y, row[4], row[8], floats[i, 10], height)
+                    _put_window(line, from_x, images, boxes, fill, partner, from_y, start, stop, mean, scale)
+                else:
+                    over_y, under_y, share = _stretched(y, row[4], row[5], row[8], row[9], height)
+                    x0, x1 = 3 * row[10], min(3 * row[11] + 3, n)  # a share of 0 of the next pixel is read, too
+                    put_row(a, x0, images, boxes, fill, partner, over_y, x0, x1, zero, one)
+                    put_row(b, x0, images, boxes, fill, partner, under_y, x0, x1, zero, one)
+                    _put_stretched(line, start, stop, a, b, from_x, to_x, along_x, share, mean, scale)
+            if bits.size and half:
+                to_float16(bits[i - first, y], scratch)
+            elif bits.size:
+                to_bfloat16(bits[i - first, y], scratch)
+
+
+def mix_cpu(
+    images: Tensor, plan: Plan | None, mean: np.ndarray, scale: np.ndarray, erase: Erase | None, out: Tensor
+) -> None:
+    """Fills out, NHWC contiguous, from images uint8 [B,H,W,3]: checked arguments of `kernels.mix.mix`, all on the CPU.
+
+    mean and scale are float32 [3]: the output is (pixel - mean) * scale.
+    """
+    n, height, width, _ = images.shape
+    shape = (n, height, 3 * width)
+    table = plan.table.numpy() if plan is not None else np.zeros((n, COLUMNS), np.int32)
+    profiles = as_array(plan and plan.profiles, np.int16, 2)
+    bank = as_array(plan and plan.bank, np.uint16, 3)
+    blocks, maps = as_array(plan and plan.blocks, np.int32, 3), as_array(plan and plan.maps, np.int32, 3)
+    sides = (map_places(length, max(cells, 1)) for length, cells in zip((height, width), maps.shape[1:], strict=True))
+    places = [v.astype(t) for side in sides for v, t in zip(side, (np.uint32, np.uint32, np.int32), strict=True)]
+    boxes, fill = as_array(erase and erase.boxes, np.int32, 2), as_array(erase and erase.fill, np.float32, 2)
+    constants = [np.tile(v, width) for v in (mean, scale)]
+    pixels = images.numpy().reshape(shape)
+    tables = (table, table.view(np.float32), profiles, bank, blocks, maps, *places)
+    args = (pixels, *tables, boxes, fill, *constants)
+    floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
+
+    def work(first: int, last: int) -> None:
+        target = out[first:last].view(last - first, height, 3 * width)
+        if out.dtype == torch.float32:
+            _mix(first, last, *args, target.numpy(), bits, False)
+        else:
+            _mix(first, last, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
+
+    share(work, n, images.numel())
+
+
+def as_array(tensor: Tensor | None, dtype, dimensions: int) -> np.ndarray:
+    if tensor is None:
+        return np.empty((0,) * dimensions, dtype)
+    array = tensor.numpy()
+    return array.view(np.uint16) if dtype is np.uint16 and array.dtype == np.int16 else array

@@ -1,0 +1,1 @@
+"""Functions compiled by numba, and what its Python lacks."""

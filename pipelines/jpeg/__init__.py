@@ -1,0 +1,1 @@
+"""JPEGs: decoded in whole or in part, and written again with restart markers."""

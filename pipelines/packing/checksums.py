@@ -1,0 +1,60 @@
+"""Checksums beside a `.beton` file, which has no place for them: NAME.beton.sums.
+
+    header, 32 bytes: "FASTMIXS" | rows uint64 | bytes of the .beton uint64 | index uint32 | version (1) uint32
+    one uint32 a row: CRC-32 (zlib's) of the encoded image
+
+Little-endian. `index` is the CRC-32 of the .beton's bytes before the first image (header, fields, sizes, labels) and
+after the last one (allocation table).
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fastmix.pipelines.packing.format import Beton
+
+HEADER = np.dtype([("magic", "S8"), ("rows", "<u8"), ("size", "<u8"), ("index", "<u4"), ("version", "<u4")])
+MAGIC, VERSION = b"FASTMIXS", 1
+
+
+def sums_path(path: str | Path) -> Path:
+    """Where the checksums of a `.beton` file lie."""
+    return Path(f"{path}.sums")
+
+
+def dump(path: str | Path, first: int, last: int, sums: np.ndarray) -> bytes:
+    """The content of a .sums file. path: the whole .beton; its images lie in bytes [first, last). sums: uint32 [N]."""
+    header = np.array((MAGIC, len(sums), os.path.getsize(path), _index(path, first, last), VERSION), HEADER)
+    return header.tobytes() + sums.astype("<u4").tobytes()
+
+
+def load(beton: Beton) -> np.ndarray | None:
+    """The checksums uint32 [N] of an open `.beton` file; None where there are none.
+
+    Raises ValueError where they are damaged or belong to another file, and where the file's index is damaged.
+    """
+    path = sums_path(beton.path)
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    header = np.frombuffer(data, HEADER, 1)[0] if len(data) >= HEADER.itemsize else np.zeros(1, HEADER)[0]
+    if header["magic"] != MAGIC or header["version"] != VERSION or len(data) != HEADER.itemsize + 4 * header["rows"]:
+        raise ValueError(f"{path}: no checksums of version {VERSION}, or cut short; remove it or convert again")
+    if (header["rows"], header["size"]) != (len(beton), os.path.getsize(beton.path)):
+        raise ValueError(f"{path}: belongs to another file than {beton.path}; remove it or convert again")
+    ends = beton.offsets + beton.sizes
+    first, last = (int(beton.offsets.min()), int(ends.max())) if len(beton) else (header["size"], header["size"])
+    if _index(beton.path, first, last) != header["index"]:
+        raise ValueError(f"{beton.path}: its labels, sizes or offsets are not those that were written; convert again")
+    return np.frombuffer(data, "<u4", offset=HEADER.itemsize)
+
+
+def _index(path: str | Path, first: int, last: int) -> int:
+    with open(path, "rb") as file:
+        crc = zlib.crc32(file.read(first))
+        file.seek(last)
+        return zlib.crc32(file.read(), crc)

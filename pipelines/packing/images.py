@@ -1,0 +1,111 @@
+"""From the bytes of any image file to upright RGB pixels, and to what a `.beton` row holds.
+
+A plain JPEG is kept byte for byte: grey or colour, upright by its EXIF tag, decoded by libjpeg-turbo without complaint.
+Everything else is converted by Pillow:
+
+- EXIF orientation is applied, then dropped;
+- transparent pixels are laid on white;
+- 16-bit grey is scaled to 8 bits by 1/257, rounded; palettes, CMYK and the like follow Pillow's conversion to RGB;
+- of an animation the first picture counts.
+
+Every image is decoded whole before it is accepted, and libjpeg's warnings (data cut short, extraneous bytes) count as
+damage: half a picture is no picture.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fastmix.pipelines.packing.format import JPEG, RAW
+
+ORIENTATION, TURNED = 0x0112, range(2, 9)  # EXIF tag, and its values that ask for a turn
+LONGEST = 65535  # pixels a side, in the .beton's metadata
+
+
+class Encoded(NamedTuple):
+    """What a `.beton` row holds: mode JPEG or RAW, size in pixels, bytes; kept: they are the source's own."""
+
+    mode: int
+    height: int
+    width: int
+    data: bytes | memoryview
+    kept: bool
+
+
+def rgb(data: bytes) -> np.ndarray:
+    """Upright pixels uint8 [H,W,3] of an image file's bytes. Raises ValueError with the reason for a damaged one."""
+    return _read(data)[0]
+
+
+def encode(
+    data: bytes,
+    max_resolution: int | None = None,
+    quality: int = 90,
+    as_jpeg: bool = True,
+    recompress: bool = False,
+) -> Encoded:
+    """An image file's bytes as a `.beton` row: the same JPEG bytes where that can be, else a new JPEG or raw pixels.
+
+    max_resolution: longest side in pixels; a longer image is reduced with Pillow's antialiased Lanczos filter, never
+    enlarged. quality: of a new JPEG (4:2:0), 1..100. recompress: make a new JPEG of every one. Raises ValueError with
+    the reason for a damaged image.
+    """
+    pixels, plain = _read(data)
+    height, width = pixels.shape[:2]
+    longest = max(height, width)
+    if max_resolution and longest > max_resolution:
+        size = tuple(max(1, round(side * max_resolution / longest)) for side in (width, height))
+        pixels, plain = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), False
+        height, width = pixels.shape[:2]
+    if max(height, width) > LONGEST:
+        raise ValueError(f"{width} x {height} pixels; a side can have {LONGEST} at most, see --max-resolution")
+    if not as_jpeg:
+        return Encoded(RAW, height, width, np.ascontiguousarray(pixels).reshape(-1).data, False)
+    if recompress or not plain:
+        pixels = np.ascontiguousarray(pixels)
+        data = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
+        return Encoded(JPEG, height, width, data, False)
+    return Encoded(JPEG, height, width, data, True)
+
+
+def _read(data: bytes) -> tuple[np.ndarray, bool]:
+    """Pixels, and whether the data is a plain JPEG."""
+    if not data:
+        raise ValueError("empty file")
+    try:
+        image = Image.open(io.BytesIO(data))
+        if _plain(image, data):
+            return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False), True
+        return np.asarray(_convert(ImageOps.exif_transpose(image))), False
+    except UnidentifiedImageError:
+        raise ValueError("not an image file, or of a kind that Pillow does not know") from None
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _plain(image: Image.Image, data: bytes) -> bool:
+    if image.format != "JPEG" or image.mode not in ("RGB", "L") or image.getexif().get(ORIENTATION) in TURNED:
+        return False
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # unusual subsampling, which TurboJPEG refuses and Pillow reads
+        return False
+    return (width, height) == image.size
+
+
+def _convert(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} have no known range; convert the file to 8 bits first")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")

@@ -1,0 +1,192 @@
+"""Packs a data set into a `.beton` file: every image is decoded once and checked, in parallel, in listing order.
+
+Beside OUT lie OUT.classes.json, the class names, OUT.sums, a checksum a row, and, where images were damaged,
+OUT.bad.csv: file and reason. The bytes are a function of the images and the options, never of the number of workers.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from zlib import crc32
+
+from tqdm import tqdm
+
+from fastmix.pipelines.packing.format import JPEG, RAW, Beton
+from fastmix.pipelines.packing.images import Encoded, encode
+from fastmix.pipelines.packing.layouts import Listing
+from fastmix.pipelines.packing.writer import BetonWriter, check_page
+
+AHEAD = 8  # images in work or waiting for their turn, per worker
+
+
+@dataclass
+class Packed:
+    """What was written: rows and bytes of the file; damaged images: file and reason.
+
+    Of the rows `kept` hold their source's own bytes, `seekable` the same coefficients with restart markers, `encoded`
+    new JPEGs and `raw` pixels.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    seekable: int = 0
+    encoded: int = 0
+    raw: int = 0
+    bytes: int = 0
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+
+def bad_path(out: str | Path) -> Path:
+    """Where the damaged images of a conversion are listed."""
+    return Path(f"{out}.bad.csv")
+
+
+def pack(
+    listing: Listing,
+    out: str | Path,
+    *,
+    max_resolution: int | None = None,
+    quality: int = 90,
+    recompress: bool = False,
+    jpeg_share: float = 1.0,
+    seekable: bool = False,
+    workers: int | None = None,
+    skip_bad: bool = False,
+    verify: bool = False,
+    overwrite: bool = False,
+) -> Packed:
+    """Writes the images of a listing to the `.beton` file `out`.
+
+    max_resolution, quality, recompress: as in `images.encode`. jpeg_share: share of the rows stored as JPEG, chosen by
+    a hash of the row; the rest are raw pixels. seekable: put restart markers into JPEGs where `restarts.insert` can.
+    workers: threads, default one a core. verify: read the finished file back and compare every row with its source
+    before it gets its name.
+
+    Raises ValueError if an image is damaged (unless skip_bad: it is left out), if `out` exists and overwrite is not
+    set, or if the verification fails; OSError if writing fails. In all these cases no `.beton` is left.
+    """
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise ValueError(f"{out}: exists already; remove it or give --overwrite")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out.parent}: no such folder to write {out.name} into")
+    workers = workers or len(os.sched_getaffinity(0))
+    make = partial(_row, listing.files, max_resolution, quality, jpeg_share, recompress, seekable)
+    packed, good, sums, total = Packed(), [], [], len(listing.files)
+    with warnings.catch_warnings(), BetonWriter(out, total) as writer:
+        warnings.simplefilter("ignore", category=UserWarning)  # Pillow on odd EXIF blocks, which are passed over
+        warnings.simplefilter("ignore", category=RuntimeWarning)  # and on very large pictures
+        with closing(ordered(make, range(total), workers)) as results:
+            for row, result in progress(results, total, "pack"):
+                if isinstance(result, str):
+                    packed.bad.append((listing.files[row], result))
+                elif skip_bad or not packed.bad:
+                    image, way, crc = result
+                    writer.add(image.mode, image.height, image.width, image.data, listing.labels[row])
+                    good.append(row)
+                    sums.append(crc)
+                    setattr(packed, way, getattr(packed, way) + 1)
+        _report(out, packed.bad)
+        if packed.bad and (not skip_bad or not good):
+            file, reason = packed.bad[0]
+            raise ValueError(
+                f"{len(packed.bad)} of {total} images are damaged, first {file}: {reason}; all are listed "
+                f"in {bad_path(out)}; nothing was written" + ("" if skip_bad else " (--skip-bad leaves them out)")
+            )
+        part = writer.finish()
+        if verify:
+            with closing(ordered(make, good, workers)) as results:
+                _verify(part, listing, good, results)
+        packed.rows, packed.bytes = len(good), os.path.getsize(part)
+        writer.publish(listing.classes, sums)
+    return packed
+
+
+def is_jpeg(row: int, share: float) -> bool:
+    """Whether a row is among the share that is stored as JPEG: a hash of the row number in [0, 1) against the share."""
+    return int.from_bytes(blake2b(b"%d" % row, digest_size=7).digest(), "big") / 2**56 < share
+
+
+def _row(
+    files: list[str],
+    max_resolution: int | None,
+    quality: int,
+    share: float,
+    recompress: bool,
+    seekable: bool,
+    row: int,
+) -> tuple[Encoded, str, int] | str:
+    """A row's content, which of the ways of `Packed` it went, and its checksum; or the reason why there is none."""
+    try:
+        with open(files[row], "rb") as file:
+            data = file.read()
+        image = encode(data, max_resolution, quality, is_jpeg(row, share), recompress)
+        way = "raw" if image.mode == RAW else "kept" if image.kept else "encoded"
+        if seekable and image.mode == JPEG:
+            from fastmix.pipelines.jpeg.restarts import insert
+
+            if marked := insert(image.data):
+                image = image._replace(data=marked, kept=False)
+                way = "encoded" if way == "encoded" else "seekable"
+        check_page(len(image.data))
+        return image, way, crc32(image.data)
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:
+        return str(error)
+
+
+def ordered(function: Callable, rows: Iterable[int], workers: int) -> Iterator[tuple[int, object]]:
+    """(row, function(row)) in order, a bounded number of rows ahead on threads: the decoders release the GIL."""
+    with ThreadPoolExecutor(workers) as pool:
+        pending = deque()
+        try:
+            for row in rows:
+                pending.append((row, pool.submit(function, row)))
+                if len(pending) == workers * AHEAD:
+                    row, future = pending.popleft()
+                    yield row, future.result()
+            while pending:
+                row, future = pending.popleft()
+                yield row, future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def progress(rows: Iterator, total: int, what: str) -> Iterable:
+    """The rows, counted on the terminal where there is one."""
+    return tqdm(rows, what, total, unit="img", disable=None, leave=False)
+
+
+def _report(out: Path, bad: list[tuple[str, str]]) -> None:
+    path = bad_path(out)
+    path.unlink(missing_ok=True)
+    if bad:
+        part = Path(f"{path}.part")
+        try:
+            with open(part, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *bad])
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _verify(part: Path, listing: Listing, rows: list[int], sources: Iterator[tuple[int, object]]) -> None:
+    with Beton(part) as beton:
+        if len(beton) != len(rows):
+            raise ValueError(f"{part}: verification failed: {len(beton)} rows instead of {len(rows)}")
+        for k, (row, want) in enumerate(progress(sources, len(rows), "verify")):
+            same = not isinstance(want, str) and beton.labels[k] == listing.labels[row]
+            same = same and (beton.modes[k], beton.heights[k], beton.widths[k]) == want[0][:3]
+            if not same or beton.data(k).tobytes() != want[0].data:
+                raise ValueError(f"{part}: verification failed: row {k} is not what {listing.files[row]} gives")

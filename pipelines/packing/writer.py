@@ -1,0 +1,140 @@
+"""Writes a `.beton` file row by row: the same rows give the same bytes, and a half-written file is never seen.
+
+Everything goes to NAME.part, which takes the name only when it is whole and on the disk. The pages are filled in row
+order by ffcv's own rule: an image that does not fit into the rest of a page starts the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from fastmix.pipelines.packing.checksums import dump, sums_path
+from fastmix.pipelines.packing.format import ALLOCATION, FIELD, HEADER, INT, RGB, VERSION, classes_path, record
+
+PAGE = 1 << 23  # bytes, ffcv's default
+
+
+class BetonWriter:
+    """Use as `with BetonWriter(path, capacity) as writer:`, then add() the rows, finish() and publish().
+
+    capacity is the most rows that may come: it only sets where the data begins. Leaving the block without publish(),
+    by an error or otherwise, removes everything that was written. Raises OSError (disk full, no permission) and
+    ValueError when another process is writing the same file.
+    """
+
+    def __init__(self, path: str | Path, capacity: int, page_size: int = PAGE):
+        self.path, self.part = Path(path), _part(path)
+        self.page = page_size
+        self.meta = np.zeros(capacity, record([RGB, INT]))
+        self.table = np.zeros(capacity, ALLOCATION)
+        self.rows = 0
+        self.fields = np.zeros(2, FIELD)
+        self.fields["type"], self.fields["name"] = (RGB, INT), (b"image", b"label")
+        self.at = self._page_end(HEADER.itemsize + self.fields.nbytes + self.meta.nbytes)
+        self._file = _open_alone(self.part)
+        self._files = [self.part]
+
+    def __enter__(self) -> BetonWriter:
+        self._header(0)  # says "interrupted" to a reader until finish() has run
+        return self
+
+    def add(self, mode: int, height: int, width: int, data: bytes, label: int) -> None:
+        """Appends a row. Raises ValueError for an image longer than a page."""
+        check_page(len(data), self.page)
+        if self.at % self.page + len(data) > self.page:
+            self.at = self._page_end(self.at)
+        self._file.seek(self.at)
+        self._file.write(data)
+        self.meta[self.rows] = (mode, width, height, self.at), label
+        self.table[self.rows] = self.rows, self.at, len(data)
+        self.at += len(data)
+        self.rows += 1
+
+    def finish(self) -> Path:
+        """Completes the .part file, waits until it is on the disk and returns its path: readable from now on."""
+        end = self._page_end(self.at)
+        self._file.seek(end)
+        self._file.write(self.table[: self.rows].tobytes())
+        self._file.seek(HEADER.itemsize)
+        self._file.write(self.fields.tobytes())
+        self._file.write(self.meta[: self.rows].tobytes())
+        self._header(end)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self.part
+
+    def publish(self, classes: list[str] | None, sums: list[int] | None = None) -> None:
+        """Gives the finished file its name, and the class names and the checksums of the rows theirs beside it."""
+        beside = {}
+        if sums is not None:
+            first = int(self.table["ptr"][0]) if self.rows else self.at
+            beside[sums_path(self.path)] = dump(self.part, first, self.at, np.array(sums, np.uint32))
+        if classes is not None:
+            text = json.dumps(classes, ensure_ascii=False, indent=0) + "\n"
+            beside[classes_path(self.path)] = text.encode()
+        for path, content in beside.items():
+            self._files.append(_part(path))
+            write_durably(_part(path), content)
+        for path in (sums_path(self.path), classes_path(self.path)):
+            path.unlink(missing_ok=True)  # never new rows under old names or sums
+        os.replace(self.part, self.path)
+        for path in beside:
+            os.replace(_part(path), path)
+        self._files = []
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(self.path)  # "no space left on device": where
+        for path in self._files:
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a full disk fails again when the buffer is flushed
+            self._file.close()
+
+    def _page_end(self, at: int) -> int:
+        return -(-at // self.page) * self.page
+
+    def _header(self, table: int) -> None:
+        self._file.seek(0)
+        self._file.write(np.array([(VERSION, 2, self.page, self.rows, table)], HEADER).tobytes())
+
+
+def _part(path: str | Path) -> Path:
+    return Path(f"{path}.part")
+
+
+def check_page(size: int, page: int = PAGE) -> None:
+    """Raises ValueError where `size` bytes do not fit into a page."""
+    if size > page:
+        raise ValueError(f"{size} bytes do not fit into a page of {page}; see --max-resolution")
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Writes a file and waits until it is on the disk."""
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _open_alone(part: Path):
+    """Opens the .part file, taking over one that a killed writer left, never one that another process is writing."""
+    while True:
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "wb", 1 << 20)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(f"{part}: another process is writing it") from None
+        except OSError:  # a file system without locks
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
+                file.truncate(0)
+                return file
+        file.close()  # its writer has renamed or removed it meanwhile

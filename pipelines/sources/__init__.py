@@ -1,0 +1,1 @@
+"""Where data may come from: a path, an address, drawings."""
