@@ -8,16 +8,10 @@ mixer `supermix` does the same while training, in a few steps.
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from zlib import crc32
 
 from fastmix import cli
-
-ROUND = 5  # steps between two looks at which samples are finished, which are then left out
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +31,12 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--{option} is {getattr(args, option)}; it must be above 0")
     if not (args.sparsity >= 0 and 0 <= args.tol < 1 and 1 <= args.quality <= 100):
         raise ValueError("--sparsity must be at least 0, --tol a share from 0 to below 1, --quality from 1 to 100")
-    return generate(args, out)
+    options = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite")}
+
+    from fastmix.engine.supermix_offline import Settings, generate
+
+    print(generate(Settings(**options), out))
+    return 0
 
 
 def parser() -> cli.Parser:
@@ -68,133 +67,6 @@ def parser() -> cli.Parser:
     p.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(a GPU where there is one)")
     p.add_argument("--overwrite", action="store_true", help="replace OUT")
     return p
-
-
-def generate(args: argparse.Namespace, out: Path) -> int:
-    """Writes the file; it appears under its name when it is whole. Raises ValueError of one line."""
-    import torch
-    from tqdm import tqdm
-
-    from fastmix import distributed
-    from fastmix.models.teacher import Teacher
-    from fastmix.pipelines import loader_class
-    from fastmix.pipelines.packing.format import JPEG, RAW
-    from fastmix.pipelines.packing.writer import BetonWriter
-    from fastmix.pipelines.sources.resolve import exists, is_packed
-    from fastmix.pipelines.view import View
-
-    if not exists(args.source):
-        raise ValueError(f"{args.source}: no such file or folder")
-    teacher = Teacher("supermix", args.teacher, args.weights)
-    view = View(args.size, crop="centre", resize=args.resize or args.size, interpolation="bicubic")
-    loader = loader_class("beton" if is_packed(args.source) else "folder")(
-        args.source, args.batch, view=view, train=True, seed=args.seed, device=distributed.init(args.device)
-    )
-    if teacher.classes != loader.classes:
-        raise ValueError(
-            f"{args.weights}: a teacher of {teacher.classes} classes, but {args.source} has {loader.classes}; give "
-            "weights that were trained on these classes"
-        )
-    began, tried, finished, kept, sums = time.perf_counter(), 0, 0, 0, []
-    with BetonWriter(out, args.count + loader.n * args.originals) as writer, torch.no_grad():
-
-        def add(mode: int, height: int, width: int, data: bytes, label: int) -> None:
-            writer.add(mode, height, width, data, label)
-            sums.append(crc32(data))
-
-        for row in range(loader.n if args.originals else 0):
-            record = loader.record(row)
-            add(RAW if record.raw else JPEG, record.height, record.width, bytes(record.data), loader.labels[row])
-        with tqdm(desc="supermix", total=args.count, unit="img", disable=None, leave=False) as bar:
-            for images, labels, pairs in mixtures(loader, teacher, args):
-                tried, finished = tried + pairs, finished + len(images)
-                for pixels, label in zip(images[: args.count - kept], labels, strict=False):
-                    data = pixels.tobytes() if args.raw else _jpeg(pixels, args.quality)
-                    add(RAW if args.raw else JPEG, args.size, args.size, data, label)
-                    kept += 1
-                bar.update(kept - bar.n)
-                if kept == args.count:
-                    break
-        writer.finish()
-        writer.publish(loader.class_names, sums)
-    seconds = time.perf_counter() - began
-    first = f"{loader.n} originals and " if args.originals else ""
-    share = f"{finished / tried:.0%} of the {tried} pairs were finished"
-    print(f"{out}: {first}{kept} mixed images, {share}, {kept / seconds:.1f} images/s")
-    return 0
-
-
-def mixtures(loader, teacher, args: argparse.Namespace) -> Iterator[tuple]:
-    """For each batch, epoch after epoch: the finished mixtures uint8 [n,S,S,3], their labels int64 [n], and how many
-    pairs there were. Raises ValueError where a whole epoch gives none."""
-    from itertools import count
-
-    from fastmix.engine.task import step_rng
-
-    for epoch in count():
-        found = 0
-        for step, (images, labels, _) in enumerate(loader.epoch(epoch)):
-            rng = step_rng(args.seed, epoch * len(loader) + step, 0)
-            pixels, chosen, finished = mixed(images, labels, rng, teacher, args)
-            found += int(finished.sum())
-            yield pixels[finished].cpu().numpy(), chosen[finished].cpu().numpy(), len(images)
-        if not found:
-            raise ValueError(
-                f"{args.source}: in none of its {loader.n} images, mixed with another, did the teacher see both "
-                "classes; give more --steps, or weights, --mean and --std that fit each other"
-            )
-
-
-def mixed(images, labels, rng, teacher, args: argparse.Namespace) -> tuple:
-    """A batch's mixtures uint8 [B,S,S,3], their labels int64 [B], and which of them show the teacher both classes.
-
-    images uint8 [B,S,S,3], labels int64 [B]. Finished samples are left out of the further rounds of steps.
-    """
-    import numpy as np
-    import torch
-
-    from fastmix.batch import IMAGENET_MEAN, IMAGENET_STD, Batch
-    from fastmix.engine.task import DTYPES, precision
-    from fastmix.kernels.mix import mix
-    from fastmix.kernels.plan import Plan
-    from fastmix.mixers.base import cyclic
-    from fastmix.mixers.supermix_online import optimise, recognised, weight
-
-    device, n = images.device, len(images)
-    dtype = DTYPES[precision("auto", device)]
-
-    def ask(x):
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            return teacher.logits(x)
-
-    def seen(pixels):
-        return Batch(pixels, labels, rng, args.mean or IMAGENET_MEAN, args.std or IMAGENET_STD).mix()
-
-    partner = torch.from_numpy(cyclic(rng, n)).to(device)
-    lam = torch.from_numpy(rng.beta(args.alpha, args.alpha, n).astype(np.float32)).to(device)
-    x, other = seen(images), partner.long()
-    classes = ask(x).argmax(1)
-    pairs = torch.stack([classes, classes[other]], 1)
-    raw, live = torch.zeros(n, 2, args.side, args.side, device=device), torch.arange(n, device=device)
-    for taken in range(0, args.steps, ROUND):
-        steps, start = min(ROUND, args.steps - taken), raw[live] if taken else None
-        chosen = x[live], x[other[live]], pairs[live], lam[live]
-        raw[live], done = optimise(ask, *chosen, args.side, args.sigma, args.sparsity, steps, start)
-        live = live[~done]
-        if len(live) <= args.tol * n:
-            break
-    plan = Plan.map(partner, weight(raw, (args.size, args.size)), (args.size, args.size))
-    blend = mix(images, plan, (0.0, 0.0, 0.0), (1 / 255,) * 3)
-    pixels = blend.round().byte().permute(0, 2, 3, 1).contiguous()
-    logits = ask(seen(pixels))
-    dominant = torch.where(lam >= 0.5, labels, labels[other])
-    return pixels, logits.argmax(1) if args.labels == "teacher" else dominant, recognised(logits, pairs)
-
-
-def _jpeg(pixels, quality: int) -> bytes:
-    import simplejpeg
-
-    return simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
 
 
 if __name__ == "__main__":

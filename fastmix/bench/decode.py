@@ -120,8 +120,9 @@ def _pixels(args: argparse.Namespace) -> list[dict]:
 
 
 def _top1(args: argparse.Namespace) -> list[dict]:
-    from fastmix import train
+    from fastmix import config
     from fastmix.bench.measure import row
+    from fastmix.engine.training import train
 
     out = []
     with tempfile.TemporaryDirectory() as folder:
@@ -129,8 +130,8 @@ def _top1(args: argparse.Namespace) -> list[dict]:
             scores = []
             for seed in range(args.train):
                 run = Path(folder, f"{decode}{seed}")
-                if train.main([CONFIG, *SMALL, f"data.decode={decode}", f"seed={seed}", f"out={run}"]):
-                    raise ValueError(f"bench decode: the training of seed {seed} failed")
+                words = [*SMALL, f"data.decode={decode}", f"seed={seed}", f"out={run}"]
+                train(config.load(CONFIG, words), "decode")
                 if not (run / "model.safetensors").exists():
                     raise ValueError(f"bench decode: the training of seed {seed} was stopped")
                 lines = map(json.loads, (run / "log.jsonl").read_text().splitlines())

@@ -19,6 +19,8 @@ from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fastmix import files
+
 PEERS = ("name", "shape", "dtype", "unit")
 PACKAGES = ("torch", "triton", "numba", "timm", "torchvision", "ffcv", "simplejpeg", "numpy")
 
@@ -225,10 +227,4 @@ def append_csv(rows: list[dict], path: str) -> None:
 
 def write_json(rows: list[dict], path: str) -> None:
     """Writes the rows as a JSON list, atomically."""
-    part = Path(f"{path}.part")
-    with part.open("w") as file:
-        json.dump(rows, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    files.write_text(Path(path), json.dumps(rows, indent=1) + "\n")

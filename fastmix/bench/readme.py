@@ -17,9 +17,8 @@ import re
 import sys
 from pathlib import Path
 
-from fastmix import report
 from fastmix.cli import run
-from fastmix.runs import run_folder
+from fastmix.runs import result_tables, run_folder
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.tables import markdown
 
@@ -68,7 +67,9 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
     rows = gains(found, **conditions)
     texts = [(run.folder / "versions.json").read_text(encoding="utf-8") for run in found]
     versions = dict.fromkeys(" ".join(f"{k} {v}" for k, v in json.loads(text).items() if v) for text in texts)
-    return markdown(*report.gained(rows)) + report.gains_legend(rows) + "\n" + "\n".join(versions) + "\n"
+    return (
+        markdown(*result_tables.by_method(rows)) + result_tables.gains_legend(rows) + "\n" + "\n".join(versions) + "\n"
+    )
 
 
 def _cell(medians: dict[str, float], provider: str, first: str) -> str:

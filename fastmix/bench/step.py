@@ -154,8 +154,8 @@ def ours(cfg, name: str, device, teacher: str | None = None, classes: int = CLAS
     from fastmix.engine.captured_step import CapturedStep, check
     from fastmix.engine.step import Step
     from fastmix.engine.task import Task
+    from fastmix.engine.training import compile_networks
     from fastmix.mixers import MIXERS, build
-    from fastmix.train import compile_networks
 
     options = {"weights": teacher} if name in MIXERS and "weights" in inspect.signature(MIXERS[name]).parameters else {}
     mixer = build(name, {name: options})

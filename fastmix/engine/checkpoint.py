@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
 
+from fastmix import files
 from fastmix.config import FREE_TO_CHANGE, Config, differences, from_tree, to_tree
 
 RESTORED = ("step", "best", "validated", "result", "meter")
@@ -43,11 +41,12 @@ class State:
         """Writes the run to the folder; a reader never sees half a file."""
         content = {name: part.state_dict() for name, part in self.parts.items()}
         content["run"] = {name: getattr(self, name) for name in RESTORED} | {"config": to_tree(self.cfg)}
-        write(self.folder / name, content)
+        with files.whole(self.folder / name) as part:
+            torch.save(content, part)
 
     def restore(self) -> None:
         """Continues from last.pt. Raises ValueError for a damaged file or one of another config."""
-        content = read(self.last)
+        content = files.read_torch(self.last)
         theirs = from_tree(content["run"]["config"], str(self.last))
         if keys := differences(theirs, self.cfg, FREE_TO_CHANGE):
             raise ValueError(f"{self.last} belongs to another config; these keys differ: {', '.join(keys)}")
@@ -55,26 +54,3 @@ class State:
             part.load_state_dict(content[name])
         for name in RESTORED:
             setattr(self, name, content["run"][name])
-
-
-def write(path: Path, content: dict) -> None:
-    """torch.save to a neighbour, flushed to disk, then renamed."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as f:
-            torch.save(content, f)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def read(path: Path) -> dict:
-    """A checkpoint's content, tensors on the CPU, loaded with weights_only=True. Raises ValueError."""
-    if not path.is_file():
-        raise ValueError(f"{path}: no such checkpoint")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None

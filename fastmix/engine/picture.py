@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastmix import files
 from fastmix.engine.task import Task, step_rng
 
 
@@ -46,9 +46,5 @@ def save(path: Path, image: np.ndarray) -> None:
     """An image uint8 [H,W,3] as a PNG file, whole or not at all."""
     from PIL import Image
 
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        Image.fromarray(image).save(file, "PNG")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    with files.whole(path) as part:
+        Image.fromarray(image).save(part, "PNG")

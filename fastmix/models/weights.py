@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from fastmix.engine.checkpoint import read as read_checkpoint
+from fastmix.files import read_torch
 from fastmix.models import load_timm
 
 KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
@@ -29,7 +29,7 @@ def read(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         return Weights({"raw": _safetensors(path)})
     with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments as one
-        content = read_checkpoint(path)
+        content = read_torch(path)
     if isinstance(content, dict) and "run" in content and "task" in content:
         task = content["task"].items()
         sets = {"raw": {name.removeprefix("model."): value for name, value in task if name.startswith("model.")}}

@@ -1,11 +1,15 @@
-"""Run folders read back: config, log, scores, and the one answer to whether a run is finished."""
+"""Run folders: which is free, and what is in one: config, versions, log, scores, and whether the run is finished."""
 
 from __future__ import annotations
 
 import json
 import os
+import platform
+import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
+from importlib import metadata
+from itertools import takewhile
 from pathlib import Path
 from statistics import median
 
@@ -38,6 +42,22 @@ class Run:
     @property
     def images_per_s(self) -> float | None:
         return median(row["images_per_s"] for row in self.train) if self.train else None
+
+
+def choose(cfg: config.Config, name: str, resume: bool) -> Path:
+    """The folder that the config names, or the next free one of runs/; with resume the latest that exists.
+
+    Raises ValueError where a run stands already that is not to be continued.
+    """
+    if cfg.out:
+        folder = Path(cfg.out)
+        if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"{folder} exists: continue that run with --resume, or choose another out=FOLDER")
+        return folder
+    base = Path("runs") / f"{name}_{cfg.mix}_s{cfg.seed}"
+    numbered = [base, *(base.with_name(f"{base.name}-{k}") for k in range(2, 1000))]
+    taken = list(takewhile(Path.exists, numbered))
+    return taken[-1] if resume and taken else numbered[len(taken)]
 
 
 def read(folder: str | Path) -> Run:
@@ -85,6 +105,23 @@ def last(folder: Path) -> dict[str, dict]:
             found[kind] = _row(line.decode(errors="replace"), f"{path}, near its end")
             if len(found) == 2:
                 break
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, and the commit of a source checkout."""
+    found = {"python": platform.python_version()}
+    for package in ("fastmix", "torch", "torchvision", "timm", "triton", "numpy", "numba", "simplejpeg"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = ""
+    root = Path(__file__).resolve().parents[2]
+    git = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    try:
+        found["commit"] = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        found["commit"] = ""
     return found
 
 

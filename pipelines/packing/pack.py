@@ -21,6 +21,7 @@ from zlib import crc32
 
 from tqdm import tqdm
 
+from fastmix import files
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
 from fastmix.pipelines.packing.images import Encoded, encode
 from fastmix.pipelines.packing.layouts import Listing
@@ -172,13 +173,8 @@ def _report(out: Path, bad: list[tuple[str, str]]) -> None:
     path = bad_path(out)
     path.unlink(missing_ok=True)
     if bad:
-        part = Path(f"{path}.part")
-        try:
-            with open(part, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *bad])
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+        with files.whole(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows([("file", "reason"), *bad])
 
 
 def _verify(part: Path, listing: Listing, rows: list[int], sources: Iterator[tuple[int, object]]) -> None:

@@ -1,0 +1,45 @@
+"""Files that are written whole or not at all, and torch's files read without running code from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """The name of a neighbour to write to, which then gets the path's name; its bytes are on the disk by then.
+
+    Where writing fails, what stood at the path stays, and nothing is left beside it.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """The text in UTF-8."""
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def read_torch(path: Path) -> dict:
+    """What torch.save wrote: tensors on the CPU, loaded with weights_only=True. Raises ValueError of one line."""
+    import pickle
+    import zipfile
+
+    import torch
+
+    if not path.is_file():
+        raise ValueError(f"{path}: no such checkpoint")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
