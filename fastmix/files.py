@@ -30,6 +30,14 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def write_torch(path: Path, content: dict) -> None:
+    """torch.save."""
+    import torch
+
+    with whole(path) as part, open(part, "wb") as file:
+        torch.save(content, file)
+
+
 def read_torch(path: Path) -> dict:
     """What torch.save wrote: tensors on the CPU, loaded with weights_only=True. Raises ValueError of one line."""
     import pickle

@@ -11,7 +11,7 @@ from fastmix.pipelines.chunk import Extents, Record
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.format import Beton as File
-from fastmix.pipelines.sources import resolve
+from fastmix.pipelines.sources.resolve import resolve
 
 OS_CACHES = ("auto", "memory", "disk")
 SHARE = 0.8  # of the available memory, that a file may have to be kept in it

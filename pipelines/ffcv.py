@@ -24,7 +24,7 @@ from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.format import Beton as File
 from fastmix.pipelines.resize import place
-from fastmix.pipelines.sources import resolve
+from fastmix.pipelines.sources.resolve import resolve
 from fastmix.pipelines.view import View
 
 INSTALL = (

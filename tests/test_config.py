@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from fastmix import config
+from helpers import ROOT
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 
 
 def write(folder: Path, text: str, name: str = "a.yaml") -> Path:

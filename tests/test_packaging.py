@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from fastmix.cli import VERBS
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 INSTALLED_AS = {
     "fastmix": "fastmix",
     "configs": "fastmix/configs",

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> list[dict]:
     """Rows as the module says. Raises ValueError for a bad source."""
     from fastmix.pipelines.packing.format import JPEG, Beton
-    from fastmix.pipelines.sources import resolve
+    from fastmix.pipelines.sources.resolve import resolve
 
     with Beton(resolve(args.source)) as file:
         rows = np.flatnonzero(file.modes == JPEG)[: args.images]

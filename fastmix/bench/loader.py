@@ -142,7 +142,7 @@ def repeated_beton(path: str, rows: int, folder: Path) -> str:
     """A .beton file of at least so many rows: this one, or its rows again and again, in `folder`."""
     from fastmix.pipelines.packing.format import Beton
     from fastmix.pipelines.packing.writer import BetonWriter
-    from fastmix.pipelines.sources import resolve
+    from fastmix.pipelines.sources.resolve import resolve
 
     path = resolve(path)
     with Beton(path) as file:

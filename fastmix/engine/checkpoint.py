@@ -41,8 +41,7 @@ class State:
         """Writes the run to the folder; a reader never sees half a file."""
         content = {name: part.state_dict() for name, part in self.parts.items()}
         content["run"] = {name: getattr(self, name) for name in RESTORED} | {"config": to_tree(self.cfg)}
-        with files.whole(self.folder / name) as part:
-            torch.save(content, part)
+        files.write_torch(self.folder / name, content)
 
     def restore(self) -> None:
         """Continues from last.pt. Raises ValueError for a damaged file or one of another config."""

@@ -13,7 +13,8 @@ from fastmix.kernels.borders import borders
 from fastmix.kernels.gridcut import gridcut
 from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.transport import MOST, transport
+from fastmix.kernels.transport import transport
+from fastmix.kernels.transport.reference import MOST
 from fastmix.mixers.base import is_number, positive, whole
 from fastmix.mixers.gradient import GradientMixer, saliency
 

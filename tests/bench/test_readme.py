@@ -1,0 +1,36 @@
+"""What the README shows runs, and what it names exists."""
+
+import re
+from importlib.util import find_spec
+
+import torch
+
+from helpers import ROOT
+
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_examples_run():
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+        exec(block, names)
+    batch = names["batch"]
+    torch.testing.assert_close(names["targets"].weights.sum(1), torch.ones(8))
+    plan = names["Halves"]().plan(batch)
+    middle = batch.size[1] // 2
+    plain = batch.mix()
+    expected = torch.cat([plain[..., :middle], plain[plan.partner.long()][..., middle:]], -1)
+    assert torch.equal(batch.mix(plan), expected)
+    assert plan.own.tolist() == [0.5] * 8
+
+
+def test_commands_targets_and_files_exist():
+    commands = set(re.findall(r"-m (fastmix\.\w+)", TEXT))
+    assert commands and [c for c in commands if not find_spec(c)] == []
+    targets = set(re.findall(r"(?:^|`)make (\w+)", TEXT, re.M))
+    assert targets and targets <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    files = set(re.findall(r"(?:configs|fastmix|kernels|pipelines|tests)/[\w/]+\.\w+", TEXT))
+    files.remove("fastmix/mixers/halves.py")  # the example that adds it
+    assert files and [f for f in files if not (ROOT / f).is_file()] == []
+    tables = set(re.findall(r"`(\w+\.yaml)`", TEXT)) - {"config.yaml"}
+    assert tables and tables <= {path.name for path in (ROOT / "configs").glob("*.yaml")}

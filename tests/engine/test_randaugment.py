@@ -1,0 +1,438 @@
+"""Augmentations: the pass against its reference and against timm, Pillow and torchvision; the draws against timm's."""
+
+import math
+from importlib import import_module
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageFilter, ImageOps
+
+from fastmix.config import load
+from fastmix.engine.augment import INCREASING, MMCLS, Augmentation, ColorJitter, RandAugment, ThreeAugment, augmentation
+from fastmix.kernels.randaugment import CASES, INTERPOLATIONS, randaugment, reference
+from fastmix.kernels.randaugment import operations as O
+from fastmix.kernels.randaugment.cases import Case
+from fastmix.pipelines.sources.shapes import SHAPES, draw
+from helpers.waiting import no_waits
+
+FILL = (124, 116, 104)
+SIZE = (88, 96)
+GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+
+
+@pytest.fixture(scope="module")
+def timm():
+    import_module("fastmix.compat")  # before torchvision, which timm imports
+    return import_module("timm.data.auto_augment")
+
+
+@pytest.fixture(scope="module")
+def drawings() -> np.ndarray:
+    """uint8 [10,88,96,3]"""
+    rng = np.random.default_rng(0)
+    return np.stack([draw(rng, name, 96)[: SIZE[0]] for name in SHAPES])
+
+
+@pytest.fixture(scope="module")
+def photographs(data) -> np.ndarray:
+    """uint8 [24,224,224,3]"""
+    files = sorted((data("imagenet_sample") / "train").rglob("*.JPEG"))[:24]
+    return np.stack([np.asarray(ImageOps.fit(Image.open(file).convert("RGB"), (224, 224))) for file in files])
+
+
+def apply(images: np.ndarray, *layers: np.ndarray, interpolation: str = "bicubic") -> np.ndarray:
+    """Every image by the same rows, one [1,8] a layer; int64."""
+    table = np.stack([np.repeat(rows, len(images), 0) for rows in layers])
+    return randaugment(torch.from_numpy(images), torch.from_numpy(table), interpolation, FILL).numpy().astype(int)
+
+
+def each(images: np.ndarray, function) -> np.ndarray:
+    return np.stack([np.asarray(function(Image.fromarray(image))) for image in images]).astype(int)
+
+
+# ---- the pass ----
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_cpu_twin_equals_the_reference(case):
+    for seed in range(3):
+        arguments = case.arguments(seed=seed)
+        assert torch.equal(randaugment(**arguments), reference(**arguments))
+
+
+def test_cases_hold_every_operation():
+    operations = torch.cat([case.arguments()["table"][..., 0].flatten() for case in CASES])
+    assert set(operations.tolist()) == set(range(O.AFFINE + 1))
+
+
+def test_an_image_does_not_depend_on_the_others():
+    arguments = Case(48, (13, 20)).arguments()
+    images, table = arguments.pop("images"), arguments.pop("table")
+    together = randaugment(images, table, **arguments)
+    for i in range(48):
+        alone = randaugment(images[i : i + 1], table[:, i : i + 1].contiguous(), **arguments)
+        assert torch.equal(alone[0], together[i])
+
+
+def test_images_are_not_changed_and_outputs_are_reused():
+    arguments = Case(48, (13, 20), layers=3).arguments()
+    images = arguments["images"]
+    before, wanted = images.clone(), reference(**arguments)
+    out = torch.empty_like(images), torch.empty_like(images)
+    assert randaugment(**arguments, out=out) is out[0]
+    assert torch.equal(out[0], wanted) and torch.equal(images, before)
+    planar = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    assert not planar.is_contiguous() and torch.equal(randaugment(**arguments | {"images": planar}), wanted)
+
+
+def test_arguments_that_do_not_fit_are_refused():
+    arguments = Case(6, (5, 7)).arguments()
+    images, table = arguments["images"], arguments["table"]
+    unknown = table.clone()
+    unknown[1, 2, 0] = O.AFFINE + 1
+    for match, changes in (
+        ("images must be uint8", {"images": images.float()}),
+        ("images must be uint8", {"images": images[..., :2]}),
+        (r"table must be int32 \[layers,6,8\]", {"table": table[:, :5]}),
+        ("table must be int32", {"table": table.long()}),
+        ("choose one of nearest, bilinear, bicubic", {"interpolation": "cubic"}),
+        ("fill is", {"fill": (0, 0, 256)}),
+        ("out must be two", {"out": (images[:2], images)}),
+        ("operations outside 0..12", {"table": unknown}),
+    ):
+        with pytest.raises(ValueError, match=match) as error:
+            randaugment(**arguments | changes)
+        assert "\n" not in str(error.value)
+
+
+# ---- single operations against Pillow, as timm and torchvision use it ----
+
+
+def compare_with_timm(timm, monkeypatch, images, magnitudes) -> None:
+    size = images.shape[1:3]
+    for interpolation in INTERPOLATIONS:
+        resample = getattr(Image.Resampling, interpolation.upper())
+        hparams = {"translate_pct": 0.45, "img_mean": FILL, "interpolation": resample}
+        for name, rows in INCREASING.items():
+            if interpolation != "bicubic" and name not in GEOMETRIC:
+                continue
+            for magnitude in magnitudes:
+                for sign in (-1, 1):
+                    monkeypatch.setattr(timm, "_randomly_negate", lambda v, sign=sign: sign * v)
+                    row = rows(np.array([magnitude]), np.array([sign]), size)
+                    got = apply(images, row, interpolation=interpolation)
+                    if name == "PosterizeIncreasing" and magnitude == 10:  # no bit is left; Pillow 13 refuses that
+                        assert (got == 0).all()
+                        continue
+                    operation = timm.AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=hparams)
+                    error = np.abs(got - each(images, operation))
+                    what = f"{name} {interpolation} {sign * magnitude}: mean {error.mean()}, max {error.max()}"
+                    if name not in GEOMETRIC:
+                        assert error.max() == 0, what
+                    elif interpolation == "nearest":  # places in fp32, not in 1/65536: some fall on the other side
+                        assert (error > 0).mean() < 0.003 and error.mean() < 0.1, what
+                    else:  # truncated: whole levels, frequent at shifts by fifths of a pixel, fall on either side
+                        assert error.max() <= 1 and error.mean() < 0.1, what
+
+
+def test_operations_equal_timms_on_drawings(timm, monkeypatch, drawings):
+    compare_with_timm(timm, monkeypatch, drawings, np.linspace(0, 10, 9))
+
+
+def test_operations_equal_timms_on_photographs(timm, monkeypatch, photographs):
+    compare_with_timm(timm, monkeypatch, photographs[:8], (0, 3.3, 6, 9, 10))
+
+
+def test_flat_and_tiny_images_as_in_pillow():
+    flat = np.full((1, 9, 7, 3), 77, np.uint8)
+    two = flat.copy()
+    two[0, 0, 0] = 78
+    corner = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    for images in (flat, two, corner):
+        assert (apply(images, O.whole(O.AUTOCONTRAST, 1)) == each(images, ImageOps.autocontrast)).all()
+        assert (apply(images, O.whole(O.EQUALIZE, 1)) == each(images, ImageOps.equalize)).all()
+        assert (apply(images, O.real(O.SHARPNESS, 1, 1.9)) == images).all()
+
+
+def compare_three_augment(images) -> None:
+    grey = each(images, lambda image: image.convert("L").convert("RGB"))
+    assert (apply(images, O.real(O.COLOR, 1, 0)) == grey).all()
+    assert (apply(images, O.whole(O.SOLARIZE, 1, 128)) == each(images, lambda i: ImageOps.solarize(i, 128))).all()
+    for radius in (0.1, 0.4, 0.9, 1.4, 2.0):
+        got = apply(images, *O.blur(np.array([radius])))
+        error = np.abs(got - each(images, lambda i, radius=radius: i.filter(ImageFilter.GaussianBlur(radius))))
+        assert error.mean() < 0.7 and error[:, 6:-6, 6:-6].max() <= 4  # Pillow rounds six times
+
+
+def test_three_augment_against_pillow(drawings):
+    compare_three_augment(drawings)
+
+
+def test_three_augment_against_pillow_on_photographs(photographs):
+    compare_three_augment(photographs)
+
+
+def test_blur_weights_are_a_distribution_with_the_variance_of_the_gaussian():
+    radius = np.linspace(0, 2, 41)
+    weights = O.blur(radius)[0].view(np.float32)[:, 1:].astype(float)
+    k = np.arange(O.TAPS + 1)
+    np.testing.assert_allclose(weights[:, 0] + 2 * weights[:, 1:].sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(2 * (weights * k**2).sum(1), radius**2, atol=1e-5)
+    with pytest.raises(ValueError, match="at most 2"):
+        O.blur(np.array([2.5]))
+
+
+def test_colour_jitter_equals_torchvisions(drawings):
+    import_module("fastmix.compat")
+    from torchvision.transforms import functional as F
+
+    adjust = {O.BRIGHTNESS: F.adjust_brightness, O.CONTRAST: F.adjust_contrast, O.COLOR: F.adjust_saturation}
+    table = ColorJitter(0.4, 0.5, 0.6).draw(np.random.default_rng(0), len(drawings), SIZE)
+    got = randaugment(torch.from_numpy(drawings), torch.from_numpy(table)).numpy()
+    for i, image in enumerate(drawings):
+        image = Image.fromarray(image)
+        for row in table[:, i]:
+            image = adjust[row[0]](image, float(row.view(np.float32)[1]))
+        assert (np.asarray(image) == got[i]).all()
+
+
+# ---- what is drawn ----
+
+
+def theirs(timm, config: str, n: int) -> dict[str, list[tuple[float, ...]]]:
+    """The arguments with which timm calls each operation for n images, by name."""
+    import random
+
+    random.seed(1)  # the generators that timm uses
+    np.random.seed(1)
+    hparams = {"translate_pct": 0.45, "img_mean": FILL, "interpolation": Image.Resampling.BICUBIC}
+    transform = timm.rand_augment_transform(config, hparams)
+    calls = {operation.name: [] for operation in transform.ops}
+    for operation in transform.ops:
+        operation.aug_fn = lambda image, *args, name=operation.name, **_: calls[name].append(args) or image
+    for _ in range(n):
+        transform(None)
+    return calls
+
+
+def parameter(table: np.ndarray, name: str) -> np.ndarray:
+    """The argument that timm gives to the operation `name`, back from the rows of it, of images 100 pixels wide."""
+    rows = table.reshape(-1, O.COLUMNS)
+    numbers = rows.view(np.float32).astype(float)
+    affine = rows[:, 0] == O.AFFINE
+    straight = affine & (numbers[:, 1] == 1) & (numbers[:, 5] == 1)
+    if name == "Rotate":
+        turned = numbers[affine & ~straight]
+        return np.degrees(np.arctan2(turned[:, 4], turned[:, 1]))
+    if name == "ShearX":
+        return numbers[straight & (numbers[:, 2] != 0), 2]
+    if name == "TranslateYRel":
+        return numbers[straight & (numbers[:, 6] != 0), 6] / 100
+    if name == "ColorIncreasing":
+        return numbers[rows[:, 0] == O.COLOR, 1]
+    if name == "SolarizeAdd":
+        return rows[rows[:, 0] == O.SOLARIZE_ADD, 1].astype(float)
+    assert name == "PosterizeIncreasing"
+    return np.array([bin(word).count("1") for word in rows[rows[:, 0] == O.POSTERIZE, 1] & 255], float)
+
+
+@pytest.mark.parametrize(
+    "policy,config",
+    [
+        (RandAugment(), "rand-m9-mstd0.5-inc1"),
+        (RandAugment(n=3, magnitude=6, std=1.5, prob=0.7), "rand-m6-n3-mstd1.5-p0.7-inc1"),
+        (RandAugment(magnitude=8, std=math.inf), "rand-m8-mstd101-inc1"),
+    ],
+    ids=str,
+)
+def test_randaugment_draws_as_timm_does(timm, policy, config):
+    from scipy.stats import ks_2samp
+
+    n = 12000
+    table, calls = policy.draw(np.random.default_rng(2), n, (100, 100)), theirs(timm, config, n)
+    for name in ("Rotate", "ShearX", "TranslateYRel", "ColorIncreasing", "SolarizeAdd", "PosterizeIncreasing"):
+        ours, others = parameter(table, name), np.array([args[0] for args in calls[name]], float)
+        assert ks_2samp(ours.round(5), others.round(5)).pvalue > 1e-3, name
+    expected = policy.n * n * policy.prob / 15
+    counts = np.bincount(table[..., 0].ravel(), minlength=O.AFFINE + 1)
+    for operation in (O.AUTOCONTRAST, O.EQUALIZE, O.POSTERIZE, O.COLOR, O.CONTRAST, O.BRIGHTNESS, O.SHARPNESS):
+        assert abs(counts[operation] - expected) < 4 * math.sqrt(expected)
+    assert abs(counts[O.SOLARIZE] - 2 * expected) < 4 * math.sqrt(2 * expected)  # solarise and invert
+    assert abs(counts[O.AFFINE] - 5 * expected) < 4 * math.sqrt(5 * expected)
+    assert abs(counts[O.COPY] - (1 - policy.prob) * policy.n * n) < 4 * math.sqrt(policy.n * n / 4)
+
+
+def test_magnitudes_are_a_clipped_normal_distribution():
+    from scipy.stats import kstest, norm
+
+    table = RandAugment(n=1, prob=1).draw(np.random.default_rng(3), 60000, (100, 100))
+    magnitude = np.abs(parameter(table, "ShearX")) / 0.03
+    assert magnitude.max() < 10 + 1e-5
+    at_most = (magnitude > 10 - 1e-5).mean()
+    assert abs(at_most - norm.sf(10, 9, 0.5)) < 4 * math.sqrt(at_most / len(magnitude))
+    below = magnitude[magnitude < 9.9]
+    assert kstest(below, lambda v: norm.cdf(v, 9, 0.5) / norm.cdf(9.9, 9, 0.5)).pvalue > 1e-3
+    assert abs((parameter(table, "ShearX") > 0).mean() - 0.5) < 2 / math.sqrt(len(magnitude))
+
+
+def test_operations_of_different_layers_and_images_are_independent():
+    first, second = RandAugment(prob=0.5).draw(np.random.default_rng(4), 40000, (100, 100))[..., 0]
+    for a, b in ((first, second), (first[1:], first[:-1])):
+        assert abs(np.corrcoef(a == O.AFFINE, b == O.AFFINE)[0, 1]) < 4 / math.sqrt(len(a))
+
+
+def test_mmcls_posterizes_to_the_next_lower_number_of_bits():
+    magnitude, sign = np.array([0.0, 1, 2.5, 6, 7.4, 7.6, 9, 10]), np.ones(8)
+    for rows, bits in (INCREASING, [4, 4, 3, 2, 2, 1, 1, 0]), (MMCLS, [4, 3, 3, 1, 1, 0, 0, 0]):
+        table = rows["PosterizeIncreasing"](magnitude, sign, SIZE)
+        assert [bin(word & 255).count("1") for word in table[:, 1]] == bits
+    assert all(INCREASING[name] is MMCLS[name] for name in INCREASING if name != "PosterizeIncreasing")
+
+
+def test_three_augment_draws_each_of_three_equally_and_the_radius_uniformly():
+    from scipy.stats import kstest
+
+    n = 9000
+    first, second = ThreeAugment().draw(np.random.default_rng(5), n, SIZE)
+    kinds = {O.COLOR: O.COPY, O.SOLARIZE: O.COPY, O.BLUR_X: O.BLUR_Y}
+    for kind, then in kinds.items():
+        here = first[:, 0] == kind
+        assert abs(here.mean() - 1 / 3) < 4 * math.sqrt(2 / 9 / n)
+        assert (second[here, 0] == then).all()
+    assert (first[first[:, 0] == O.COLOR, 1] == 0).all() and (first[first[:, 0] == O.SOLARIZE, 1] == 128).all()
+    blurred = first[:, 0] == O.BLUR_X
+    assert (first[blurred, 1:] == second[blurred, 1:]).all()
+    weights = first[blurred].view(np.float32)[:, 1:].astype(float)
+    radius = np.sqrt(2 * (weights * np.arange(7) ** 2).sum(1))
+    assert kstest(radius, "uniform", (0.1, 1.9)).pvalue > 1e-3
+
+
+def test_colour_jitter_draws_uniform_factors_in_every_order():
+    from scipy.stats import chisquare, kstest
+
+    table = ColorJitter(0.3, 1.5, 0.2).draw(np.random.default_rng(6), 6000, SIZE)
+    assert table.shape == (3, 6000, 8)
+    for operation, low, high in ((O.BRIGHTNESS, 0.7, 1.3), (O.CONTRAST, 0, 2.5), (O.COLOR, 0.8, 1.2)):
+        rows = table[table[..., 0] == operation]
+        assert len(rows) == 6000
+        assert kstest(rows.view(np.float32)[:, 1], "uniform", (low, high - low)).pvalue > 1e-3
+    orders = np.unique(table[..., 0], axis=1, return_counts=True)[1]
+    assert len(orders) == 6 and chisquare(orders).pvalue > 1e-3
+    assert ColorJitter(0, 0.5, 0).draw(np.random.default_rng(0), 4, SIZE).shape == (1, 4, 8)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RandAugment(n=0),
+        lambda: RandAugment(magnitude=11),
+        lambda: RandAugment(std=-1),
+        lambda: RandAugment(std=math.nan),
+        lambda: RandAugment(prob=1.1),
+        lambda: RandAugment(variant="paper"),
+        lambda: ColorJitter(-0.1),
+    ],
+)
+def test_values_outside_their_range_are_refused(make):
+    with pytest.raises(ValueError):
+        make()
+
+
+# ---- in a training step ----
+
+
+def task(*words: str):
+    from fastmix.engine.task import Task
+    from fastmix.mixers import MIXERS
+
+    cfg = load("quickstart", ["precision=fp32", *words])
+    return Task(torch.nn.Identity(), MIXERS["mixup"](alpha=1.0), cfg)
+
+
+def test_the_config_says_what_is_drawn():
+    words = ["augment.kind=randaugment", "augment.magnitude=6", "augment.std=.inf", "augment.fill=[104, 116, 124]"]
+    made = task(*words, "augment.jitter=[0.1, 0, 0]", "augment.variant=mmcls").augmentation
+    policies = [RandAugment(magnitude=6, std=math.inf, variant="mmcls"), ColorJitter(0.1)]
+    assert made == Augmentation(policies, "bicubic", (104, 116, 124))
+    three = task("augment.kind=three", "augment.interpolation=bilinear", "data.mean=[0.5, 0.25, 1]").augmentation
+    assert three == Augmentation([ThreeAugment()], "bilinear", (128, 64, 255))
+    assert augmentation(load("quickstart")) is None
+    with pytest.raises(ValueError, match="augment.kind is 'rand'"):
+        load("quickstart", ["augment.kind=rand"])
+
+
+def test_training_batches_are_augmented_before_erasing_and_validation_is_not():
+    images, labels = Case(8, (24, 20)).arguments()["images"], torch.arange(8)
+    before = images.clone()
+    made = task("augment.kind=randaugment", "augment.prob=1", "erase.prob=0.5")
+    rng, same = (np.random.default_rng(7) for _ in range(2))
+    table = made.augmentation.draw(same, 8, (24, 20))
+    wanted = randaugment(images, table, "bicubic", made.augmentation.fill)
+    batch = made.batch(images, labels, rng)
+    assert torch.equal(batch.images, wanted) and not torch.equal(wanted, before) and torch.equal(images, before)
+    plain = task("erase.prob=0.5").batch(images, labels, same)
+    assert torch.equal(batch.erase.boxes, plain.erase.boxes)
+    mixed = batch.mix()
+    assert torch.equal(batch.images, wanted), "the mix pass writes memory of its own"
+    assert torch.equal(made.batch(images, labels).mix(), task().batch(images, labels).mix())
+    again = made.batch(images, labels, np.random.default_rng(7))
+    assert again.images.data_ptr() == batch.images.data_ptr() and torch.equal(again.mix(), mixed)
+
+
+def test_without_augmentation_nothing_is_drawn():
+    images, rng = torch.zeros(8, 24, 20, 3, dtype=torch.uint8), np.random.default_rng(0)
+    batch = task().batch(images, torch.arange(8), rng)
+    assert batch.images is images
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
+def test_a_run_is_a_function_of_the_seed(tmp_path, monkeypatch):
+    from fastmix import files, train
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTMIX_CACHE", str(tmp_path / "cache"))
+    words = ["quickstart", "epochs=1", "precision=fp32", "model.name=test_resnet", "data.size=32", "mix=mixup"]
+    words += ["data.train=shapes:train?n=96&size=32", "data.val=shapes:val?n=10&size=32", "augment.jitter=[0.1,0,0.1]"]
+    runs = {"none": 1, "randaugment": 1, "randaugment again": 2, "three": 1}
+    for name, workers in runs.items():
+        assert train.main([*words, f"augment.kind={name.split()[0]}", f"data.workers={workers}", f"out={name}"]) == 0
+    weights = {name: files.read_torch(tmp_path / name / "last.pt")["task"] for name in runs}
+
+    def equal(a, b):
+        return all(torch.equal(value, weights[b][key]) for key, value in weights[a].items())
+
+    assert equal("randaugment", "randaugment again")
+    assert not any(equal("none", name) for name in ("randaugment", "three"))
+
+
+def test_the_benchmark_measures_every_policy_against_its_peers(capsys):
+    from fastmix.bench import augment, main
+
+    main(["augment", "--batch", "3", "--size", "32", "--repeats", "2"])
+    table = capsys.readouterr().out
+    for name in augment.NAMES:
+        lines = [line for line in table.splitlines() if line.startswith(name)]
+        assert "fastmix" in lines[0] and len(lines) >= 2
+    with pytest.raises(ValueError, match="--repeats"):
+        main(["augment", "--repeats", "0"])
+
+
+# ---- on a GPU ----
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("case", [*CASES, *(Case(64, (224, 224), name) for name in INTERPOLATIONS)], ids=str)
+def test_the_gpu_equals_the_reference_without_a_sync_and_in_a_graph(case):
+    arguments = case.arguments()
+    wanted = reference(**arguments)
+    on_gpu = {k: v.to("cuda") if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    with no_waits():
+        got = randaugment(**on_gpu)
+    assert torch.equal(got.cpu(), wanted)
+    out = torch.zeros_like(got), torch.zeros_like(got)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        written = randaugment(**on_gpu, out=out)
+    graph.replay()
+    assert torch.equal(written.cpu(), wanted)

@@ -1,0 +1,34 @@
+"""All kernels through Triton's interpreter, and compiled for GPUs without one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmix.kernels import KERNELS, kernel
+from helpers import ROOT
+
+HERE = Path(__file__).parent
+
+
+def script(name: str, *words: str, **environment: str) -> None:
+    """Runs a file of this folder in its own process: TRITON_INTERPRET is read once, at the first import."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    env |= {"PYTHONPATH": str(ROOT)} | environment
+    result = subprocess.run([sys.executable, HERE / name, *words], env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_triton_equals_the_reference():
+    pytest.importorskip("triton")
+    script("interpreter_check.py", TRITON_INTERPRET="1")
+
+
+def test_kernels_compile_without_spills():
+    pytest.importorskip("triton")
+    assert all(kernel(name).AOT for name in KERNELS)
+    script("aot_check.py", "--quick")

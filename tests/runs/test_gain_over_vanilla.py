@@ -1,0 +1,151 @@
+"""Gains over vanilla of made-up runs, recomputed from their numbers and the printed ones; blocks of runs in a page."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastmix import cli, config, report
+from fastmix.bench import readme
+from fastmix.runs import run_folder
+from fastmix.runs.gain_over_vanilla import gains
+from helpers import ROOT
+
+TOP1 = {  # by method and seed
+    "vanilla": {0: 64.37, 1: 65.02, 2: 63.11},
+    "mixup": {0: 60.5},
+    "cutmix": {0: 66.25, 1: 65.9, 2: 65.5},
+    "fmix": {1: 66.0, 5: 61.75},
+    "samix": {7: 70.0, 8: 71.0},
+    "alignmix": {0: 64.0},
+}
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Writes the folder of a run without its weights; the last epoch reaches the given top-1."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(
+        name: str, top1: float, *words: str, base: str = "cifar10_quarter", epochs: int = 0, ema: float = 0
+    ) -> Path:
+        folder = tmp_path / "results" / "here" / name
+        folder.mkdir(parents=True)
+        cfg = config.load(base, words)
+        (folder / "config.yaml").write_text(config.dump(cfg))
+        (folder / "versions.json").write_text(json.dumps({"torch": "2.0", "fastmix": "", "commit": "abc"}))
+        values = {epoch: 10.0 + epoch for epoch in range(cfg.val_every, epochs or cfg.epochs, cfg.val_every)}
+        lines = []
+        for epoch, value in {**values, epochs or cfg.epochs: top1}.items():
+            average = {"ema_top1": ema} if ema else {}
+            lines.append({"kind": "val", "time": 9.0 * epoch, "step": epoch, "epoch": epoch, "top1": value, **average})
+        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def sweep(make):
+    for mix, seeds in TOP1.items():
+        for seed, top1 in seeds.items():
+            make(f"{mix}_s{seed}", top1, f"mix={mix}", f"seed={seed}")
+    return make
+
+
+def found() -> list[run_folder.Run]:
+    return [run_folder.read(folder) for folder in run_folder.find("results")]
+
+
+def printed(backbone: str, setting: str) -> dict[str, float]:
+    """Numbers of the file itself."""
+    with open(ROOT / "configs" / "published.csv", newline="") as file:
+        return {row[3]: float(row[5]) for row in csv.reader(file) if row[1:3] == [backbone, setting] and row[5]}
+
+
+def test_the_table_of_a_page_is_the_numbers_recomputed(sweep, tmp_path):
+    page = "# Ours\n<!-- runs: results/here; column=cifar10/ResNet-18/200ep -->\nold\n<!-- end -->\nbelow\n"
+    text = readme.fill(page, tmp_path)
+    assert text.startswith(page.split("old")[0]) and text.endswith("<!-- end -->\nbelow\n") and "old" not in text
+    assert readme.fill(text, tmp_path) == text
+    assert "\ntorch 2.0 commit abc\n<!-- end -->" in text
+    grid = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    theirs = printed("ResNet-18", "200ep")
+    names = {"mixup": "MixUp", "cutmix": "CutMix", "fmix": "FMix", "samix": "SAMix"}
+    wanted = []
+    for mix, seeds in TOP1.items():
+        values = np.array(list(seeds.values()))
+        shared = [seed for seed in seeds if seed in TOP1["vanilla"] and mix != "vanilla"]
+        change = np.array([seeds[seed] - TOP1["vanilla"][seed] for seed in shared])
+        top1 = f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
+        gain = f"{change.mean():+.2f}" if len(change) else "–"
+        gain += f" ± {change.std(ddof=1):.2f}" if len(change) > 1 else ""
+        gain += f" ({len(change)})" if 0 < len(change) < len(values) else ""
+        beside = f"{theirs[names[mix]] - theirs['Vanilla']:+.2f}" if mix in names else "–"
+        wanted.append([mix, top1, str(len(values)), gain, beside])
+    order = list(config.load("cifar10_quarter").mixers)
+    assert grid[0] == ["mix", "top-1", "runs", "over vanilla", "published"]
+    assert grid[2:] == sorted(wanted, key=lambda row: order.index(row[0]))
+
+
+def test_the_deviation_is_that_of_the_pairs(make):
+    """Seeds that all methods share cancel out: vanilla's spread is large, that of the differences none."""
+    for seed, top1 in enumerate((50.0, 60.0, 70.0)):
+        make(f"v{seed}", top1, "mix=vanilla", f"seed={seed}")
+        make(f"c{seed}", top1 + 1.5, "mix=cutmix", f"seed={seed}")
+    vanilla, cutmix = gains(found())
+    assert vanilla["std"] == cutmix["std"] == 10 and (cutmix["gain"], cutmix["gain_std"]) == (1.5, 0)
+    assert vanilla["gain"] is cutmix["published_gain"] is None
+
+
+def test_the_runs_own_column_their_average_and_what_departs(make, capsys):
+    make("v", 70.0, "mix=vanilla", base="r50_100ep")
+    make("c", 50.0, "mix=cutmix", "ema.decay=0.9", base="r50_100ep", ema=72.25)
+    assert report.main(["--gains", "--runs", "results", "--format", "json"]) == 0
+    _, row = json.loads(capsys.readouterr().out)
+    theirs = printed("ResNet-50", "100ep")
+    assert row["gain"] == 2.25 and row["published_gain"] == pytest.approx(theirs["CutMix"] - theirs["Vanilla"])
+    assert report.main(["--gains", "--runs", "results"]) == 0
+    text = capsys.readouterr().out
+    assert "| cutmix† | 72.25 |" in text and text.endswith("- † cutmix: not trained as vanilla in ema.decay\n")
+
+
+def test_logs_without_weights_are_read_and_shown_as_unfinished(sweep, capsys):
+    assert report.main(["--runs", "results"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert len(lines) == sum(map(len, TOP1.values())) and all("25/25 unfinished" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["results/here/a"], "results/here/a: 10 of 25 epochs; gains are of whole runs, leave it out"),
+        (
+            ["results/here/b", "results/here/cutmix_s0"],
+            "results/here/cutmix_s0: seed 0 as in results/here/b; leave one",
+        ),
+        (["results/here/c", "results/here/cutmix_s0"], "cutmix_s0: not as results/here/c in optim.lr; leave one out"),
+        (["results/here/cutmix_s0"], "none of the runs is of vanilla"),
+        (
+            ["results/here/vanilla_s0", "--column", "cifar10/ResNet-18"],
+            "'cifar10/ResNet-18'; did you mean 'cifar10/Res",
+        ),
+        (["--table", "cifar10"], "--gains goes with run folders, --runs and --column"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(sweep, capsys, words, says):
+    sweep("a", 50.0, "mix=vanilla", "seed=9", epochs=10)
+    sweep("b", 50.0, "mix=cutmix", "seed=0")
+    sweep("c", 50.0, "mix=cutmix", "seed=9", "optim.lr=0.2")
+    assert cli.run(report.main, "report", ["--gains", *words]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fastmix report: error: ") and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").rglob("config.yaml")), ids=lambda path: path.parent.name)
+def test_kept_runs_are_whole_and_name_no_place_of_a_machine(path):
+    run = run_folder.read(path.parent)
+    assert run.cfg.epochs in run.val
+    assert not [key for key, value in config.flat(run.cfg).items() if str(value).startswith(("/", "~"))]
