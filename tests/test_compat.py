@@ -16,6 +16,7 @@ def fresh(script: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-W", "error", "-c", script], env=env, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_torchvision_and_timm_import():
     done = fresh("import fastmix.compat, timm, torchvision.transforms.v2; timm.create_model('resnet18')")
     assert done.returncode == 0, done.stderr

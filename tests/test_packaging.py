@@ -104,6 +104,7 @@ def test_wheel_holds_every_file_and_nothing_beside_the_package(source, wheel):
     assert all(n.startswith("fastmix") for n in names)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["editable", "wheel"])
 def test_installed(way, source, wheel, environment, foreign):
     what = ["-e", str(source)] if way == "editable" else [str(wheel)]

@@ -19,7 +19,9 @@ from fastmix.kernels.gradient_pool.cases import CASES
 from fastmix.kernels.gradient_pool.gpu import AOT, gradient_pool_kernel, tile_sizes
 from fastmix.kernels.gradient_pool.reference import DTYPES, reference
 
-__all__ = ["AOT", "CASES", "DTYPES", "gradient_pool", "reference"]
+__all__ = ["AOT", "CASES", "DTYPES", "ULPS", "gradient_pool", "reference"]
+
+ULPS = 8  # positive values, added up in another order
 
 
 def gradient_pool(gradient: Tensor, grid: tuple[int, int]) -> Tensor:

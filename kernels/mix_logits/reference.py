@@ -9,8 +9,6 @@ from fastmix.kernels.erase import Erase
 from fastmix.kernels.mix.reference import constants, erased_pixels
 from fastmix.kernels.upsample import upsample
 
-ULPS = 16
-
 
 def reference(
     images: Tensor,

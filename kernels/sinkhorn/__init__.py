@@ -27,7 +27,7 @@ from fastmix.kernels.sinkhorn.cases import CASES
 from fastmix.kernels.sinkhorn.gpu import AOT, program_shape, sinkhorn_kernel
 from fastmix.kernels.sinkhorn.reference import DTYPES, FINISHES, MOST, reference
 
-__all__ = ["AOT", "CASES", "DTYPES", "reference", "sinkhorn"]
+__all__ = ["AOT", "CASES", "DTYPES", "ULPS", "reference", "sinkhorn"]
 
 ULPS = 256  # e**x multiplies the rounding of K
 

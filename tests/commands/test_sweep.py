@@ -71,6 +71,7 @@ def pid_of(job: queue.Job) -> int | None:
     return None
 
 
+@pytest.mark.long
 def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsys, monkeypatch):
     words = ("mix=cutmix", "epochs=1", "data.val=shapes:val?n=43&size=32,broken.beton")
     Path("broken.beton").write_bytes(bytes(100))
@@ -105,6 +106,7 @@ def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsy
     assert report.main([str(good.folder)]) == 0
 
 
+@pytest.mark.long
 def test_killed_and_continued_equals_uninterrupted(folder, capsys):
     words = ("mix=cutmix", "epochs=12", "save_every=4", "log_every=1", "val_every=4", "ema.decay=0.9")
     (job,) = expand(*words)
@@ -126,6 +128,7 @@ def test_killed_and_continued_equals_uninterrupted(folder, capsys):
     assert parts.finished and [row["top1"] for row in parts.val.values()] == [row["top1"] for row in whole.val.values()]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["kill", "ctrl-c"])
 def test_the_run_of_a_killed_sweep_saves_and_ends(folder, how):
     (folder / "patient.py").write_text(PATIENT)

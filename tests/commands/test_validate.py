@@ -296,6 +296,7 @@ def test_real_labels_find_their_images(work):
     assert result(*packed, "--names", "pictures")["real_top1"] == got["top1"]
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(work):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     words = ["-m", "fastmix.validate", "a", "--ema", "batch_total=12", "--per-class", "two.csv", "--json", "two.json"]

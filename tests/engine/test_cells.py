@@ -115,7 +115,12 @@ def steps() -> dict[Path, list[str]]:
 STEPS = steps()
 
 
-@pytest.mark.parametrize("path", STEPS, ids=lambda path: path.stem)
+QUICK = ("cifar10_r18_200ep", "mbv2_rsb_a3", "deit_t")
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, id=p.stem, marks=[pytest.mark.long] * (p.stem not in QUICK)) for p in STEPS]
+)
 def test_a_step_of_every_method_is_finite(path, teachers):
     """The column's own model, loss and augmentation, on small images, every method with a finite gradient.
 

@@ -140,6 +140,7 @@ def test_operations_equal_timms_on_drawings(timm, monkeypatch, drawings):
     compare_with_timm(timm, monkeypatch, drawings, np.linspace(0, 10, 9))
 
 
+@pytest.mark.long
 def test_operations_equal_timms_on_photographs(timm, monkeypatch, photographs):
     compare_with_timm(timm, monkeypatch, photographs[:8], (0, 3.3, 6, 9, 10))
 

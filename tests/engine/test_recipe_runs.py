@@ -38,6 +38,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.long
 def test_a_run_with_all_of_it_resumes_exactly(folder, monkeypatch):
     assert train.main(["small.yaml", "out=whole"]) == 0
     record = checkpoint.State.record

@@ -325,6 +325,7 @@ def test_crops_at_the_test(name, size, resize):
     assert loaders.training(cfg, torch.device("cpu")).view.size == (160 if "a3" in name else size)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_columns_file_is_short_and_its_comments_are_right(nets, name):
     text = (CONFIGS / f"{name}.yaml").read_text()

@@ -1,9 +1,9 @@
 """Runs every case of every kernel through Triton's interpreter and compares with its reference.
 
-TRITON_INTERPRET=1 python tests/interpreter_check.py [KERNEL ...]: whole numbers and fp32 must be equal bit for bit (to
-the kernel's ULPS units in the last place where it adds up in another order), fp16 and bf16 within one unit (the
-interpreter truncates to bf16, a GPU rounds). Where a kernel takes fp32 as well, every second case is tried in the two
-others. Exit code 1, and a line a difference, otherwise.
+TRITON_INTERPRET=1 python tests/kernels/interpreter_check.py [--first] [KERNEL ...]: whole numbers and fp32 must be
+equal bit for bit (to the kernel's ULPS units in the last place where it adds up in another order), fp16 and bf16 within one
+unit (the interpreter truncates to bf16, a GPU rounds). Where a kernel takes fp32 as well, every second case is tried in
+the two others. --first: the first case of each kernel. Exit code 1, and a line a difference, otherwise.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def ulps(got: torch.Tensor, wanted: torch.Tensor) -> int:
 
 def main() -> int:
     assert INTERPRETED, "set TRITON_INTERPRET=1"
-    wrong = count = 0
-    for name in sys.argv[1:] or KERNELS:
+    first, wrong, count = "--first" in sys.argv, 0, 0
+    for name in [word for word in sys.argv[1:] if not word.startswith("--")] or KERNELS:
         module = kernel(name)
         launcher = getattr(module, name)
-        for number, case in enumerate(module.CASES):
+        for number, case in enumerate(module.CASES[:1] if first else module.CASES):
             for dtype in module.DTYPES:
                 if dtype.itemsize == 2 and torch.float32 in module.DTYPES and number % 2 == 0:
                     continue

@@ -110,6 +110,7 @@ def test_the_cost_is_the_squared_distance_of_raw_features():
     assert ((cost(x, y) - exact).abs() / exact).max() < 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_a_step_is_the_head_of_aligned_features(name):
@@ -252,6 +253,7 @@ def test_the_coin_is_fair_and_each_sample_may_have_its_lam(monkeypatch):
     assert 30 <= sum(sides) <= 70
 
 
+@pytest.mark.long
 def test_compiled_training_makes_two_graphs_and_equals_the_eager_one():
     import torch._dynamo
     from torch._dynamo.backends.common import aot_autograd

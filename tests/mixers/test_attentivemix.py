@@ -209,6 +209,7 @@ mixers:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mix", ["attentivemix", "supermix", "grafting"])
 def test_a_run_with_a_teacher_is_resumed_exactly(tmp_path, monkeypatch, file, mix):
     monkeypatch.chdir(tmp_path)

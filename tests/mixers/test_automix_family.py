@@ -165,6 +165,7 @@ def test_other_predictors_are_the_heads_of_both_networks(early):
     assert all(map(torch.equal, mixer.teacher.buffers(), statistics))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "net, args, share", [("resnet18", {}, 0.77), ("deit_tiny_patch16_224", {"img_size": 64}, 0.51)]
 )
@@ -192,6 +193,7 @@ def test_a_step_costs_less_than_three(net, args, share):
     assert whole / vanilla == pytest.approx(3.0, abs=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "net, channels",
     [("resnet18", 256), ("resnext50_32x4d", 1024), ("efficientnet_b0", 112), ("mobilenetv2_100", 96)]
@@ -227,6 +229,7 @@ def test_its_parameters_follow_their_own_rates_and_the_rules_of_decay():
     assert {g["weight_decay"] for g in opt.param_groups for p in g["params"] if p is fixed.block.query.bias} == {0.3}
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # of the teacher's input, asked for by dynamo
 @pytest.mark.parametrize("name, graphs", [("automix", 3), ("adautomix", 4)])
 def test_compiled_networks_take_the_same_step(name, graphs):
@@ -275,6 +278,7 @@ def test_a_preview_is_a_mixed_batch_and_changes_nothing(name):
     assert (x >= low - 1e-5).all() and (x <= high + 1e-5).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["automix", "adautomix"])
 def test_runs_stop_and_resume(name, tmp_path, monkeypatch):
     """The command as it is: a picture, other predictors in the log, an exact resume, a dry run."""

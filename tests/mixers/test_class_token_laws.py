@@ -107,6 +107,7 @@ def test_a_batch_of_one_image_and_one_label_is_trained_as_it_is(name):
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
 
 
+@pytest.mark.long
 @every
 def test_a_compiled_model_gives_the_loss_and_the_gradients_of_an_eager_one(name):
     model, eager = network(), network()

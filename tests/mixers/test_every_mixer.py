@@ -154,6 +154,7 @@ def process(teacher: str, out: str) -> None:
     torch.save(found, f"{out}.{dist.get_rank()}")
 
 
+@pytest.mark.long
 def test_two_processes_stay_alike(teacher, tmp_path):
     """Model, mix block, heads and teacher: the same on both after two steps, each with batches of its own."""
     two_processes(__file__, tmp_path, teacher, str(tmp_path / "weights"))

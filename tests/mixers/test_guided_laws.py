@@ -369,6 +369,7 @@ def distributed(teacher, tmp_path_factory) -> dict[str, list[torch.Tensor]]:
     return torch.load(folder / "gradients.pt", weights_only=True)
 
 
+@pytest.mark.long
 @every_asked
 def test_two_processes_give_the_gradient_of_one(row, mixer, distributed):
     """DDP's gradient is that of the mean loss over the batches of both processes, each of which asks its own model."""

@@ -118,6 +118,7 @@ def test_batch_draws_one_mask_and_sample_draws_many(row):
     assert (len(own.unique()) == 1) == one
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("row", [r for r in MIXING if r.endswith(("batch-paper", "batch-openmixup", "cells-batch"))])
 def test_both_granularities_have_one_law(row):
     by_batch, by_sample = mixer_of(row), mixer_of(row.replace("batch", "sample"))

@@ -63,7 +63,10 @@ def test_every_backbone_of_the_configs_is_tried():
     assert used <= set(ROWS)
 
 
-@pytest.mark.parametrize("name", ROWS)
+QUICK = ("resnet18_cifar", "mobilenetv2_100", "deit_tiny_patch16_224", "pvt_tiny")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name not in QUICK)) for name in ROWS])
 @torch.no_grad()
 def test_at_the_ends_of_lam_a_step_is_a_plain_one_of_either_image(name):
     size = (16, 16) if name.endswith("_cifar") else SIZE
@@ -161,6 +164,7 @@ def test_blending_half_precision_rounds_once():
     assert blend(maps, maps, partner, own).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.long
 def test_training_compiled_equals_training_eagerly():
     import torch._dynamo
 

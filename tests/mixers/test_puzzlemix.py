@@ -97,6 +97,7 @@ def test_energies_equal_the_formulas_in_float64(b, labels):
     assert (got[1] > 0).all() and (got[2] > 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("labels", [2, 3, 4])
 @pytest.mark.parametrize("b", [2, 4, 8])
 def test_exchanging_the_images_exchanges_the_mask(b, labels):
@@ -258,6 +259,7 @@ def test_the_mean_of_the_mask_follows_what_is_asked_for(b):
     assert (share - plan.own).abs().mean() < 0.12
 
 
+@pytest.mark.long
 def test_grids_are_drawn_uniformly():
     for options, wanted in (({}, [2, 4, 8, 16]), ({"variant": "openmixup"}, [2, 4, 8]), ({"blocks": [3, 5]}, [3, 5])):
         batch, gradient = noise(2, (16, 16)), torch.ones(2, 3, 16, 16)

@@ -35,6 +35,7 @@ def scaled(given: torch.Tensor, output: torch.Tensor, by: torch.Tensor) -> torch
     return output * by
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_installed_hooks_change_nothing(backbone):
     plain, x = backbone
@@ -59,6 +60,7 @@ def test_features_are_what_the_head_gets(backbone):
     assert torch.equal(model.forward_head(given[0]), logits)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_upto_is_what_is_read_and_runs_nothing_behind(backbone):
     (model, x), ran = backbone, []
@@ -88,6 +90,7 @@ def test_upto_has_a_graph_and_knows_where_it_can_stop():
             upto(model, images(1, 32, 32), site)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, found", [("test_resnet", ["stage1", "stage3"]), ("test_vit", ["block0", "block2"])])
 def test_a_compiled_model_has_one_graph_for_each_armed_site(name, found):
     model = make(name, (32, 32), **({"img_size": 32} if name == "test_vit" else {})).train()

@@ -23,6 +23,7 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ROWS)
 def test_the_documented_counts(name):
     count, gmac, size, where = ROWS[name]
@@ -138,6 +139,7 @@ def test_loaded_weights_are_kept(tmp_path):
 SIZED = tuple(name for name in ROWS if name.startswith(("deit", "swin", "pvt", "moganet")))  # these know img_size
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("name", ROWS)
 def test_small_images_as_build_says(name, size):

@@ -107,6 +107,7 @@ def test_logits_and_maps_equal_the_formulas(tiny, size):
     assert logits.std(0).min() > 1e-3, "the comparison sees something"
 
 
+@pytest.mark.long
 def test_pvt_small_and_oblong_embeddings():
     model = randomised("pvt_small", img_size=(32, 64))
     images = torch.randn(1, 3, 32, 64, dtype=torch.float64)

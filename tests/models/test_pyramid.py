@@ -234,6 +234,7 @@ def test_channels_last_and_half_precision_stay_close(model):
         assert (rounded - wanted).norm() < 32 * torch.finfo(dtype).eps * wanted.norm()
 
 
+@pytest.mark.long
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_compiles_as_one_graph(name):

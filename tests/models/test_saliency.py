@@ -186,6 +186,7 @@ def test_feature_gradient_of_tokens_is_a_map():
     assert torch.equal(slope.flatten(2).transpose(1, 2), tokens[:, 1:]) and slope.shape[2:] == (2, 2)
 
 
+@pytest.mark.long
 def test_a_compiled_model_gives_the_same_and_computes_no_gradient_of_a_weight():
     import torch._dynamo
     from functorch.compile import make_boxed_func

@@ -13,6 +13,7 @@ from fastmix.models.sites import as_map, classifier, last_map, read, rewrite, si
 from helpers.backbones import NAMES, ROWS, TOKENS, images, make, size_of
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_stages_are_timms_intermediates(name):
@@ -91,6 +92,7 @@ def test_a_compiled_model_is_read_too():
     assert torch.equal(reading.value, model.forward_intermediates(x, intermediates_only=True)[-2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TOKENS])
 @torch.no_grad()
 def test_the_classifier_judges_the_mean_of_the_last_map(name):

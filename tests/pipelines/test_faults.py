@@ -31,7 +31,12 @@ KINDS = [  # loader, and what its source holds
     ("folder", "folder"),
     ("resident", "jpeg"),
 ]
-KINDS = [pytest.param(kind, id=" ".join(kind)) for kind in KINDS if kind[0] in LOADERS]
+QUICK = (("beton", "jpeg"), ("folder", "folder"))  # the others run the same engine
+KINDS = [
+    pytest.param(kind, id=" ".join(kind), marks=[pytest.mark.long] * (kind not in QUICK))
+    for kind in KINDS
+    if kind[0] in LOADERS
+]
 
 
 def test_every_loader_that_reads_is_here():
@@ -302,6 +307,7 @@ print("went on")
 """
 
 
+@pytest.mark.long
 def test_a_killed_rank_ends_the_other(stored, tmp_path):
     """No thread of the loader keeps a process alive whose step has failed."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -176,6 +176,7 @@ def test_other_resolution(packed):
 # ---- decoding ----
 
 
+@pytest.mark.long
 def test_fast_decoding_is_close_to_exact_and_only_where_the_crop_is_large(data):
     source = data("imagenet_sample") / "train"
     for size, scale, bound in ((96, (0.5, 1.0), 2), (224, (0.08, 1.0), 0.2)):

@@ -269,6 +269,7 @@ def fuzz(cases: int) -> None:
     assert kept > cases // 50
 
 
+@pytest.mark.long
 def test_damage_stays_in_bounds(tmp_path):
     """In a process of its own, where every index of an array is checked."""
     environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
