@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -22,6 +23,7 @@ INSTALLED_AS = {
     "kernels": "fastmix/kernels",
     "pipelines": "fastmix/pipelines",
 }
+BESIDE = ("docs", "results", "tests")  # folders that an sdist holds and a wheel does not
 HEAVY = {"cv2", "ffcv", "numba", "PIL", "timm", "torch", "torchvision", "triton"}
 
 PROBE = """
@@ -56,10 +58,11 @@ def pip(*args: str, cwd: Path) -> None:
 def source(tmp_path_factory) -> Path:
     """A copy of the project, so that nothing is built in the checkout itself."""
     copy = tmp_path_factory.mktemp("source")
-    for name in INSTALLED_AS:
+    for name in (*INSTALLED_AS, *BESIDE):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, copy)
+    for path in ROOT.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, copy)
     return copy
 
 
@@ -94,8 +97,21 @@ def files_of(root: Path) -> set[str]:
         f"{place}/{file.relative_to(root / name).as_posix()}"
         for name, place in INSTALLED_AS.items()
         for file in (root / name).rglob("*.*")
-        if file.suffix in (".py", ".yaml", ".csv")
+        if file.suffix in (".py", ".yaml", ".csv", ".typed")
     }
+
+
+def test_an_sdist_holds_the_checkout(source, tmp_path):
+    """All that its tests, documents and make targets need."""
+    script = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    python(sys.executable, "-c", script, str(tmp_path), cwd=source)
+    (path,) = tmp_path.glob("fastmix-*.tar.gz")
+    with tarfile.open(path) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    made = {name for name in files if ".egg-info/" in name or name.startswith("build/")}
+    assert {"Makefile", "constraints.txt", "docs/design.md", "LICENSE", "tests/helpers/__init__.py"} <= held
+    assert sorted(files - made - held) == []
 
 
 def test_wheel_holds_every_file_and_nothing_beside_the_package(source, wheel):

@@ -1,8 +1,8 @@
 """Compiles every kernel for every GPU generation, with no GPU, and prints a table of what the compiler made of it.
 
 python tests/kernels/aot_check.py [--quick | --first] [--instructions] [KERNEL ...]: exit code 1 if a kernel spills,
-uses more registers than its target allows, or has narrower memory accesses than it should. --quick: only the first build of
-all is made for every generation, the others for sm_90; --first: the first build of each kernel, for sm_90.
+uses more registers than its target allows, or has narrower memory accesses than it should. --quick: only the first
+build of all is made for every generation, the others for sm_90; --first: the first build of each kernel, for sm_90.
 --instructions counts them, which takes half a second each: those for an element that a thread writes, or "loops or
 jumps" where there is no such number; where there are branches, those of the longest way.
 Must run without TRITON_INTERPRET.

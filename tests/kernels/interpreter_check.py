@@ -1,9 +1,9 @@
 """Runs every case of every kernel through Triton's interpreter and compares with its reference.
 
 TRITON_INTERPRET=1 python tests/kernels/interpreter_check.py [--first] [KERNEL ...]: whole numbers and fp32 must be
-equal bit for bit (to the kernel's ULPS units in the last place where it adds up in another order), fp16 and bf16 within one
-unit (the interpreter truncates to bf16, a GPU rounds). Where a kernel takes fp32 as well, every second case is tried in
-the two others. --first: the first case of each kernel. Exit code 1, and a line a difference, otherwise.
+equal bit for bit (to the kernel's ULPS units in the last place where it adds up in another order), fp16 and bf16
+within one unit (the interpreter truncates to bf16, a GPU rounds). Where a kernel takes fp32 as well, every second case
+is tried in the two others. --first: the first case of each kernel. Exit code 1, and a line a difference, otherwise.
 """
 
 from __future__ import annotations
