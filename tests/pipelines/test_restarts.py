@@ -273,7 +273,7 @@ def fuzz(cases: int) -> None:
 def test_damage_stays_in_bounds(tmp_path):
     """In a process of its own, where every index of an array is checked."""
     environment = os.environ | {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    code = "import sys; sys.path.insert(0, 'tests'); import test_restarts; test_restarts.fuzz(800)"
+    code = "import sys; sys.path[:0] = ['tests', 'tests/pipelines']; import test_restarts; test_restarts.fuzz(800)"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True, timeout=300)
 
 
