@@ -55,16 +55,21 @@ class Build:
 
 def build(target: Target, architecture: int) -> Build:
     """Compiles a target for sm_<architecture>. Raises ValueError where Triton cannot."""
+    built = compile_for(target, architecture)
+    ptx, shared = built.asm["ptx"], built.metadata.shared
+    resources = _resources(ptx, architecture)
+    return Build(target, architecture, *resources, shared, _widest(ptx, "ld"), _widest(ptx, "st"), built.asm["cubin"])
+
+
+def compile_for(target: Target, architecture: int):
+    """What Triton makes of a target for sm_<architecture>. Raises ValueError where it cannot."""
     if triton is None or INTERPRETED:
         reason = "under TRITON_INTERPRET: unset it" if INTERPRETED else "without Triton: pip install triton"
         raise ValueError(f"kernels cannot be compiled {reason}")
     from triton.backends.compiler import GPUTarget
 
     options = {"num_warps": target.num_warps, "enable_fp_fusion": target.fused}
-    built = triton.compile(_source(target), target=GPUTarget("cuda", architecture, 32), options=options)
-    ptx, shared = built.asm["ptx"], built.metadata.shared
-    resources = _resources(ptx, architecture)
-    return Build(target, architecture, *resources, shared, _widest(ptx, "ld"), _widest(ptx, "st"), built.asm["cubin"])
+    return triton.compile(_source(target), target=GPUTarget("cuda", architecture, 32), options=options)
 
 
 def _source(target: Target):
