@@ -19,6 +19,7 @@ VERBS = {
     "report": "tell what runs reached, beside the published numbers",
     "validate": "measure a trained model on validation data",
     "draw": "draw images as training methods mix them",
+    "doctor": "tell what this machine has, and what each missing part would give",
     "bench": "measure the mix pass, the loaders and the training step",
 }
 
