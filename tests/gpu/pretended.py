@@ -2,7 +2,7 @@
 
 A tensor on cuda:0 is torch's FakeTensor (shape, strides, type and device, no numbers); tensors of the host are real.
 What a real GPU would refuse, or make the host wait for, is noted with its place. Numbers that the host asks for are
-made up. For a process of its own, started by `python -m gpu`: torch.cuda is patched for good.
+zero. For a process of its own, started by `python -m gpu`: torch.cuda is patched for good.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Gpu(TorchDispatchMode):
                 return self.copied(operation, source, target, waiting, args, kwargs)
         if name == "_local_scalar_dense":
             self.note("wait", "item")
-            return torch.ones((), dtype=tensors[0].dtype).item()
+            return torch.zeros((), dtype=tensors[0].dtype).item()
         if name == "lift_fresh":  # of what torch.tensor made
             return args[0]
         if name in BY_VALUE:
@@ -79,11 +79,9 @@ class Gpu(TorchDispatchMode):
         """A copy from the host, or to it."""
         if target.type == "cpu":
             self.note("wait", f"copy of {about(source)} to the host")
-            return (
-                args[0]
-                if operation._schema.name == "aten::copy_"
-                else torch.zeros(source.shape, dtype=kwargs.get("dtype"))
-            )
+            if operation._schema.name == "aten::copy_":
+                return args[0]
+            return torch.zeros(source.shape, dtype=kwargs.get("dtype") or source.dtype)
         self.sent += 1
         if not self.memory.locked(source):
             self.note("pageable", f"copy of {about(source)}")
