@@ -1,5 +1,6 @@
-"""Plants faults on the pretended GPU, and what only looks like one: exit code 1, and a line each, for what goes unseen.
+"""Plants faults on the pretended GPU, alone and in a method, and what only looks like one.
 
+Exit code 1, and a line each, for what goes unseen or is none:
 PYTHONPATH=.:tests python -m gpu planted_check
 """
 
@@ -13,11 +14,13 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from fastmix import MIXERS
 from fastmix.kernels import host_to_device
 from fastmix.kernels.farthest.gpu import farthest_kernel
 from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
-from gpu import pretended, streams
+from fastmix.mixers.mixup import MixUp
+from gpu import pretended, streams, training_check
 from gpu.pretended import DEVICE
 
 THIRDS = (0.5, 0.5, 0.5)
@@ -89,6 +92,23 @@ FINE = {
 }
 
 
+class Asking(MixUp):
+    """Its loss has a number that the host asks the device for."""
+
+    def loss(self, model, batch, plan, criterion):
+        return batch.labels.float().mean().item() + super().loss(model, batch, plan, criterion)
+
+
+class Sending(MixUp):
+    """Its loss sends a number, as a captured step may not."""
+
+    def loss(self, model, batch, plan, criterion):
+        return host_to_device.send(np.zeros(1, np.float32), DEVICE).sum() + super().loss(model, batch, plan, criterion)
+
+
+METHODS = {"wait": Asking, "captured": Sending}
+
+
 def found(actions: list[Callable[[], object]]) -> list[tuple[str, str, str]]:
     """What is noted, as far as it goes."""
     with pretended.pretending() as gpu, suppress(RuntimeError):
@@ -108,6 +128,11 @@ def main() -> int:
     for name, actions in FINE.items():
         if faults := found(actions):
             wrong.append(f"{name}: nothing is wrong with it, found {faults}")
+    for kind, method in METHODS.items():
+        with patch.dict(MIXERS, mixup=method):
+            lines, _ = training_check.found("mixup", "bf16", 2, teacher="")
+        if {line.split(" | ")[1] for line in lines} != {kind}:
+            wrong.append(f"{method.__name__}: {kind} went unseen, found {lines}")
     print("\n".join(wrong), file=sys.stderr)
     return 1 if wrong else 0
 
