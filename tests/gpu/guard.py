@@ -29,9 +29,8 @@ def missing() -> str:
 
 def built() -> Path:
     """The library, made once for each torch and each guard.cpp; processes that want it at the same time wait."""
-    version = metadata.version("torch")
-    about = hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
-    path = cache.folder() / f"pretended_gpu_torch_{version}_{about}.so"
+    about = f"{metadata.version('torch')} {TORCH} {COMPILER}".encode() + SOURCE.read_bytes()
+    path = cache.folder() / f"pretended_gpu_{hashlib.sha256(about).hexdigest()[:16]}.so"
     with cache.alone(path):
         if not path.exists():
             includes = [f"-I{TORCH / 'include' / part}" for part in ("", "torch/csrc/api/include")]

@@ -12,6 +12,7 @@ import collections
 import sys
 import tempfile
 import traceback
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -141,14 +142,13 @@ def found(name: str, precision: str, steps: int, teacher: str) -> tuple[list[str
 def main() -> int:
     compiling = "--compile" in sys.argv
     steps, precisions, *names = [word for word in sys.argv[1:] if word != "--compile"]
-    teacher = ""
-    if set(names) & set(TEACHERS):
-        teacher = teaching.teacher_file(Path(tempfile.mkdtemp()), teaching.trained())
-    attending.prototype((64, 64), "vit_tiny_patch16_224")  # its weights are drawn on a real CPU
-    pretended.install()
-    wrong, builds = [], {}
-    for name in names:
-        for precision in precisions.split(","):
+    wrong, builds, teacher = [], {}, ""
+    with tempfile.TemporaryDirectory() as folder:
+        if set(names) & set(TEACHERS):
+            teacher = teaching.teacher_file(Path(folder), teaching.trained())
+        attending.prototype((64, 64), "vit_tiny_patch16_224")  # its weights are drawn on a real CPU
+        pretended.install()
+        for name, precision in product(names, precisions.split(",")):
             lines, asked = found(name, precision, int(steps), teacher)
             wrong += lines
             builds |= asked
