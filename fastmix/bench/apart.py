@@ -58,6 +58,11 @@ def apart(function: Callable, tasks: list[tuple], processes: int | None = None) 
             pipe.close()
 
 
+def lost(error: Exception) -> bool:
+    """Whether the error may have cost the process its CUDA context: one of the runtime's, by torch or by Triton."""
+    return any(words in str(error) for words in ("CUDA error", "Error [CUDA]"))
+
+
 def _serve(pipe, function: Callable, tasks: list[tuple]) -> None:
     for task in tasks:
         try:
@@ -67,6 +72,6 @@ def _serve(pipe, function: Callable, tasks: list[tuple]) -> None:
             print(f"{task}: {line}", file=sys.stderr)
             traceback.print_exc()
             pipe.send((None, line))
-            if "CUDA" in line:  # the context may be lost: the rest is a new process's
-                break
+            if lost(error):
+                break  # the rest is a new process's
     pipe.close()

@@ -40,23 +40,23 @@ def _on_gpu() -> list[Part]:
     def on(*words: str) -> tuple[str, ...]:
         return bench(*words, device="cuda")
 
-    step = "step", "--precision", "bf16", "--batch", "256", "--mix", *METHODS
+    step = "step", "--precision", "bf16", "--batch", "256", "--mix"
     loading = "loader", "--only", "fastmix beton, exact", "--modes", "rrc", "--rounds", "3", "--label"
     loaders = tuple(on(*loading, f"{n} threads", "--workers", str(n), "--rows", str(500 * n)) for n in (1, 4, 8, 16))
     return [
-        Part("doctor", 0.2, (("fastmix.doctor", "--json"),)),
-        Part("proof", 1.2, (on("proof"),), proof=True),
+        Part("doctor", 0.1, (("fastmix.doctor", "--json"),)),
+        Part("proof", 1.0, (on("proof"),), proof=True),
         Part("kernels", 1.0, (on("kernels"),), proof=True),
-        Part("rates", 0.2, (on("rates"),)),
-        Part("mix", 0.8, (on("mix", "--batch", "256", "--size", "224", "--dtype", "bf16"),)),
+        Part("rates", 0.1, (on("rates"),)),
+        Part("mix", 0.7, (on("mix", "--batch", "256", "--size", "224", "--dtype", "bf16"),)),
         Part("crop", 0.2, (on("crop"),)),
-        Part("augment", 0.3, (on("augment"),)),
-        Part("plan", 0.5, (on("plan", "--repeats", "5"),)),
+        Part("augment", 0.2, (on("augment"),)),
+        Part("plan", 0.4, (on("plan", "--repeats", "5"),)),
         Part("floor", 0.2, (bench("floor", "--models", "resnet50", "--gpu", "a100", "h100", "h200", "b200"),)),
-        Part("step", 0.5, (on(*step), on(*step, "--cuda-graph"))),
-        Part("step, compiled", 1.3, (on(*step, "--compile", "default"),)),
-        Part("loader", 0.8, loaders, needs="simplejpeg"),
-        Part("quickstart", 0.8, (on("quickstart"),), proof=True, needs="simplejpeg"),
+        Part("step", 0.5, (on(*step, *METHODS), on(*step, *METHODS, "--cuda-graph"))),
+        Part("step, compiled", 2.1, tuple(on(*step, name, "--compile", "default") for name in METHODS)),
+        Part("loader", 0.6, loaders, needs="simplejpeg"),
+        Part("quickstart", 0.9, (on("quickstart"),), proof=True, needs="simplejpeg"),
     ]
 
 

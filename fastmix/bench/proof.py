@@ -69,13 +69,15 @@ def apart_from(captured: list[float], losses: list[float]) -> str:
 
 def _tried(name: str, device: str, steps: int, precision: str, captured: bool) -> tuple[list[float], str, float]:
     """Losses, what is wrong, and seconds."""
+    from fastmix.bench.apart import lost
+
     begun, losses = time.perf_counter(), []
     try:
         losses = train(name, device, steps, precision, captured)
         bad = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
         trouble = f"the loss of step {bad[0]} is {losses[bad[0]]}" if bad else ""
     except Exception as error:  # a proof reports whatever goes wrong
-        if "CUDA error" in str(error):
+        if lost(error):
             raise  # the context is lost: the next method is another process's
         trouble = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return losses, trouble, time.perf_counter() - begun

@@ -18,7 +18,7 @@ def test_what_a_process_does_to_itself_ends_none_of_the_rest():
     assert list(found) == ["one", "dies", "fails", "loses the GPU", "two"]
     assert found["dies"] == (None, "its process died with exit code 7")
     assert found["fails"] == (None, "ValueError: two lines")
-    assert found["loses the GPU"][1].startswith("RuntimeError: CUDA error")
+    assert found["loses the GPU"][1].startswith("RuntimeError: Triton Error [CUDA]")
     first, last = (found[name][0].split()[-1] for name in ("one", "two"))
     assert first != last and not found["two"][1]  # a new process took over
 

@@ -7,7 +7,7 @@ def work(name: str) -> str:
     if name == "dies":
         os._exit(7)
     if name == "loses the GPU":
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        raise RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")
     if name == "fails":
         raise ValueError("two\nlines")
     return f"{name} by {os.getpid()}"
