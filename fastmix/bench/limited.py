@@ -26,7 +26,10 @@ def run(words: list[str], limit: float, log: Path, env: dict[str, str]) -> Outco
     with log.open("a", encoding="utf-8") as file:
         file.write(f"$ python -m {' '.join(words)}    # at most {limit:.0f} s\n")
         file.flush()
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=env, start_new_session=True)
+        streams = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": file}
+        process = subprocess.Popen(
+            command, **streams, env=env, preexec_fn=os.setpgrp
+        )  # no session: priorities hang on it
         try:
             code = process.wait(limit)
         except subprocess.TimeoutExpired:
