@@ -1,6 +1,7 @@
 """fastmix bench mix|loader|convert|step [--json FILE]: measures against named peers in one run and prints a table.
 
-Each benchmark is a module here with add_arguments(parser) and run(args) -> rows (see measure.py).
+Each benchmark is a module here with add_arguments(parser) and run(args) -> rows (see measure.py), a list or generator:
+the rows of a generator are in the csv file as they come. A row in the unit `wrong` counts what a proof found wrong.
 """
 
 from __future__ import annotations
@@ -13,6 +14,11 @@ from fastmix.bench import measure
 from fastmix.cli import Parser
 
 BENCHES = {
+    "card": "all that a lent GPU should run first, in minutes: proofs, then speeds",
+    "proof": "a few training steps of every method: right or wrong",
+    "kernels": "every kernel against its reference: right or wrong",
+    "quickstart": "the accuracy of the quickstart's training: right or wrong",
+    "rates": "what the device reaches at best: a copy, a product of matrices",
     "mix": "the mixing pass against torch eager, timm and torchvision",
     "loader": "the loaders against each other",
     "decode": "JPEG decoders, and what fast decoding costs",
@@ -27,8 +33,8 @@ BENCHES = {
 }
 
 
-def main(argv: list[str] | None = None) -> None:
-    """The command. Raises ValueError for wrong arguments."""
+def main(argv: list[str] | None = None) -> int:
+    """The command; 1 where a proof found something wrong. Raises ValueError for wrong arguments, or without a GPU."""
     argv = sys.argv[1:] if argv is None else argv
     parser = Parser(prog="fastmix bench", description="Measures against named peers in one run and prints a table.")
     commands = parser.add_subparsers(dest="bench", required=True)
@@ -40,9 +46,14 @@ def main(argv: list[str] | None = None) -> None:
             module = import_module(f"fastmix.bench.{name}")
             module.add_arguments(command)
     args = parser.parse_args(argv)
-    rows = module.run(args)
+    if getattr(args, "device", None) == "cuda" and not getattr(args, "dry_run", False):
+        measure.needs_gpu()
+    rows = []
+    for row in module.run(args):
+        rows.append(row)
+        if args.csv:
+            measure.append_csv([row], args.csv)
     print(measure.table(rows))
     if args.json:
         measure.write_json(rows, args.json)
-    if args.csv:
-        measure.append_csv(rows, args.csv)
+    return int(any(map(measure.is_wrong, rows)))

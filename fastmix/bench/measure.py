@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -27,10 +28,23 @@ PACKAGES = ("torch", "triton", "numba", "timm", "torchvision", "ffcv", "simplejp
 
 def check(args: argparse.Namespace) -> None:
     """Raises ValueError for a --batch, --size or --repeats below 1, and for --device cuda without a GPU."""
+    positive(args, "batch", "size", "repeats")
+    if args.device == "cuda":
+        needs_gpu()
+
+
+def place(device: str):
+    """The torch.device of that name."""
     import torch
 
-    positive(args, "batch", "size", "repeats")
-    if args.device == "cuda" and not torch.cuda.is_available():
+    return torch.device(device)
+
+
+def needs_gpu() -> None:
+    """Raises ValueError without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
         raise ValueError("--device cuda: this machine has no GPU that torch can use")
 
 
@@ -93,6 +107,20 @@ def host_milliseconds(work: dict[str, Callable], repeats: int) -> dict[str, list
             call()
             times[name].append((time.perf_counter() - start) * 1e3)
     return times
+
+
+def finished_milliseconds(work: dict[str, Callable], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Wall times of each callable in ms until the GPU has done what it was given: host and device together."""
+    import torch
+
+    def finished(call: Callable) -> None:
+        call()
+        torch.cuda.synchronize()
+
+    for call in work.values():
+        for _ in range(warmup):
+            finished(call)
+    return _wall({name: partial(finished, call) for name, call in work.items()}, repeats)
 
 
 def _events(work, repeats):
@@ -168,6 +196,11 @@ def row(
         "versions": versions(),
         "date": date.today().isoformat(),
     }
+
+
+def is_wrong(row: dict) -> bool:
+    """Whether a row says that a proof failed."""
+    return row["unit"] == "wrong" and float(row["p50"]) > 0
 
 
 def hardware(device: str = "cpu") -> str:

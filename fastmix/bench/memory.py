@@ -11,11 +11,13 @@ WARM = 6  # calls until all is compiled, chosen and captured
 
 def held(device: torch.device) -> int:
     """Bytes of all tensors on the device, and of what captured CUDA graphs keep for their replays; on a CPU 0."""
-    if device.type != "cuda":
-        return 0
+    return torch.cuda.memory_allocated(device) + pooled() if device.type == "cuda" else 0
+
+
+def pooled() -> int:
+    """Bytes that captured CUDA graphs keep for their replays."""
     pools = [segment for segment in torch.cuda.memory_snapshot() if tuple(segment["segment_pool_id"]) != (0, 0)]
-    kept = sum(segment["total_size"] - segment["allocated_size"] for segment in pools)
-    return torch.cuda.memory_allocated(device) + kept
+    return sum(segment["total_size"] - segment["allocated_size"] for segment in pools)
 
 
 class Peak:
@@ -35,9 +37,16 @@ class Peak:
             self.bytes = torch.cuda.max_memory_allocated(self.device) - self.before
 
 
-def built(build: Callable[[], Callable], inputs: tuple, device: torch.device) -> tuple[Callable, int]:
-    """What build() makes, and the bytes that it holds from then on; on a GPU called until then."""
+def built(
+    build: Callable[[], Callable], inputs: tuple, device: torch.device, shares: bool = False
+) -> tuple[Callable, int]:
+    """What build() makes, and the bytes that it holds from then on; on a GPU called until then.
+
+    shares: it replays in the pool that is there, which then counts as its own: of several methods, that of the largest.
+    """
     before = held(device)
+    if shares and device.type == "cuda":
+        before -= pooled()
     take = build()
     for _ in range(WARM if device.type == "cuda" else 0):
         take(*inputs)

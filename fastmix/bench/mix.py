@@ -6,7 +6,8 @@ faults of fresh outputs are much of their time.
 
 On a GPU times are those of events, and inputs and outputs rotate through more memory than the second-level cache holds.
 A copy of as many bytes is measured beside each pass. Rows "plan and pass" also draw the plan with the real method and
-send it (mix_whole.py); those in "ms host" say how long the host is busy with that, without waiting for the GPU.
+send it (mix_whole.py); those in "ms host" say how long the host is busy with that, without waiting for the GPU. What
+takes the time is torch.compile, twice for each shape and type, and in the end the capturing of graphs, two a plan.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from fastmix.bench import measure
-from fastmix.bench.mix_peers import CLASSES, MIXED_BY_ALL, eager, timm, torchvision
+from fastmix.bench.mix_peers import CLASSES, MIXED_BY_ALL, formula, timm, torchvision
 from fastmix.bench.mix_whole import whole
 
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
@@ -32,38 +34,40 @@ NAMES += ("resizemix", "stretched", "blocks")
 MOVED = ("resizemix", "stretched", "blocks")  # their pixels change places, which a mask alone does not do
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ROTATED = 512 << 20  # bytes of inputs and outputs: more than any second-level cache
-REPEATS = {"cpu": 20, "cuda": 100}
-WARMUP = {"cpu": 2, "cuda": 10}  # calls; on a GPU at least one of each input
+REPEATS = {"cpu": 20, "cuda": 30}
+BATCH, TYPES = {"cpu": [64], "cuda": [256]}, {"cpu": ["fp32", "bf16"], "cuda": ["bf16"]}
+WARMUP, MOST_WARMUP = 2, 20  # calls on the CPU; on a GPU as many as there are inputs, at most
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--batch", nargs="+", type=int, default=[64])
+    parser.add_argument("--batch", nargs="+", type=int, help="64 on the CPU, 256 on a GPU where it is not given")
     parser.add_argument("--size", nargs="+", type=int, default=[224], help="height and width")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["fp32", "bf16"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, help="fp32 and bf16 on the CPU, bf16 on a GPU")
     parser.add_argument("--plans", nargs="+", choices=NAMES, default=list(NAMES))
-    parser.add_argument("--repeats", type=int, help="20 on the CPU, 100 on a GPU where it is not given")
+    parser.add_argument("--repeats", type=int, help="20 on the CPU, 30 on a GPU where it is not given")
     parser.add_argument(
         "--allocator", choices=("default", "tuned", "both"), default="both", help="of the peers, on CPU"
     )
 
 
-def run(args: argparse.Namespace) -> list[dict]:
+def run(args: argparse.Namespace) -> Iterator[dict]:
     """The rows of all plans and types. Raises ValueError for a size or a count below 1, or where there is no GPU."""
     args.repeats = REPEATS[args.device] if args.repeats is None else args.repeats
+    args.batch, args.dtype = args.batch or BATCH[args.device], args.dtype or TYPES[args.device]
     measure.check(args)
     if args.allocator == "tuned" and args.device == "cpu" and any(os.environ.get(k) != v for k, v in TUNED.items()):
-        return _in_own_process(args)
+        yield from _in_own_process(args)
+        return
     copy = measure.copy_bandwidth(args.device)
-    rows = [
-        row
-        for n in args.batch
-        for size in args.size
-        for name in args.plans
-        for dtype in args.dtype
-        for row in _compare(args, name, (n, size, size, 3), dtype, copy)
-    ]
-    return rows + (_in_own_process(args) if args.allocator == "both" and args.device == "cpu" else [])
+    for n in args.batch:
+        for size in args.size:
+            compiled = Compiled()
+            for name in args.plans:
+                for dtype in args.dtype:
+                    yield from _compare(args, name, (n, size, size, 3), dtype, copy, compiled)
+    if args.allocator == "both" and args.device == "cpu":
+        yield from _in_own_process(args)
 
 
 def _in_own_process(args) -> list[dict]:
@@ -77,7 +81,25 @@ def _in_own_process(args) -> list[dict]:
         return json.loads(path.read_text())
 
 
-def _compare(args, name: str, shape: tuple[int, ...], dtype: str, copy: float) -> list[dict]:
+class Compiled:
+    """torch.compile's versions of the formula that users write, for images of one shape: one a type, and one without a
+    mask, which all plans share."""
+
+    def __init__(self):
+        self.made = {}
+
+    def __call__(self, mask, other, kind, device) -> Callable:
+        import torch
+
+        key = mask is None, kind
+        if key not in self.made:
+            if not self.made:
+                torch.compiler.reset()  # or the formula has too many shapes, and torch no longer compiles it
+            self.made[key] = torch.compile(formula(kind, device), dynamic=False)
+        return lambda images: self.made[key](images, mask, other)
+
+
+def _compare(args, name: str, shape: tuple[int, ...], dtype: str, copy: float, compiled: Compiled) -> list[dict]:
     import numpy as np
     import torch
 
@@ -85,44 +107,46 @@ def _compare(args, name: str, shape: tuple[int, ...], dtype: str, copy: float) -
     from fastmix.kernels.mix import mix
     from fastmix.kernels.mix.cases import MEAN, PLANS, STD
 
-    kind, device = getattr(torch, DTYPES[dtype]), args.device
-    rng = np.random.default_rng(0)
+    kind, on_gpu, device = getattr(torch, DTYPES[dtype]), args.device == "cuda", measure.place(args.device)
+    rng, noise = np.random.default_rng(0), torch.Generator(device).manual_seed(0)
     n, size, elements = shape[0], shape[1:3], int(np.prod(shape))
-    rotation = 1 if device == "cpu" else -(-ROTATED // (elements * (1 + kind.itemsize)))
-    inputs = [torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8)).to(device) for _ in range(rotation)]
+    rotation = -(-ROTATED // (elements * (1 + kind.itemsize))) if on_gpu else 1
+    inputs = [torch.randint(256, shape, dtype=torch.uint8, device=device, generator=noise) for _ in range(rotation)]
     plan = PLANS[name](rng, n, size)
     moved = int(reads(plan, n, size) + elements * kind.itemsize)
     mask = None if plan is None or name == "blocks" else _mask(plan, n, size)
     plan = plan and plan.to(device)
     out = None
-    if device == "cpu":
+    if not on_gpu:
         out = Buffers().next((n, 3, *size), kind)  # as in training
     work = {"fastmix": lambda images: mix(images, plan, MEAN, STD, kind, out=out)}
     if name not in MOVED:
         other = None if plan is None else plan.partner.long()
-        work["torch eager"] = eager(None if mask is None else mask.to(device), other, kind, device)
-        if device == "cuda":
-            torch.compiler.reset()  # or the formula's code has too many shapes, and torch no longer compiles it
-            work["torch.compile"] = torch.compile(work["torch eager"], dynamic=False)
+        mask = None if mask is None else mask.to(device)
+        work["torch eager"] = partial(formula(kind, device), mask=mask, other=other)
+        if on_gpu:
+            work["torch.compile"] = compiled(mask, other, kind, device)
     labels = torch.from_numpy(rng.integers(0, CLASSES, n)).to(device)
     if name in MIXED_BY_ALL:
         work["timm"] = timm(*MIXED_BY_ALL[name], labels, kind, device)
         work["torchvision v2"] = torchvision(*MIXED_BY_ALL[name], labels, kind)
     calls, ways, host = {provider: rotating(each, inputs) for provider, each in work.items()}, {}, {}
-    if device == "cuda":
+    if on_gpu:
         calls["copy of the same bytes"] = _copies(moved, device)
         ways, host = whole(name, inputs, labels, kind)
         calls |= {provider: rotating(each, range(rotation)) for provider, each in ways.items()}
-    warmup = max(WARMUP[device], rotation if device == "cuda" else 0)
-    times = measure.milliseconds(calls, args.repeats, device, warmup)
+    warmup = min(rotation, MOST_WARMUP) if on_gpu else WARMUP
+    times = measure.milliseconds(calls, args.repeats, args.device, warmup)
     name += ", tuned malloc" * (args.allocator == "tuned")
     text = "x".join(map(str, shape))
     rows = [
-        measure.row("mix", name, provider, text, dtype, "ms", values, None if provider in ways else moved, copy, device)
+        measure.row(
+            "mix", name, provider, text, dtype, "ms", values, None if provider in ways else moved, copy, args.device
+        )
         for provider, values in times.items()
     ]
     for provider, values in measure.host_milliseconds(host, args.repeats).items():
-        rows.append(measure.row("mix", name, provider, text, dtype, "ms host", values, device=device))
+        rows.append(measure.row("mix", name, provider, text, dtype, "ms host", values, device=args.device))
     return rows
 
 
@@ -138,7 +162,7 @@ def rotating(work: Callable, inputs) -> Callable:
     return call
 
 
-def _copies(moved: int, device: str) -> Callable:
+def _copies(moved: int, device) -> Callable:
     """Copies of moved / 2 bytes, which reads and writes `moved`, through more memory than the cache holds."""
     import torch
 

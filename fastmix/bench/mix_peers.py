@@ -9,15 +9,15 @@ MIXED_BY_ALL = {"plain": (0, 0), "mixup": (1, 0), "cutmix": (0, 1), "mixup+cutmi
 CLASSES = 1000
 
 
-def eager(mask, other, dtype, device) -> Callable:
-    """What users write: normalise in fp32, gather the partners, weigh, add."""
+def formula(dtype, device) -> Callable:
+    """What users write, as a function of images, mask and partners: normalise in fp32, gather, weigh, add."""
     import torch
 
     from fastmix.kernels.mix.cases import MEAN, STD
 
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
 
-    def work(images):
+    def work(images, mask, other):
         x = (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
         if mask is not None:
             x = mask * x + (1 - mask) * x[other]

@@ -7,6 +7,9 @@ are drawings. On a CPU two peers do the part that takes their code the time, one
   masks and moves from the same energies; "fastmix, whole plan" also pools the gradient, compares borders and adds up.
 - OpenCV's StaticSaliencyFineGrained (opencv-contrib) and its maximum find SaliencyMix's places.
 
+On a GPU some methods decide on the host and some on the device, so a host's clock times both: "ms" until the GPU has
+done its part, "ms host" until the host has, where it waits for nothing.
+
 A peer that is not installed, and a method that needs more than that, is left out with a line.
 """
 
@@ -52,13 +55,21 @@ def run(args: argparse.Namespace) -> list[dict]:
             print(f"left out: {error}", file=sys.stderr)
             continue
         for case, work in _cases(name, mixer, batch, gradient):
-            times = measure.milliseconds(work, args.repeats, args.device)
             shape = f"{args.batch}x{args.size}x{args.size}x3"
             rows += [
-                measure.row("plan", case, provider, shape, "uint8", "ms", values, device=args.device)
+                measure.row("plan", case, provider, shape, "uint8", unit, values, device=args.device)
+                for unit, times in _times(work, args).items()
                 for provider, values in times.items()
             ]
     return rows
+
+
+def _times(work: dict[str, Callable], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
+    """Times of each provider, by unit."""
+    if args.device == "cpu":
+        return {"ms": measure.milliseconds(work, args.repeats)}
+    finished = measure.finished_milliseconds(work, args.repeats)
+    return {"ms": finished, "ms host": measure.host_milliseconds(work, args.repeats)}
 
 
 def _batch(args: argparse.Namespace):

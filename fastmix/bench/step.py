@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     for provider, name, build in makers(cfg, args, device, ["vanilla", *args.mix], peer=True):
         inputs = images if provider == "fastmix" else planar, labels
         with leaving_out("all" in args.mix):
-            take, kept = built(build, inputs, device)
+            take, kept = built(build, inputs, device, shares=cfg.cuda_graph and provider == "fastmix")
             steps[provider, name] = call = partial(take, *inputs)
             if device.type == "cuda":
                 with Peak(device) as peak:

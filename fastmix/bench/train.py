@@ -188,7 +188,7 @@ def _providers(
         ours, base = who == "fastmix", f"{who} synthetic"
         epoch = noise.epoch if ours else partial(_planar, noise)
         with leaving_out("all" in args.mix), closing(epoch(0)) as batches:
-            take, held = built(build, next(batches)[:2], device)
+            take, held = built(build, next(batches)[:2], device, shares=cfg.cuda_graph and ours)
             yield mix, Provider(base, base, take, epoch, held)
             if ours:
                 for name, (loader, kept) in opened.items():

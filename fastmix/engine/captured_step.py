@@ -53,7 +53,6 @@ class SideStream:
 
     def __init__(self, device: torch.device):
         self.device, self.stream = device, torch.cuda.Stream(device)
-        self.pool = torch.cuda.graph_pool_handle()  # shared: no result outlives the step that computed it
 
     def run(self, work: Callable[[], list[Tensor]]) -> list[Tensor]:
         """Does the work now, between what the current stream does before and after it."""
@@ -66,15 +65,42 @@ class SideStream:
 
     def capture(self, work: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
         """What does the work whenever it is called, on the current stream; not done yet. Loader threads go on."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
+        graph, pool = torch.cuda.CUDAGraph(), Pool.of(self.device)
+        with torch.cuda.graph(graph, pool.handle, self.stream, capture_error_mode="thread_local"):
             result = work()
+        return Replay(graph, result, pool)
 
-        def replay() -> list[Tensor]:
-            graph.replay()
-            return result
 
-        return replay
+class Pool:
+    """The memory that all graphs of a device work in: no result outlives the step that computed it, whoever's step.
+
+    It lives as long as one of them. torch refuses a handle whose graphs have all gone, so the next gets a new one.
+    """
+
+    living: WeakValueDictionary[torch.device, Pool] = WeakValueDictionary()
+
+    def __init__(self):
+        self.handle = torch.cuda.graph_pool_handle()
+
+    @classmethod
+    def of(cls, device: torch.device) -> Pool:
+        pool = cls.living.get(device)
+        if pool is None:
+            pool = cls.living[device] = cls()
+        return pool
+
+
+@dataclass
+class Replay:
+    """Calls do a captured work again and return its results, which the next call overwrites. It keeps the pool."""
+
+    graph: torch.cuda.CUDAGraph
+    result: list[Tensor]
+    pool: Pool
+
+    def __call__(self) -> list[Tensor]:
+        self.graph.replay()
+        return self.result
 
 
 @dataclass
