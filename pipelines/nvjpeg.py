@@ -16,13 +16,13 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy import ndarray
 from torch import Tensor
 
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import offsets, rows
+from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.decode import END, jpeg
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.transfer import Delivery, Slot, upload
@@ -179,7 +179,7 @@ def decoder(device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
         from torchvision.io import ImageReadMode, decode_jpeg
 
         decode = partial(decode_jpeg, mode=ImageReadMode.RGB, device=device)
-        decode([torch.from_numpy(np.array(bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))))])
+        decode([torch.from_numpy(np.array(bytearray(codec().encode_jpeg(np.zeros((16, 16, 3), np.uint8)))))])
     except (ImportError, AttributeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -191,4 +191,4 @@ def decoder(device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
 
 def _suits(data: ndarray) -> bool:
     """Whether nvJPEG is asked first: a colour JPEG with its end. Raises ValueError for no JPEG at all."""
-    return bytes(data[-2:]) == END and simplejpeg.decode_jpeg_header(data)[2] == "YCbCr"
+    return bytes(data[-2:]) == END and codec().decode_jpeg_header(data)[2] == "YCbCr"
