@@ -41,7 +41,7 @@ setup(
     package_data={"fastmix": ["py.typed"], "fastmix.configs": ["*.yaml", "*/*.yaml", "published.csv"]},
     entry_points={"console_scripts": ["fastmix = fastmix.cli:main"]},
     install_requires=[
-        "torch>=2.8",
+        "torch>=2.8",  # the first whose Triton, 3.4, compiles all kernels
         "torchvision>=0.23",
         "timm>=1.0.15",
         "numpy>=1.26",

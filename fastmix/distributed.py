@@ -18,13 +18,15 @@ def init(device: str = "auto") -> torch.device:
         raise ValueError("device is cuda, but torch sees no GPU: use device=cpu, or a CUDA build of torch")
     cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
     local = int(os.environ.get("LOCAL_RANK", 0))
+    own = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
-        torch.cuda.set_device(local)
+        torch.cuda.set_device(own)
     # A 1x1 convolution's gradient is the same memory in both layouts; torch warns of a copy that costs nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if cuda else "gloo")
-    return torch.device("cuda", local) if cuda else torch.device("cpu")
+        # Without device_id NCCL takes the GPU numbered as the rank, which on a second machine is another or none.
+        dist.init_process_group("nccl" if cuda else "gloo", **({"device_id": own} if cuda else {}))
+    return own
 
 
 def rank() -> int:

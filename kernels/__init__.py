@@ -38,3 +38,11 @@ KERNELS = {
 def kernel(name: str) -> ModuleType:
     """The module of the kernel of that name in KERNELS."""
     return import_module(KERNELS[name])
+
+
+def check(device) -> None:
+    """Raises ValueError where no kernel can be launched on this device: before a run begins, not in a step."""
+    from fastmix.kernels._triton import unusable
+
+    if device.type == "cuda" and (why := unusable()):
+        raise ValueError(f"the device is cuda, but {why}; or use device=cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,11 +14,32 @@ except ModuleNotFoundError:
     triton = tl = None
 
 INTERPRETED = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"  # read by triton.jit at import
+OLDEST = (3, 4)  # of torch 2.8: 3.3 compiles a part of the kernels, 3.2 less
 
 
-def jit(function):
-    """triton.jit, or the bare function, which nothing calls, where Triton is missing."""
-    return triton.jit(function) if triton is not None else function
+def unusable() -> str:
+    """Why no kernel can be launched or compiled, in a line; empty where one can."""
+    if triton is None:
+        return "Triton is not installed: pip install triton"
+    if tuple(map(int, re.findall(r"\d+", triton.__version__)[:2])) < OLDEST:
+        wanted = ".".join(map(str, OLDEST))
+        return f"Triton {triton.__version__} cannot compile the kernels: install torch 2.8 or newer, or Triton {wanted}"
+    return ""
+
+
+def jit(function: Callable):
+    """triton.jit, or, where Triton is missing or too old, a kernel that says so when it is launched."""
+    return Unusable(function) if unusable() else triton.jit(function)
+
+
+class Unusable:
+    """A kernel that cannot be launched: kernel[grid] raises ValueError."""
+
+    def __init__(self, function: Callable):
+        self.function = function
+
+    def __getitem__(self, grid):
+        raise ValueError(unusable())
 
 
 def constant(value: int):

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastmix.kernels._triton import INTERPRETED, Target, triton
+from fastmix.kernels._triton import INTERPRETED, Target, triton, unusable
 
 ARCHITECTURES = (80, 90, 100)  # A100, H100 and H200, B200: compute capability times ten
 
@@ -63,9 +63,8 @@ def build(target: Target, architecture: int) -> Build:
 
 def compile_for(target: Target, architecture: int):
     """What Triton makes of a target for sm_<architecture>. Raises ValueError where it cannot."""
-    if triton is None or INTERPRETED:
-        reason = "under TRITON_INTERPRET: unset it" if INTERPRETED else "without Triton: pip install triton"
-        raise ValueError(f"kernels cannot be compiled {reason}")
+    if why := "unset TRITON_INTERPRET" if INTERPRETED else unusable():
+        raise ValueError(f"no kernel can be compiled: {why}")
     from triton.backends.compiler import GPUTarget
 
     options = {"num_warps": target.num_warps, "enable_fp_fusion": target.fused}

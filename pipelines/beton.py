@@ -8,6 +8,7 @@ import numpy as np
 from numpy import ndarray
 
 from fastmix.pipelines.chunk import Extents, Record
+from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.format import Beton as File
@@ -36,6 +37,7 @@ class Beton(Jpegs):
     def open(self) -> None:
         super().open()
         self.file = File(resolve(self.source))
+        need(self.source, (self.file.modes != RAW).any())
         self.labels = self.file.labels
         self.class_names = self.file.classes or [str(k) for k in range(self.labels.max(initial=-1) + 1)]
         if self.os_cache == "auto":

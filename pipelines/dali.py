@@ -20,7 +20,6 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy import ndarray
 from torch import Tensor
@@ -29,6 +28,7 @@ from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.dali_graph import Graph
 from fastmix.pipelines.folder import Folder
+from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.decode import END, jpeg
 from fastmix.pipelines.loader import AHEAD, Loader
 from fastmix.pipelines.sources.resolve import is_packed
@@ -173,7 +173,7 @@ def _joined(chunks: tuple[Chunk, ...]) -> Chunk:
 
 def _check(data: ndarray, height: int, width: int) -> None:
     """Raises ValueError for what DALI would not notice: another size than is stored, or an end that is missing."""
-    if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
+    if codec().decode_jpeg_header(data)[:2] != (height, width):
         raise ValueError(f"the JPEG has another size than the {width} x {height} pixels given for it")
     if data[-2:].tobytes() != END:
         jpeg(data, int(height), int(width))

@@ -16,10 +16,10 @@ import weakref
 from types import ModuleType
 
 import numpy as np
-import simplejpeg
 from numpy import ndarray
 
 from fastmix.pipelines.chunk import Chunk, Record
+from fastmix.pipelines.jpeg.codec import codec, need
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.format import Beton as File
@@ -47,6 +47,7 @@ class Ffcv(Loader):
         self.file = File(resolve(self.source))  # checked here, as ffcv would hang or read beyond it
         self.labels = self.file.labels
         self.class_names = self.file.classes or [str(k) for k in range(self.labels.max(initial=-1) + 1)]
+        need(self.source, (self.file.modes != RAW).any())
         self._c, reader = _package()
         table = reader.Reader(self.file.path)
         images = [name for name, handler in table.handlers.items() if type(handler).__name__ == "RGBImageField"]
@@ -83,7 +84,7 @@ class Ffcv(Loader):
     def _decode(self, data: ndarray, pixels: ndarray) -> None:
         """A JPEG's pixels; raises ValueError for a damaged one, or one of another size, which would go unnoticed."""
         height, width = pixels.shape[:2]
-        if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
+        if codec().decode_jpeg_header(data)[:2] != (height, width):
             raise ValueError(f"the JPEG has another size than the {width} x {height} pixels given for it")
         if self._c.imdecode(data, pixels, height, width, height, width):
             # What libjpeg only warns of counts too: then TurboJPEG decodes, and returns -1 all the same.

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from fastmix.pipelines.chunk import Record
+from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import plain_size
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.images import rgb
-from fastmix.pipelines.packing.layouts import scan
+from fastmix.pipelines.packing.layouts import scan, with_jpegs
 
 
 class Folder(Jpegs):
@@ -19,6 +20,7 @@ class Folder(Jpegs):
     def open(self) -> None:
         super().open()
         self.files, labels, names = scan(self.source)
+        need(self.source, with_jpegs(self.files))
         self.labels = np.array(labels, np.int64)
         self.class_names = names or [str(k) for k in range(self.labels.max() + 1)]
 

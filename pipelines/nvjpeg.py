@@ -16,13 +16,13 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 import torch
 from numpy import ndarray
 from torch import Tensor
 
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import offsets, rows
+from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.decode import END, jpeg
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.transfer import Delivery, Slot, upload
@@ -51,6 +51,10 @@ class Jpegs(Loader):
 
     def open(self) -> None:
         self.decode = decoder(self.device) if self.view.decode == "gpu" else None
+        # One for all epochs: the allocator keeps the memory of each stream apart. Not shared with another loader, whose
+        # thread would free memory under nvJPEG, which has streams of its own.
+        cuda = self.decode is not None and self.device.type == "cuda"
+        self.stream = torch.cuda.Stream(self.device) if cuda else None
 
     def produce(self, view: View, epoch: int, first: int, entries: ndarray, valid: ndarray) -> Iterator[Delivery]:
         if self.decode is None:
@@ -62,16 +66,15 @@ class Jpegs(Loader):
             return entries[step], [partial(self._read, part, entries[step], view, epoch) for part in parts]
 
         read = self.ahead(first, entries, begin)
-        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         pool = ThreadPoolExecutor(1, "fastmix-loader-gpu")
         try:
-            ahead = pool.submit(self._batch, read, view, stream)
+            ahead = pool.submit(self._batch, read, view)
             while (batch := ahead.result()) is not None:
-                ahead = pool.submit(self._batch, read, view, stream)
+                ahead = pool.submit(self._batch, read, view)
                 delivery, skipped = batch
                 self.skipped += skipped
                 yield delivery
-                if stream is not None:
+                if self.stream is not None:
                     delivery[0].copied.synchronize()  # this memory has been read
         finally:
             pool.shutdown(cancel_futures=True)
@@ -94,13 +97,13 @@ class Jpegs(Loader):
                 images.append(Image(place, row, height, width, chunk.windows[k], chunk.flips[k], raw, data))
         return images, skipped
 
-    def _batch(self, read: Iterator, view: View, stream: torch.cuda.Stream | None) -> tuple[Delivery, list[str]] | None:
+    def _batch(self, read: Iterator, view: View) -> tuple[Delivery, list[str]] | None:
         """The next batch that was read, cut on the device, and lines about what is left out; None after the last."""
         step, entries, parts = next(read, (None, None, None))
         if step is None:
             return None
         images, skipped = (list(chain(*column)) for column in zip(*parts, strict=True))
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(self.stream):
             shown = []
             for image, pixels in zip(images, self._decoded(images), strict=True):
                 if isinstance(pixels, str):
@@ -125,8 +128,8 @@ class Jpegs(Loader):
                 slot.images[upload(places, self.device)] = crops
                 slot.valid[torch.from_numpy(places)] = True
             delivery = self.finish(slot, entries)
-        if stream is not None:
-            stream.synchronize()  # nvJPEG gets the pixels' memory next, on a stream that does not wait for this one
+        if self.stream is not None:
+            self.stream.synchronize()  # nvJPEG gets the pixels' memory next, on a stream that waits for none
         return delivery, skipped
 
     def _decoded(self, images: list[Image]) -> list[Tensor | str]:
@@ -176,7 +179,7 @@ def decoder(device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
         from torchvision.io import ImageReadMode, decode_jpeg
 
         decode = partial(decode_jpeg, mode=ImageReadMode.RGB, device=device)
-        decode([torch.from_numpy(np.array(bytearray(simplejpeg.encode_jpeg(np.zeros((16, 16, 3), np.uint8)))))])
+        decode([torch.from_numpy(np.array(bytearray(codec().encode_jpeg(np.zeros((16, 16, 3), np.uint8)))))])
     except (ImportError, AttributeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -188,4 +191,4 @@ def decoder(device: torch.device) -> Callable[[list[Tensor]], list[Tensor]]:
 
 def _suits(data: ndarray) -> bool:
     """Whether nvJPEG is asked first: a colour JPEG with its end. Raises ValueError for no JPEG at all."""
-    return bytes(data[-2:]) == END and simplejpeg.decode_jpeg_header(data)[2] == "YCbCr"
+    return bytes(data[-2:]) == END and codec().decode_jpeg_header(data)[2] == "YCbCr"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import torch
@@ -38,7 +39,7 @@ def deliver(batches: Iterator[Delivery], device: torch.device) -> Iterator[tuple
         for _, *tensors in batches:
             yield tuple(tensors)
         return
-    stream, ahead = torch.cuda.Stream(device), None
+    stream, ahead = _side(device), None
     for slot, *tensors in batches:
         with torch.cuda.stream(stream):
             copies = tuple(_copy(tensor, device) for tensor in tensors)
@@ -48,6 +49,12 @@ def deliver(batches: Iterator[Delivery], device: torch.device) -> Iterator[tuple
         ahead = copies, slot.copied
     if ahead is not None:
         yield _take(*ahead, device)
+
+
+@cache
+def _side(device: torch.device) -> torch.cuda.Stream:
+    """The device's stream for copies, one for all epochs: the allocator keeps the memory of each stream apart."""
+    return torch.cuda.Stream(device)
 
 
 def upload(array: np.ndarray, device: torch.device) -> Tensor:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from helpers.pinned import others
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of torch in each would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -17,6 +19,17 @@ ARCHIVES = {
     "imagenet_sample": "imagenet_sample.tar",  # imagenet_sample/train/<wnid>/<name>.JPEG, full size
     "tiny-imagenet-20": "tiny_imagenet_20.tar.xz",  # {train/<wnid>,val}/images/*.JPEG, 64x64
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A warning is an error, but beside other versions of the packages, which may warn of what ours do not."""
+    if not others():
+        config.addinivalue_line("filterwarnings", "error")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if found := ", ".join(others()):
+        terminalreporter.write_line(f"warnings were no errors: constraints.txt has other versions than {found}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

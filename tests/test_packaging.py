@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+import fastmix
 from fastmix.cli import VERBS
 from helpers import ROOT
 
@@ -159,3 +161,10 @@ print("loaded:", *sorted({HEAVY!r} & set(sys.modules)))
     assert lines[0].startswith("usage: ") and lines[-1] == "loaded:"
     # Processor time, because the machine may be busy.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
+
+
+def test_every_torch_that_may_be_installed_has_what_is_used(wheel):
+    """torch 2.8: the first that comes with Triton 3.4, takes a process group's device, and names dynamo's limit so."""
+    told = zipfile.ZipFile(wheel).read(f"fastmix-{fastmix.__version__}.dist-info/METADATA").decode()
+    floors = dict(re.findall(r"^Requires-Dist: (torch|torchvision)>=([\d.]+)$", told, re.M))
+    assert floors == {"torch": "2.8", "torchvision": "0.23"} and "torch ≥ 2.8 and" in told

@@ -65,9 +65,9 @@ def _speed(images: list[tuple], args: argparse.Namespace) -> list[dict]:
 def _decoders(args: argparse.Namespace) -> dict[str, Callable]:
     import io
 
-    import simplejpeg
     from PIL import Image
 
+    from fastmix.pipelines.jpeg.codec import codec
     from fastmix.pipelines.jpeg.decode import jpeg
     from fastmix.pipelines.resize import sees
     from fastmix.pipelines.view import View
@@ -80,7 +80,7 @@ def _decoders(args: argparse.Namespace) -> dict[str, Callable]:
         return jpeg(data, height, width, 1, sees(windows[0], view.size, view.interpolation, view.whole))
 
     found = {
-        "simplejpeg": lambda data, *_: simplejpeg.decode_jpeg(data),
+        "simplejpeg": lambda data, *_: codec().decode_jpeg(data),
         "Pillow": lambda data, *_: np.asarray(Image.open(io.BytesIO(data)).convert("RGB")),
         "fastmix, random crops": part,
     }

@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import nn
 
+from fastmix.models.buffers import BufferCopy
+
 
 class Ema:
     """average = d * average + (1 - d) * weights after every step; buffers are copied.
@@ -18,6 +20,7 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float, ramp_steps: int = 0):
         self.module = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay, self.ramp_steps = decay, ramp_steps
+        self.buffers = BufferCopy(self.module)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -25,5 +28,4 @@ class Ema:
         ramp = min(1.0, step / self.ramp_steps) if self.ramp_steps else 1.0
         decay = self.decay * (0.9 + 0.1 * ramp)
         torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - decay)
-        if buffers := list(self.module.buffers()):
-            torch._foreach_copy_(buffers, list(model.buffers()))
+        self.buffers.take(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fastmix import kernels
 from fastmix.config import Config
 from fastmix.distributed import rank, world
 from fastmix.pipelines import loader_class
@@ -99,6 +100,7 @@ def require(cfg: Config, split: str) -> None:
 
 
 def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
+    kernels.check(device)
     require(cfg, split)
     options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
     return loader_class(cfg.data.loader)(

@@ -14,11 +14,10 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
-import simplejpeg
 import torch
 from tqdm import tqdm
 
-from fastmix import distributed
+from fastmix import distributed, kernels
 from fastmix.batch import IMAGENET_MEAN, IMAGENET_STD, Batch
 from fastmix.engine.task import DTYPES, precision, step_rng
 from fastmix.kernels.mix import mix
@@ -27,6 +26,7 @@ from fastmix.mixers.base import cyclic
 from fastmix.mixers.supermix_online import optimise, recognised, weight
 from fastmix.models.teacher import Teacher
 from fastmix.pipelines import loader_class
+from fastmix.pipelines.jpeg.codec import codec, need
 from fastmix.pipelines.packing.format import JPEG, RAW
 from fastmix.pipelines.packing.writer import BetonWriter
 from fastmix.pipelines.sources.resolve import exists, is_packed
@@ -66,10 +66,13 @@ def generate(asked: Settings, out: Path) -> str:
     """Writes the file, which appears under its name when it is whole; says what is in it. Raises ValueError."""
     if not exists(asked.source):
         raise ValueError(f"{asked.source}: no such file or folder")
+    need(str(out), not asked.raw)
+    device = distributed.init(asked.device)
+    kernels.check(device)
     teacher = Teacher("supermix", asked.teacher, asked.weights)
     view = View(asked.size, crop="centre", resize=asked.resize or asked.size, interpolation="bicubic")
     loader = loader_class("beton" if is_packed(asked.source) else "folder")(
-        asked.source, asked.batch, view=view, train=True, seed=asked.seed, device=distributed.init(asked.device)
+        asked.source, asked.batch, view=view, train=True, seed=asked.seed, device=device
     )
     if teacher.classes != loader.classes:
         raise ValueError(
@@ -158,4 +161,4 @@ def mixed(images, labels, rng, teacher, asked: Settings) -> tuple:
 
 
 def _jpeg(pixels, quality: int) -> bytes:
-    return simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
+    return codec().encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)

@@ -82,7 +82,8 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
 def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None:
     """Compiles the model, and networks of the method's own, if the config says so."""
     if cfg.model.compile != "off":
-        torch._dynamo.config.recompile_limit = 64  # of one class: in train and eval mode, of each site and head
+        # Graphs of one class: in train and eval mode, of each site and head. Not in torch.compiler.config before 2.9.
+        torch._dynamo.config.recompile_limit = 64
         for net in (model, *mixer.companions()):
             net.compile(mode=cfg.model.compile)
 

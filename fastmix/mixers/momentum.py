@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
 from fastmix.mixers.base import Mixer, is_number
+from fastmix.models.buffers import BufferCopy
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import classifier, install, name_of, read, rewrite, sites, upto
 from fastmix.targets import Targets
@@ -132,12 +133,10 @@ class MomentumMixer(Mixer):
         q = [*model.parameters(), *self.head.parameters()]
         torch._foreach_lerp_(k, q, 1 - momentum_at(self.t, *self.momentum, self.start))
 
-    @torch.no_grad()
     def predictors(self, model: nn.Module) -> dict[str, nn.Module]:
         """q with its second head, k with either. What counts is q with its own classifier: the model."""
-        own = list(self.teacher.buffers())
-        if self.early_stop and own:
-            torch._foreach_copy_(own, list(model.buffers()))
+        if self.early_stop:
+            BufferCopy(self.teacher).take(model)
         return {
             "q_one": Second(model, self.head),
             "k_mix": self.teacher,

@@ -9,9 +9,9 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import simplejpeg
 from numpy import ndarray
 
+from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.turbo import decode_part, turbo
 
 DECODES = ("exact", "fast", "gpu")
@@ -52,8 +52,9 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     """
     if data[:2] != b"\xff\xd8" or b"Exif\0" in data[:HEAD]:
         return None
+    header = codec().decode_jpeg_header
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours, _ = header(data)
     except ValueError:
         return None
     return (height, width) if colours in UPRIGHT else None
@@ -86,7 +87,7 @@ def jpeg(
             return memory[: 3 * h * w].reshape(h, w, 3), (y, x)
     tall, wide = -(-height // factor), -(-width // factor)
     scaled = {"min_height": tall, "min_width": wide, "min_factor": 2} if factor > 1 else {}
-    pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=memory, **scaled)
+    pixels = codec().decode_jpeg(data, "RGB", buffer=memory, **scaled)
     if pixels.shape[:2] != (tall, wide):
         raise ValueError(f"the JPEG has another size than the {width} x {height} pixels given for it")
     return pixels, (0, 0)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.packing.checksums import load
 from fastmix.pipelines.packing.format import JPEG, Beton
@@ -24,6 +25,7 @@ def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:
     are; FileNotFoundError for a missing file.
     """
     with Beton(path) as beton:
+        need(str(path), (beton.modes == JPEG).any())
         sums = load(beton)
         rows = range(len(beton))
         with closing(ordered(partial(_reason, beton, sums), rows, workers or len(os.sched_getaffinity(0)))) as results:

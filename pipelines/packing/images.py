@@ -18,9 +18,9 @@ import io
 from typing import NamedTuple
 
 import numpy as np
-import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.packing.format import JPEG, RAW
 
 ORIENTATION, TURNED = 0x0112, range(2, 9)  # EXIF tag, and its values that ask for a turn
@@ -68,7 +68,7 @@ def encode(
         return Encoded(RAW, height, width, np.ascontiguousarray(pixels).reshape(-1).data, False)
     if recompress or not plain:
         pixels = np.ascontiguousarray(pixels)
-        data = simplejpeg.encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
+        data = codec().encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
         return Encoded(JPEG, height, width, data, False)
     return Encoded(JPEG, height, width, data, True)
 
@@ -80,7 +80,7 @@ def _read(data: bytes) -> tuple[np.ndarray, bool]:
     try:
         image = Image.open(io.BytesIO(data))
         if _plain(image, data):
-            return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False), True
+            return codec().decode_jpeg(data, fastdct=False, fastupsample=False), True
         return np.asarray(_convert(ImageOps.exif_transpose(image))), False
     except UnidentifiedImageError:
         raise ValueError("not an image file, or of a kind that Pillow does not know") from None
@@ -91,8 +91,9 @@ def _read(data: bytes) -> tuple[np.ndarray, bool]:
 def _plain(image: Image.Image, data: bytes) -> bool:
     if image.format != "JPEG" or image.mode not in ("RGB", "L") or image.getexif().get(ORIENTATION) in TURNED:
         return False
+    header = codec().decode_jpeg_header
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        height, width, *_ = header(data)
     except ValueError:  # unusual subsampling, which TurboJPEG refuses and Pillow reads
         return False
     return (width, height) == image.size

@@ -49,6 +49,11 @@ def scan(source: str | Path, classes: list[str] | None = None) -> Listing:
     return _list(source, classes)
 
 
+def with_jpegs(files: list[str]) -> bool:
+    """Whether there are JPEGs, by their names."""
+    return any(file.lower().endswith(EXTENSIONS[:2]) for file in files)
+
+
 def load_classes(path: str | Path) -> list[str]:
     """Class names in label order: of a .beton file, of the class folders in a folder, or of a text file, one a line.
 

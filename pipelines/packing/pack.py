@@ -22,9 +22,10 @@ from zlib import crc32
 from tqdm import tqdm
 
 from fastmix import files
+from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
 from fastmix.pipelines.packing.images import Encoded, encode
-from fastmix.pipelines.packing.layouts import Listing
+from fastmix.pipelines.packing.layouts import Listing, with_jpegs
 from fastmix.pipelines.packing.writer import BetonWriter, check_page
 
 AHEAD = 8  # images in work or waiting for their turn, per worker
@@ -81,6 +82,7 @@ def pack(
         raise ValueError(f"{out}: exists already; remove it or give --overwrite")
     if not out.parent.is_dir():
         raise ValueError(f"{out.parent}: no such folder to write {out.name} into")
+    need(str(out), jpeg_share > 0 or with_jpegs(listing.files))
     workers = workers or len(os.sched_getaffinity(0))
     make = partial(_row, listing.files, max_resolution, quality, jpeg_share, recompress, seekable)
     packed, good, sums, total = Packed(), [], [], len(listing.files)

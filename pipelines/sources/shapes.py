@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 from PIL import Image, ImageDraw
 
+from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.packing.format import classes_path
 from fastmix.pipelines.packing.layouts import scan
 from fastmix.pipelines.packing.pack import pack
@@ -101,6 +102,7 @@ def resolve(source: str) -> str:
     path = cache.folder() / f"{name}.beton"
     with cache.alone(path):
         if not path.is_file():
+            need(source)
             sys.stderr.write(f"drawing {options['n']} shapes once, kept as {path}\n")
             _make(path, split, **options)
     return str(path)

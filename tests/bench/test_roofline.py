@@ -54,9 +54,9 @@ def test_no_row_passes_for_a_measurement(rows):
 
 
 def test_without_triton_one_line(monkeypatch, capsys):
-    monkeypatch.setattr("fastmix.kernels.aot.triton", None)
+    monkeypatch.setattr("fastmix.kernels._triton.triton", None)
     monkeypatch.setattr(sys, "argv", ["bench"])
     assert run(main, "bench", ["roofline", "--plans", "plain", "--size", "40"]) == 2
     assert capsys.readouterr().err == (
-        "fastmix bench: error: kernels cannot be compiled without Triton: pip install triton\n"
+        "fastmix bench: error: no kernel can be compiled: Triton is not installed: pip install triton\n"
     )

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fastmix import MIXERS, config
+from fastmix.engine import optim
 from fastmix.engine.task import Task, step_rng
 from fastmix.mixers import build
 from helpers import mixing, teaching
@@ -46,8 +47,7 @@ def test_work_for_all_samples_at_once_is_not():
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_step_does_not_grow(name, device, teacher):
-    task, opt = task_of(name, teacher, SIZE)
-    task.to(device)
+    task, opt = task_of(name, teacher, SIZE, device)
     given = {n: [tensor.to(device) for tensor in batch(n, SIZE)] for n in (8, 24)}
 
     def taken(n: int):
@@ -56,6 +56,16 @@ def test_a_step_does_not_grow(name, device, teacher):
         step(task, opt, 1, given[n])
 
     assert not growth(taken)
+
+
+def test_an_optimiser_is_made_where_its_task_is(monkeypatch):
+    """Without a GPU: on the device without memory."""
+    seen = []
+    monkeypatch.setattr(
+        optim, "build", lambda cfg, model, extra: seen.extend(p.device.type for p in model.parameters())
+    )
+    task_of("cutmix", "", SIZE, "meta")
+    assert set(seen) == {"meta"}
 
 
 REDRAWN = [row for row in mixing.ROWS if "openmixup" in row and mixing.mixer_of(row).redraws]

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastmix.config import Optim, Schedule
+from fastmix.config import Config, Model, Optim, Schedule
 from fastmix.engine.ema import Ema
 from fastmix.engine.optim import build, learning_rate
+from fastmix.engine.training import compile_networks
 
 
 def test_cosine_by_epoch_ends_where_the_benchmark_says():
@@ -118,3 +119,19 @@ def test_apex_is_used_only_if_it_is_nvidias(monkeypatch, nvidias):
     assert optim._apex() is (package.optimizers if nvidias else None)
     model = nn.Linear(2, 2)
     assert type(build(Optim(), model)) is torch.optim.SGD, "on a CPU never"
+
+
+def test_compiling_raises_a_limit_that_torch_knows():
+    """Of the graphs of one class, in every torch from 2.8 on; a name that torch does not know is an error there."""
+    limits = torch._dynamo.config
+    before = limits.recompile_limit
+    compiled = []
+    net = types.SimpleNamespace(compile=lambda mode: compiled.append((mode, limits.recompile_limit)))
+    mixer = types.SimpleNamespace(companions=lambda: [net])
+    try:
+        compile_networks(Config(model=Model(compile="default")), net, mixer)
+    finally:
+        limits.recompile_limit = before
+    assert compiled == [("default", 64)] * 2 and before < 64
+    with pytest.raises(AttributeError):
+        limits.no_such_limit = 64

@@ -33,12 +33,15 @@ def network(name: str, size: tuple[int, int] = (64, 64)) -> nn.Module:
     return models.build(config.Model(teaching.NAME), teaching.CLASSES)
 
 
-def task_of(name: str, teacher: str, size: tuple[int, int] = (64, 64)) -> tuple[Task, torch.optim.Optimizer]:
+def task_of(
+    name: str, teacher: str, size: tuple[int, int] = (64, 64), device: str = "cpu"
+) -> tuple[Task, torch.optim.Optimizer]:
+    """A method's task on a device, and its optimiser, made there as in a run: SGD's has its momentum from the start."""
     options = dict(OPTIONS.get(name, {}))
     if "teacher" in options:
         options["weights"] = teacher
     cfg = config.Config(precision="fp32", optim=config.Optim(name="sgd", lr=0.05, momentum=0.9))
-    task = Task(network(name, size), build(name, {name: options}), cfg).train()
+    task = Task(network(name, size), build(name, {name: options}), cfg).train().to(device)
     return task, optim.build(cfg.optim, task.model, task.mixer.param_groups())
 
 

@@ -1,0 +1,24 @@
+"""How a process joins the group of torchrun; what groups do is tested where they are used."""
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from fastmix import distributed
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_nccl_is_told_the_device_of_the_process(cuda, monkeypatch):
+    """Rank 5 of two machines with four GPUs each: its own is number 1."""
+    joined, chosen = [], []
+    for name, value in {"WORLD_SIZE": 8, "RANK": 5, "LOCAL_RANK": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda *words, **options: joined.append((words, options)))
+    device = distributed.init()
+    if cuda:
+        assert joined == [(("nccl",), {"device_id": torch.device("cuda", 1)})]
+        assert chosen == [device] and device == torch.device("cuda", 1)
+    else:
+        assert joined == [(("gloo",), {})] and chosen == [] and device == torch.device("cpu")
