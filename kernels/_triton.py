@@ -27,9 +27,15 @@ def unusable() -> str:
     return ""
 
 
-def jit(function: Callable):
-    """triton.jit, or, where Triton is missing or too old, a kernel that says so when it is launched."""
-    return Unusable(function) if unusable() else triton.jit(function)
+def jit(function: Callable | None = None, *, numbers: tuple[str, ...] = ()):
+    """triton.jit, or, where Triton is missing or too old, a kernel that says so when it is launched.
+
+    numbers: the whole-number arguments. Triton would build a kernel for each case of 1, a multiple of 16 and neither,
+    seconds in which a step waits; there is one build for all.
+    """
+    if function is None:
+        return lambda function: jit(function, numbers=numbers)
+    return Unusable(function) if unusable() else triton.jit(function, do_not_specialize=numbers)
 
 
 class Unusable:

@@ -41,7 +41,7 @@ def candidates(saliency: Tensor, temperature: float) -> Tensor:
 # ---- Triton ----
 
 
-@jit
+@jit(numbers=("n",))
 def graft_cells_kernel(saliency, p, uniform, kept, sharpness, n, N: tl.constexpr):
     """One program: one sample; N >= n lanes."""
     sample = tl.program_id(0)

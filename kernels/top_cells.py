@@ -31,7 +31,7 @@ def reference(attention: Tensor, k: Tensor) -> Tensor:
 # ---- Triton ----
 
 
-@jit
+@jit(numbers=("n",))
 def top_cells_kernel(attention, k, chosen, n, N: tl.constexpr):
     """One program: one sample; N >= n lanes."""
     sample = tl.program_id(0)

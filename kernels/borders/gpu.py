@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastmix.kernels._triton import Target, jit, tl
 
 
-@jit
+@jit(numbers=("height", "width", "step_y", "step_x", "border_step", "block_step", "blocks", "deep", "along"))
 def borders_kernel(
     images, partner, out, height, width, step_y, step_x, border_step, block_step, blocks, deep, along,
     CELLS: tl.constexpr, M: tl.constexpr,

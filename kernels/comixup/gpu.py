@@ -47,7 +47,7 @@ def _pick(values, k, index):
     return tl.sum(tl.where(k == index, values, 0), 1, keep_dims=True)
 
 
-@jit
+@jit(numbers=("limit", "quarter", "twin", "bonus", "iterations", "resolved", "starts", "m", "n", "columns"))
 def comixup_kernel(
     costs, penalty, sizes, labels, limit, quarter, twin, bonus, iterations, resolved, starts, m, n, columns,
     N: tl.constexpr, L: tl.constexpr,

@@ -8,7 +8,7 @@ from fastmix.kernels.farthest.reference import LEAST
 FLOOR, BELOW = constant(LEAST), constant(float("-inf"))
 
 
-@jit
+@jit(numbers=("n",))
 def farthest_kernel(distance, partner, n, N: tl.constexpr):
     """One program; N >= n lanes hold a row."""
     lane = tl.arange(0, N)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastmix.kernels._triton import Target, jit, tl
 
 
-@jit
+@jit(numbers=("height", "width", "gh", "gw"))
 def gradient_pool_kernel(gradient, out, height, width, gh, gw, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """One program: one cell of one sample, ROWS x COLUMNS pixels at a time; COLUMNS >= the cell's width."""
     cell = tl.program_id(0) % (gh * gw)

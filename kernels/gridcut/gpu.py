@@ -9,7 +9,7 @@ TIMES, HEAT, DOWNWARD = constant(2 * SWEEPS), constant(HEATING), constant(2 * DE
 AT_LEAST = constant(NARROWEST)
 
 
-@jit
+@jit(numbers=("gh", "gw"))
 def exact_kernel(
     unary, down, right, out, gh, gw, L: tl.constexpr, BITS: tl.constexpr, S: tl.constexpr, N: tl.constexpr
 ):
@@ -68,7 +68,7 @@ def _least(costs, t, label):
     return tl.sum(tl.where(label == first[:, None], t, 0.0), 1)
 
 
-@jit
+@jit(numbers=("gh", "gw"))
 def annealed_kernel(unary, down, right, out, gh, gw, L: tl.constexpr, P: tl.constexpr, N: tl.constexpr):
     """One program: one sample; N >= gh gw lanes, P >= L labels, of which those too many cost infinity."""
     cells = gh * gw

@@ -27,7 +27,7 @@ BLENDED = constant(1 << P.BLEND | 1 << P.PROFILE | 1 << P.MAP | 1 << P.BLOCKS)
 PIXEL = constant(0xFFFFFF)  # the bits of its three bytes
 
 
-@jit
+@jit(numbers=("cells", "map_rows", "map_columns"))
 def mix_kernel(
     images, table, profiles, bank, blocks, maps, boxes, fill, out,
     mean0, mean1, mean2, scale0, scale1, scale2, cells, map_rows, map_columns,

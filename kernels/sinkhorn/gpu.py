@@ -12,7 +12,7 @@ def _entries(cost, scale, i, j, n, m):
     return tl.where((i < n) & (j < m), tl.load(cost + i * m + j, mask=(i < n) & (j < m), other=0.0) * scale, FAR)
 
 
-@jit
+@jit(numbers=("n", "m", "iterations"))
 def sinkhorn_kernel(cost, plan, scale, log_ratio, factor, n, m, iterations, N: tl.constexpr, M: tl.constexpr):
     """One program: one sample, f last; M >= m columns, N rows at a time. Logarithms are to the base 2."""
     first = cost + tl.program_id(0).to(tl.int64) * (n * m)

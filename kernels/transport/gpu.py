@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastmix.kernels._triton import Target, jit, tl
 
 
-@jit
+@jit(numbers=("ways", "rounds", "gh", "gw"))
 def transport_kernel(
     saliency, wanted, offsets, source, scale, ways, rounds, gh, gw, N: tl.constexpr, R: tl.constexpr, J: tl.constexpr
 ):
@@ -56,7 +56,7 @@ def lanes(grid: tuple[int, int]) -> dict[str, int]:
 
 
 def warps(grid: tuple[int, int]) -> int:
-    return max(1, min(8, grid[0] * grid[1] // 32))
+    return max(1, lanes(grid)["N"] // 32)  # a power of two, as Triton wants
 
 
 def _target(grid: tuple[int, int], registers: int) -> Target:
