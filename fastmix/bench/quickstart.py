@@ -14,16 +14,16 @@ from fastmix.bench import measure
 
 SMALL = (
     *("data.train=shapes:train?n=1000&size=32", "data.val=shapes:val?n=200&size=32", "data.size=32"),
-    *("data.val_resize=32", "model.name=test_resnet", "mix=vanilla", "epochs=6", "optim.lr=1e-2"),
+    *("data.val_resize=32", "model.name=test_resnet", "mix=vanilla", "epochs=4", "optim.lr=1e-2"),
     *("schedule.warmup_epochs=1", "precision=fp32", "data.workers=1"),
 )
-LEAST = {"cuda": 95.0, "cpu": 40.0}  # % top-1; ten classes
+LEAST = {"cuda": 95.0, "cpu": 30.0}  # % top-1; ten classes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
     parser.add_argument("--set", nargs="+", metavar="KEY=VALUE", default=[], help="settings over the config")
-    parser.add_argument("--least", type=float, help="%% top-1; default: 95 on a GPU, 40 of the small one on a CPU")
+    parser.add_argument("--least", type=float, help="%% top-1; default: 95 on a GPU, 30 of the small one on a CPU")
 
 
 def run(args: argparse.Namespace):
