@@ -19,7 +19,10 @@ from fastmix.engine.task import Task
 from fastmix.kernels.plan import Plan
 from fastmix.mixers import build
 from fastmix.mixers.mixup import MixUp
+from helpers.backbones import SMOOTH
 from helpers.waiting import no_waits
+
+pytestmark = pytest.mark.gradient
 
 SAMPLE = {"granularity": "sample"}
 MIXERS = {
@@ -49,7 +52,7 @@ ADAMW = ("optim.name=adamw", "optim.lr=0.01")
 def configured(mix: str, *words: str) -> config.Config:
     tree = {"mix": mix, "mixers": MIXERS, "batch_total": 6, "precision": "fp32", "epochs": 2, "data": {"size": 32}}
     tree["optim"] = {"lr": 0.05, "no_decay": ["norm"]}
-    tree["model"] = {"name": "test_resnet", "classes": 5, "args": {"drop_path_rate": 0.3, "drop_rate": 0.2}}
+    tree["model"] = {"name": "test_resnet", "classes": 5, "args": {"drop_path_rate": 0.3, "drop_rate": 0.2} | SMOOTH}
     return config.from_tree(config.over(tree, words), "test")
 
 
@@ -376,7 +379,7 @@ epochs: 2
 batch_total: 20
 precision: fp32
 data: {train: "shapes:train?n=100&size=32", val: "shapes:val?n=20&size=32", size: 32, val_resize: null, workers: 2}
-model: {name: test_resnet, args: {drop_path_rate: 0.2}}
+model: {name: test_resnet, args: {drop_path_rate: 0.2, act_layer: gelu, replace_stem_pool: true}}
 optim: {lr: 0.05, fused: torch}
 mixers: {cutmix: {}}
 mix: cutmix

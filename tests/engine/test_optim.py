@@ -13,6 +13,8 @@ from fastmix.engine.ema import Ema
 from fastmix.engine.optim import build, learning_rate
 from fastmix.engine.training import compile_networks
 
+pytestmark = pytest.mark.gradient
+
 
 def test_cosine_by_epoch_ends_where_the_benchmark_says():
     cosine = Schedule(per="epoch")

@@ -11,6 +11,9 @@ from fastmix.engine.ema import Ema
 from fastmix.engine.step import Step
 from fastmix.engine.task import Task, step_rng
 from fastmix.mixers.cutmix import CutMix
+from helpers.backbones import SMOOTH
+
+pytestmark = pytest.mark.gradient
 
 EPOCH_STEPS = 3
 
@@ -35,7 +38,7 @@ class Noted(CutMix):
 
 def start(*words: str) -> tuple[config.Config, Task]:
     tree = {"precision": "fp32", "seed": 3, "epochs": 2, "data": {"size": 32}, "schedule": {"per": "step"}}
-    tree["model"] = {"name": "test_resnet", "classes": 5, "args": {"drop_rate": 0.3}}
+    tree["model"] = {"name": "test_resnet", "classes": 5, "args": {"drop_rate": 0.3} | SMOOTH}
     cfg = config.from_tree(config.over(tree, words), "test")
     model = models.build(cfg.model, 5, 0, torch.device("cpu"))
     return cfg, Task(model, Noted(), cfg).train()

@@ -10,6 +10,7 @@ from fastmix import MIXERS, Batch
 from fastmix.mixers.momentum import MomentumMixer
 from fastmix.models import load_timm
 from fastmix.targets import CrossEntropy
+from helpers.backbones import SMOOTH
 from helpers.mixing import FixedLam, noise
 
 FAMILY = ("automix", "samix", "adautomix")
@@ -17,7 +18,7 @@ every = pytest.mark.parametrize("name", FAMILY)
 
 CLASSES = 5
 NETS = {
-    "test_resnet": {},
+    "test_resnet": SMOOTH,
     "deit_tiny_patch16_224": {"img_size": 64, "depth": 4, "embed_dim": 48, "num_heads": 3},
 }
 

@@ -11,9 +11,9 @@ from fastmix.config import Model
 NAME, CLASSES = "test_resnet", 10
 
 
-def trained(name: str = NAME, classes: int = CLASSES, seed: int = 3) -> torch.nn.Module:
+def trained(name: str = NAME, classes: int = CLASSES, seed: int = 3, **args) -> torch.nn.Module:
     """The model, in eval mode, after it has seen some noise and had its classifier's weights enlarged."""
-    model = models.build(Model(name), classes, seed)
+    model = models.build(Model(name, args=args), classes, seed)
     noise = torch.randn(8, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         model.get_classifier().weight.mul_(20)

@@ -17,6 +17,8 @@ from fastmix.kernels.plan import Plan
 from fastmix.kernels.upsample import MODES, upsample
 from helpers.waiting import no_waits
 
+pytestmark = pytest.mark.gradient
+
 SHAPES = {  # size of the images and of the grid: even, odd, as fine as the image along a side, one cell
     "14x14": ((224, 224), (14, 14)),
     "odd": ((37, 53), (5, 7)),

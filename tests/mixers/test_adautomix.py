@@ -29,6 +29,8 @@ from helpers.automixing import (
 )
 from helpers.mixing import FixedLam
 
+pytestmark = pytest.mark.gradient
+
 
 def shares(block, z, partners, lam, size) -> torch.Tensor:
     """The masks [B,K,H,W], with convolutions, by loops over the images."""

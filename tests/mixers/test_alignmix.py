@@ -16,6 +16,8 @@ from helpers.backbones import NAMES, make, size_of
 from helpers.losses import Recorded, run
 from helpers.mixing import FixedLam, noise
 
+pytestmark = pytest.mark.gradient
+
 SIZE = (64, 96)
 SIDES = (True, False)  # onto the image's own places, onto the partner's
 LAYOUTS = {"NCHW": ("NCHW", 0), "NHWC": ("NHWC", 0), "tokens": ("NCHW", 2), "patches": ("NCHW", 0)}

@@ -34,6 +34,8 @@ from helpers.automixing import (
 )
 from helpers.mixing import FixedLam, constants
 
+pytestmark = pytest.mark.gradient
+
 
 def masks(block, z, partner, lam, size=(64, 64)):
     a, b = (planes(z, lam), planes(z[partner], 1 - lam)) if block.lam_concat else (z, z[partner])

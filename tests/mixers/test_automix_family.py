@@ -21,6 +21,7 @@ from fastmix.models.sites import upto
 from fastmix.targets import CrossEntropy
 from helpers.automixing import (
     CLASSES,
+    NETS,
     batch_of,
     close,
     every,
@@ -37,6 +38,8 @@ from helpers.mixing import constants
 from helpers.small_runs import SMALL, rows, run, same, stop_at
 from helpers.waiting import no_waits
 
+pytestmark = pytest.mark.gradient
+
 OWN = """
 mixers:
   automix: {block_prob: 0.5, block: {lr: 0.1, min_lr: 0.001}}
@@ -48,7 +51,7 @@ mixers:
 def test_the_trained_model_is_the_plain_one(name):
     model = network()
     take_step(model, prepared(name, model), batch_of())
-    plain = load_timm().create_model("test_resnet", num_classes=CLASSES)
+    plain = load_timm().create_model("test_resnet", num_classes=CLASSES, **NETS["test_resnet"])
     plain.load_state_dict(model.state_dict())
     x = batch_of(seed=5).mix()
     assert torch.equal(model.eval()(x), plain.eval()(x))

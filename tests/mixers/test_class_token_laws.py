@@ -12,6 +12,8 @@ from helpers.mixing import FixedLam
 from helpers.untouched import same, state
 from helpers.waiting import no_waits
 
+pytestmark = pytest.mark.gradient
+
 OPTIONS = {"tokenmix_attn": {"patch": 8}, "smmix": {}, "mergemix": {}}
 SIZES = [(1, (32, 32)), (5, (32, 32)), (4, (24, 48))]
 every = pytest.mark.parametrize("name", OPTIONS)

@@ -13,6 +13,8 @@ from helpers.backbones import make
 from helpers.graphs import Counted
 from helpers.transformers import batch_of
 
+pytestmark = pytest.mark.gradient
+
 CLASSES = 9
 OPTIONS = [(0.1, 1.0), (0.1, 0.0), (1.3, 0.5)]  # eta, power
 

@@ -13,6 +13,8 @@ from helpers.processes import two_processes
 from helpers.tasks import batch, network, step, task_of
 from helpers.waiting import no_waits
 
+pytestmark = pytest.mark.gradient
+
 every = pytest.mark.parametrize("name", MIXERS)
 
 

@@ -13,8 +13,11 @@ from fastmix.config import Model
 from fastmix.kernels.graft_cells import candidates, graft_cells
 from fastmix.mixers.saliency_grafting import importance, middle
 from fastmix.targets import CrossEntropy
+from helpers.backbones import SMOOTH
 from helpers.mixing import FixedLam, constants, masks, noise, shapes
 from helpers.teaching import trained
+
+pytestmark = pytest.mark.gradient
 
 MIXER = MIXERS["grafting"]
 
@@ -159,7 +162,7 @@ def by_hand(model, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def test_saliency_is_the_gradient_at_the_third_stage_and_leaves_the_model_as_it_is():
-    model = trained(classes=3).train()
+    model = trained(classes=3, **SMOOTH).train()
     batch = noise(2, (128, 192), seed=1)
     model(batch.mix()).sum().backward()  # gradients that are being accumulated
     state = {name: value.clone() for name, value in model.state_dict().items()}

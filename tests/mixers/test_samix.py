@@ -12,6 +12,8 @@ from fastmix.mixers.mixblock import SAMixBlock, rescaled
 from fastmix.targets import CrossEntropy
 from helpers.automixing import attention, batch_of, conv, network, numbers, prepared, same_as_by_hand
 
+pytestmark = pytest.mark.gradient
+
 
 def logits_of(block, z, partner, lam):
     """The block on the concatenation of both images, with convolutions."""

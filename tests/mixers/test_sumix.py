@@ -15,6 +15,8 @@ from helpers.graphs import Counted
 from helpers.mixing import FixedLam
 from helpers.transformers import CLASSES, DIMS, against, batch_of, heard, multiplications, vit
 
+pytestmark = pytest.mark.gradient
+
 
 def prepared(model: nn.Module, of: dict, seed: int = 0, **options) -> SUMix:
     mixer = SUMix(of, **options)

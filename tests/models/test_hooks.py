@@ -16,6 +16,8 @@ from helpers.backbones import NAMES, ROWS, TOKENS, images, make, size_of
 from helpers.graphs import Counted
 from helpers.transformers import unfused
 
+pytestmark = pytest.mark.gradient
+
 SIZE = (64, 96)
 VITS = [("test_vit", 1), ("deit_tiny_distilled_patch16_224", 2)]
 

@@ -18,7 +18,10 @@ from fastmix.models import load_timm
 from fastmix.models.saliency import SMALL, evaluated, feature_gradient, input_gradient
 from fastmix.models.sites import sites
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy
+from helpers.backbones import SMOOTH
 from helpers.untouched import same, state
+
+pytestmark = pytest.mark.gradient
 
 LABELS = torch.tensor([0, 3, 1])
 
@@ -74,7 +77,7 @@ def test_input_gradient_equals_a_finite_difference():
 
 
 def test_the_gradient_of_a_sample_knows_nothing_of_the_others():
-    model, x = make(), images()
+    model, x = make(**SMOOTH), images()
     found = input_gradient(model, x, loss)
     for k in range(3):
         one = input_gradient(model, x[k : k + 1], lambda logits, k=k: F.cross_entropy(logits, LABELS[k : k + 1]))
@@ -192,7 +195,7 @@ def test_a_compiled_model_gives_the_same_and_computes_no_gradient_of_a_weight():
     from functorch.compile import make_boxed_func
     from torch._dynamo.backends.common import aot_autograd
 
-    model, x = make(), images()
+    model, x = make(**SMOOTH), images()
     expected, before = input_gradient(model, x, loss), state(model)
     features = feature_gradient(model, "stage3", x, loss)
     traced = []
@@ -207,8 +210,8 @@ def test_a_compiled_model_gives_the_same_and_computes_no_gradient_of_a_weight():
     model.compile(backend=backend)
     model(x).sum().backward()
     model.zero_grad()
-    model.load_state_dict(make().state_dict())
-    for p, q in zip(model.parameters(), make().parameters(), strict=True):
+    model.load_state_dict(make(**SMOOTH).state_dict())
+    for p, q in zip(model.parameters(), make(**SMOOTH).parameters(), strict=True):
         p.grad = q.grad
     found = input_gradient(model, x, loss)
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -267,7 +270,7 @@ def test_checkpointed_activations_give_the_same_or_an_error():
 
 @pytest.mark.parametrize("criterion", [CrossEntropy(0.2), BinaryCrossEntropy(0.1, threshold=0.15, reduction="mean")])
 def test_variant_openmixup_follows_the_training_criterion(criterion):
-    model, batch = make(), batch_of()
+    model, batch = make(**SMOOTH), batch_of()
     dense = F.one_hot(LABELS, 5) * (1 - criterion.smoothing) + criterion.smoothing / 5
     x, copied = batch.mix().requires_grad_(), copy.deepcopy(model).eval()
     logits = copied(x)
@@ -290,12 +293,12 @@ def test_a_smaller_saliency_pass_sees_smaller_images(size, expected):
 
 
 def test_clean_lam_trains_on_the_clean_images_and_follows_their_gradient_in_train_mode():
-    model, criterion = make(), CrossEntropy(0.1)
+    model, criterion = make(**SMOOTH), CrossEntropy(0.1)
     mixer = Whole(clean_lam=0.5)
     whole = mixer(model, batch_of(), criterion)
     model.zero_grad()
     whole.backward()
-    again, x = make(), batch_of().mix().requires_grad_()
+    again, x = make(**SMOOTH), batch_of().mix().requires_grad_()
     again.zero_grad()
     clean = F.cross_entropy(again(x), LABELS)
     followed = torch.autograd.grad(3 * clean, x, retain_graph=True)[0]
@@ -303,12 +306,12 @@ def test_clean_lam_trains_on_the_clean_images_and_follows_their_gradient_in_trai
     batch = batch_of()
     plan = mixer.plan(batch, followed)
     criterion(again(batch.mix(plan)), Targets.of(LABELS, plan)).backward()
-    assert not torch.equal(followed, slow(make(), batch_of().mix())), "batch statistics, not running ones"
+    assert not torch.equal(followed, slow(make(**SMOOTH), batch_of().mix())), "batch statistics, not running ones"
     for (name, p), q in zip(model.named_parameters(), again.parameters(), strict=True):
         assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6 * q.grad.abs().max().item()), name
     for p, q in zip(model.buffers(), again.buffers(), strict=True):
         assert torch.equal(p, q), "the statistics see both passes, once"
-    mixer(make(), batch_of(), criterion)
+    mixer(make(**SMOOTH), batch_of(), criterion)
     assert torch.equal(mixer.seen, followed)
 
 
@@ -316,7 +319,7 @@ def test_a_compiled_model_trains_with_clean_lam():
     import torch._dynamo
 
     torch._dynamo.reset()
-    plain, compiled = make(), make()
+    plain, compiled = make(**SMOOTH), make(**SMOOTH)
     compiled.compile(backend="aot_eager")
     for model in (plain, compiled):
         model.zero_grad()
