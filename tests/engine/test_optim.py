@@ -126,14 +126,11 @@ def test_apex_is_used_only_if_it_is_nvidias(monkeypatch, nvidias):
 def test_compiling_raises_a_limit_that_torch_knows():
     """Of the graphs of one class, in every torch from 2.8 on; a name that torch does not know is an error there."""
     limits = torch._dynamo.config
-    before = limits.recompile_limit
     compiled = []
     net = types.SimpleNamespace(compile=lambda mode: compiled.append((mode, limits.recompile_limit)))
     mixer = types.SimpleNamespace(companions=lambda: [net])
-    try:
+    with limits.patch(recompile_limit=8):
         compile_networks(Config(model=Model(compile="default")), net, mixer)
-    finally:
-        limits.recompile_limit = before
-    assert compiled == [("default", 64)] * 2 and before < 64
+    assert compiled == [("default", 64)] * 2
     with pytest.raises(AttributeError):
         limits.no_such_limit = 64
