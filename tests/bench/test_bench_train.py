@@ -94,6 +94,7 @@ def measured(path, *words: str) -> dict[tuple[str, str, str], dict]:
     return {(row["name"], row["provider"], row["unit"]): row for row in rows}
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # timm's processes, from one with threads
 def test_train_beside_timm_on_the_same_files(tmp_path):
     folder = image_folder(tmp_path / "images", 9)

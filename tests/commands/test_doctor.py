@@ -252,6 +252,7 @@ def test_the_oldest_torch_is_that_of_the_package():
 # ---- probes ----
 
 
+@pytest.mark.long
 def test_functions_that_go_wrong_in_a_process_of_their_own():
     functions = ("fine", "raises", "leaves", "crashes", "prints", "ends", "hangs", "fine")
     asked = {f"{k} {name}": getattr(probing, name) for k, name in enumerate(functions)}

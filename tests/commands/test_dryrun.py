@@ -120,6 +120,7 @@ def seen():
     return set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", COLUMNS)
 def test_every_column(empty, monkeypatch, capsys, seen, name):
     cfg = config.load(CONFIGS / f"{name}.yaml")

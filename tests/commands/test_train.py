@@ -126,6 +126,7 @@ def launch(*words: str, processes: int = 2) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.long
 def test_two_processes_equal_one(folder):
     """Without batch statistics and mixing, the gradient over two processes is that of the one big batch."""
     words = ("mix=vanilla", "model.name=test_vit", "model.args.img_size=32", "epochs=1")
@@ -270,6 +271,7 @@ def test_erasing_changes_training_inputs_inside_its_rectangles_and_validation_no
         assert torch.equal(task.batch(images, labels).mix(), plain)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns(folder, precision):
     assert run("mix=vanilla", f"precision={precision}", "epochs=6", "out=a", "optim.lr=0.2") == 0

@@ -220,6 +220,7 @@ def replays(step_of=CapturedStep, mix: str = "mixup", *words: str, steps: int = 
     return side.records, losses
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "mix, words",
     [(mix, ()) for mix in PLAIN if mix not in ("by batch", "two banks")]

@@ -44,6 +44,7 @@ def test_work_for_all_samples_at_once_is_not():
     assert not growth(lambda n: (torch.ones(n, 3).sum(), np.arange(n).sum(), [k for k in range(5)]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", MIXERS)
 def test_a_step_does_not_grow(name, device, teacher):

@@ -62,7 +62,7 @@ def on_the_host(loader) -> list[tuple]:
 
 @EVERY
 @pytest.mark.parametrize("train", [True, False], ids=["train", "val"])
-@pytest.mark.parametrize("kind", ["beton", "folder"])
+@pytest.mark.parametrize("kind", ["beton", pytest.param("folder", marks=pytest.mark.long)])
 def test_late_copies_change_no_pixel(kind, train, every, sources, late):
     given = [loader(kind, sources[kind], train, device) for device in ("cuda", "cpu")]
     assert equal(seen(given[0], late, every), on_the_host(given[1]))

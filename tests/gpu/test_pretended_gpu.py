@@ -27,6 +27,7 @@ def check(name: str, *words: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.long
 def test_planted_faults_are_found():
     check("planted_check")
 

@@ -28,9 +28,9 @@ def test_one_case_of_each_kernel_equals_the_reference():
     script("interpreter_check.py", "--first", TRITON_INTERPRET="1")
 
 
-def test_one_build_of_each_kernel_compiles_without_spills():
+def test_a_build_of_a_kernel_compiles_without_spills():
     pytest.importorskip("triton")
-    script("aot_check.py", "--first")
+    script("aot_check.py", "--first", "mix", "gridcut")
 
 
 @pytest.mark.long

@@ -134,6 +134,7 @@ def test_a_step_is_the_head_of_aligned_features(name):
         assert torch.equal(found.targets.weights, expected.weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_at_the_ends_of_lam_a_step_is_a_plain_one(name):

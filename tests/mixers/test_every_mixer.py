@@ -116,6 +116,7 @@ def test_half_precision_is_finite(name, teacher):
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in task.model.parameters())
 
 
+@pytest.mark.long
 @every
 @pytest.mark.parametrize("n, size", [(5, (64, 64)), (3, (64, 96)), (2, (96, 64))], ids=str)
 def test_odd_batches_and_images_that_are_not_square(name, n, size, teacher):

@@ -259,6 +259,7 @@ def test_weights_that_go_against_the_losses_are_not_averaged(row, mixer):
         assert found < (each.mean(0) * targets.weights.mean(0)).sum().item() - 1e-3
 
 
+@pytest.mark.long
 @every_asked
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_is_finite_and_every_weight_gets_its_gradient(row, mixer, dtype):
@@ -276,6 +277,7 @@ def test_half_precision_is_finite_and_every_weight_gets_its_gradient(row, mixer,
         check_plan(decided(mixer, batch, model), batch, row)
 
 
+@pytest.mark.long
 @every
 @pytest.mark.parametrize("value", [0, 255, None], ids=["black", "white", "one colour each"])
 def test_images_of_one_colour_have_a_defined_result(row, mixer, value):

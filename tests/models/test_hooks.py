@@ -53,6 +53,7 @@ def test_installed_hooks_change_nothing(backbone):
     assert torch.equal(model(x), expected)
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_features_are_what_the_head_gets(backbone):
     (model, x), given = backbone, []
@@ -116,6 +117,7 @@ def test_a_compiled_model_has_one_graph_for_each_armed_site(name, found):
     torch._dynamo.reset()
 
 
+@pytest.mark.long
 @torch.no_grad()
 def test_a_site_that_a_compiled_model_does_not_know_is_right_too():
     model, x, two = make("test_resnet"), images(2, 32, 32), torch.tensor(2.0)

@@ -47,6 +47,7 @@ def test_every_backbone_has_its_sites(name):
     assert [site for site in found if site != "stem"] == names
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in TOKENS])
 @torch.no_grad()
 def test_the_stem_is_a_map_of_the_whole_image(name):

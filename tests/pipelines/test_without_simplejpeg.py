@@ -68,6 +68,7 @@ def test_a_synthetic_run_trains(without, stored):
     assert "done: top-1" in done.stdout + done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["beton", "resident"])
 def test_raw_pixels_are_read(kind, without, stored):
     done = without(f"""
@@ -80,6 +81,7 @@ print([tuple(images.shape) for images, _, _ in loader.epoch(0)])
     assert done.stdout == f"{[(4, 32, 32, 3)] * 3}\n"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "main, source, words",
     [
