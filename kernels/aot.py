@@ -35,11 +35,7 @@ class Build:
 
     def sass(self) -> str:
         """The machine code, disassembled; takes half a second."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "kernel.cubin")
-            path.write_bytes(self.cubin)
-            command = [triton.knobs.nvidia.cuobjdump.path, "-sass", path]
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return _cuobjdump("-sass", self.cubin)
 
     @property
     def within_limits(self) -> bool:
@@ -56,9 +52,8 @@ class Build:
 def build(target: Target, architecture: int) -> Build:
     """Compiles a target for sm_<architecture>. Raises ValueError where Triton cannot."""
     built = compile_for(target, architecture)
-    ptx, shared = built.asm["ptx"], built.metadata.shared
-    resources = _resources(ptx, architecture)
-    return Build(target, architecture, *resources, shared, _widest(ptx, "ld"), _widest(ptx, "st"), built.asm["cubin"])
+    ptx, cubin, shared = built.asm["ptx"], built.asm["cubin"], built.metadata.shared
+    return Build(target, architecture, *_resources(cubin), shared, _widest(ptx, "ld"), _widest(ptx, "st"), cubin)
 
 
 def compile_for(target: Target, architecture: int):
@@ -81,17 +76,18 @@ def _source(target: Target):
     return ASTSource(target.kernel, signature, constants, {(k,): [["tt.divisibility", 16]] for k in pointers})
 
 
-def _resources(ptx: str, architecture: int) -> tuple[int, int]:
-    """Registers a thread and bytes spilled."""
-    from triton.backends.nvidia.compiler import get_ptxas
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers a thread, and bytes of its stack, where what does not fit is spilled: of the machine code itself."""
+    used = _cuobjdump("-res-usage", cubin)
+    return int(re.search(r"REG:(\d+)", used)[1]), int(re.search(r"STACK:(\d+)", used)[1])
 
+
+def _cuobjdump(what: str, cubin: bytes) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.ptx")
-        path.write_text(ptx)
-        name = re.search(r"\.target (\w+)", ptx)[1]
-        command = [get_ptxas(architecture).path, "-v", f"--gpu-name={name}", path, "-o", path.with_suffix(".cubin")]
-        log = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return int(re.search(r"Used (\d+) reg", log)[1]), sum(map(int, re.findall(r"(\d+) bytes spill", log)))
+        path = Path(folder, "kernel.cubin")
+        path.write_bytes(cubin)
+        command = [triton.knobs.nvidia.cuobjdump.path, what, path]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _widest(ptx: str, operation: str) -> int:

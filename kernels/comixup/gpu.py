@@ -143,9 +143,9 @@ def comixup_kernel(
 
 
 def blocks(m: int, n: int) -> dict[str, int]:
-    """The kernel's N and L, and warps enough for 4 costs a thread."""
+    """The kernel's N and L, and warps for 2 costs a thread, up to 16: 4 of few blocks would not fit everywhere."""
     blocks = dict(N=1 << (n - 1).bit_length(), L=1 << (m + 2).bit_length())
-    return blocks | dict(num_warps=min(16, max(1, blocks["N"] * blocks["L"] // 128)))
+    return blocks | dict(num_warps=min(16, max(1, blocks["N"] * blocks["L"] // 64)))
 
 
 def _target(name: str, m: int, n: int) -> Target:

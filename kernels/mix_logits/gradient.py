@@ -74,9 +74,7 @@ def mix_logits_grad_kernel(
     own, other = images + start, images + partner.to(tl.int64) * (H * W * 3)
     grid = logits + sample * (ROWS * COLUMNS)
     scale = tl.where(c == 0, scale0, tl.where(c == 1, scale1, scale2))
-    # A pixel's share of the gradients of the sums goes with its first channel.
-    with_s = tl.where(c == 0, tl.load(grad_s + sample), 0.0)
-    with_s2 = tl.where(c == 0, 2 * tl.load(grad_s2 + sample), 0.0)
+    with_s, with_s2 = tl.load(grad_s + sample), 2 * tl.load(grad_s2 + sample)
     if BILINEAR:
         first = tl.maximum(((2 * row - 1) * H - ROWS) // (2 * ROWS), 0)
         last = tl.minimum(((2 * row + 3) * H + ROWS - 1) // (2 * ROWS), H)
@@ -96,7 +94,10 @@ def mix_logits_grad_kernel(
             a = erased(a, boxes, fill, sample, place, valid, W)
             b = erased(b, boxes, fill, partner, place, valid, W)
         s = tl.sigmoid(upsampled(grid, y, x, valid, H, W, ROWS, COLUMNS, BILINEAR))
-        part = s * (1 - s) * (g * (b - a) * scale + with_s + with_s2 * s)
+        # A pixel's share of the gradients of the sums goes with its first channel. Chosen here, row by row: before the
+        # loop it would take registers that not every GPU has left.
+        of_sums = tl.where(c == 0, with_s2 * s, 0.0)
+        part = s * (1 - s) * (g * (b - a) * scale + tl.where(c == 0, with_s, 0.0) + of_sums)
         if BILINEAR:
             top, down = around(y, H, ROWS)
             bottom = tl.minimum(top + 1, ROWS - 1)

@@ -52,7 +52,7 @@ def transport_kernel(
 
 def lanes(grid: tuple[int, int]) -> dict[str, int]:
     n = 1 << (grid[0] * grid[1] - 1).bit_length()
-    return dict(N=n, R=1 << (max(grid) - 1).bit_length(), J=min(n, 8))
+    return dict(N=n, R=1 << (max(grid) - 1).bit_length(), J=min(n, 4))
 
 
 def warps(grid: tuple[int, int]) -> int:

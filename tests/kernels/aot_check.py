@@ -5,7 +5,7 @@ uses more registers than its target allows, or has narrower memory accesses than
 build of all is made for every generation, the others for sm_90; --first: the first build of each kernel, for sm_90.
 --instructions counts them, which takes half a second each: those for an element that a thread writes, or "loops or
 jumps" where there is no such number; where there are branches, those of the longest way.
-Must run without TRITON_INTERPRET.
+Must run without TRITON_INTERPRET. PYTHONPATH can put another Triton before the installed one (CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import sys
 import tempfile
 
 os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="aot"))
+
+import triton
 
 from fastmix.bench.sass import per_element
 from fastmix.kernels import KERNELS, kernel
@@ -26,7 +28,7 @@ def main() -> int:
     names = [word for word in sys.argv[1:] if not word.startswith("--")]
     heads = ["kernel", "architecture", "registers", "spilled", "widest load", "widest store", "shared memory"]
     heads += ["instructions an element"] * counted
-    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
+    print(f"Triton {triton.__version__}\n\n| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     wrong = []
     chosen = [kernel(name) for name in KERNELS if not names or name in names]
     targets = [target for module in chosen for target in (module.AOT[:1] if first else module.AOT)]

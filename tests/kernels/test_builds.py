@@ -40,6 +40,12 @@ def test_every_case_of_each_kernel_equals_the_reference():
 
 
 @pytest.mark.long
+def test_the_fullest_kernels_fit_the_registers_of_every_generation():
+    pytest.importorskip("triton")
+    script("aot_check.py", "transport", "comixup", "mix_logits_grad", "sinkhorn")
+
+
+@pytest.mark.long
 def test_every_build_of_each_kernel_compiles_without_spills():
     pytest.importorskip("triton")
     assert all(kernel(name).AOT for name in KERNELS)
