@@ -111,6 +111,7 @@ def test_train_beside_timm_on_the_same_files(tmp_path):
     assert not multiprocessing.active_children(), "timm's processes end with their turn"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loading", [0.0, 0.75])
 def test_a_slow_loader_shows_as_waiting(tmp_path, monkeypatch, loading):
     """The whole command, under the clock of a machine whose steps take a quarter of a second."""

@@ -23,6 +23,7 @@ def test_what_a_process_does_to_itself_ends_none_of_the_rest():
     assert first != last and not found["two"][1]  # a new process took over
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cutmix", "attentivemix", "transmix"])
 def test_a_method_that_trains_is_right(name):
     [(way, precision, trouble, seconds)] = proof.ways(name, "cpu", 2)

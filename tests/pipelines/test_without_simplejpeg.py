@@ -60,6 +60,7 @@ def test_every_module_imports(without):
     assert done.stdout == "False False\n" and len(names) > 100
 
 
+@pytest.mark.long
 def test_a_synthetic_run_trains(without, stored):
     data = ["data.loader=synthetic", "data.train=n=40&classes=10", "data.val=n=20&classes=10"]
     main = "from fastmix.train import main; sys.exit(main(sys.argv[1:]))"
