@@ -44,7 +44,7 @@ def _on_gpu() -> list[Part]:
     loading = "loader", "--only", "fastmix beton, exact", "--modes", "rrc", "--rounds", "3", "--label"
     loaders = tuple(on(*loading, f"{n} threads", "--workers", str(n), "--rows", str(500 * n)) for n in (1, 4, 8, 16))
     return [
-        Part("doctor", 0.1, (("fastmix.doctor", "--json"),)),
+        Part("doctor", 0.3, (("fastmix.doctor", "--json"),)),
         Part("proof", 1.0, (on("proof"),), proof=True),
         Part("kernels", 1.0, (on("kernels"),), proof=True),
         Part("rates", 0.1, (on("rates"),)),
@@ -55,7 +55,7 @@ def _on_gpu() -> list[Part]:
         Part("floor", 0.2, (bench("floor", "--models", "resnet50", "--gpu", "a100", "h100", "h200", "b200"),)),
         Part("step", 0.5, (on(*step, *METHODS), on(*step, *METHODS, "--cuda-graph"))),
         Part("step, compiled", 2.1, tuple(on(*step, name, "--compile", "default") for name in METHODS)),
-        Part("loader", 0.6, loaders, needs="simplejpeg"),
+        Part("loader", 0.4, loaders, needs="simplejpeg"),
         Part("quickstart", 0.9, (on("quickstart"),), proof=True, needs="simplejpeg"),
     ]
 
@@ -70,9 +70,9 @@ def _on_cpu() -> list[Part]:
     loading = "loader", "shapes:train?n=100&size=64", "--size", "32", "--batch", "20", "--rows", "100", "--rounds", "1"
     loading += "--only", "fastmix beton, exact", "--modes", "rrc", "--label"
     return [
-        Part("doctor", 0.1, (("fastmix.doctor", "--json"),)),
-        Part("proof", 1.0, (on("proof", "--steps", "1", "--processes", "2"),), proof=True),
-        Part("kernels", 0.4, (on("kernels", "--first", "--processes", "2"),), proof=True),
+        Part("doctor", 0.35, (("fastmix.doctor", "--json"),)),
+        Part("proof", 0.9, (on("proof", "--steps", "1", "--processes", "2"),), proof=True),
+        Part("kernels", 0.3, (on("kernels", "--first", "--processes", "2"),), proof=True),
         Part("rates", 0.05, (on("rates", *few),)),
         Part("mix", 0.12, (on("mix", *tiny, "--dtype", "fp32", "--allocator", "default"),)),
         Part("crop", 0.08, (on("crop", *tiny),)),
@@ -81,5 +81,5 @@ def _on_cpu() -> list[Part]:
         Part("floor", 0.08, (bench("floor", "--models", "test_resnet", "--batch", "4", "--size", "32"),)),
         Part("step", 0.13, (on(*step, *tiny),)),
         Part("loader", 0.17, (on(*loading, "2 threads", "--workers", "2"),), needs="simplejpeg"),
-        Part("quickstart", 0.7, (on("quickstart"),), proof=True, needs="simplejpeg"),
+        Part("quickstart", 0.65, (on("quickstart"),), proof=True, needs="simplejpeg"),
     ]
