@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fastmix.kernels._triton import INTERPRETED
 from fastmix.kernels.sinkhorn.cases import CASES
-from fastmix.kernels.sinkhorn.gpu import AOT, program_shape, sinkhorn_kernel
+from fastmix.kernels.sinkhorn.gpu import AOT, REGISTERS, program_shape, sinkhorn_kernel
 from fastmix.kernels.sinkhorn.reference import DTYPES, FINISHES, MOST, reference
 
 __all__ = ["AOT", "CASES", "DTYPES", "ULPS", "reference", "sinkhorn"]
@@ -68,6 +68,6 @@ def _rows_last(cost: Tensor, eps: float, iterations: int, factor: float) -> Tens
     with torch.cuda.device_of(cost):
         sinkhorn_kernel[(samples,)](
             cost, plan, -math.log2(math.e) / eps, math.log2(n / m), factor, n, m, iterations,
-            N=rows, M=columns, num_warps=warps,
+            N=rows, M=columns, num_warps=warps, maxnreg=REGISTERS,
         )  # fmt: skip
     return plan
