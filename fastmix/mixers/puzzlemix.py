@@ -128,20 +128,29 @@ class PuzzleMix(GradientMixer):
         self.neighbours = whole(self.name, "neighbours", neighbours)
         self.t_size = None if t_size is None else whole(self.name, "t_size", t_size)
         self.transport = transport
+        self.unseen = True
 
     def plan(self, batch: Batch, gradient: Tensor) -> Plan:
         device, rng = batch.images.device, batch.rng
         b = int(rng.choice(self.blocks))
         partner = send(self.pair(batch), device)
         share = send(rng.beta(self.alpha, self.alpha, self.draws(batch)).astype(np.float32), device)
+        if device.type == "cuda" and self.unseen:  # a grid needs builds of its own: seconds, of the first step alone
+            for grid in self.blocks:
+                self.on_grid(batch.images, gradient, partner, share, grid)
+            self.unseen = False
+        return self.on_grid(batch.images, gradient, partner, share, b)
 
+    def on_grid(self, images: Tensor, gradient: Tensor, partner: Tensor, share: Tensor, b: int) -> Plan:
+        """The plan on b x b blocks, for partner i32 [B] and share f32 [B] or [1], the p of the images."""
+        device, batch, size = images.device, len(images), tuple(images.shape[1:3])
         own = saliency(gradient, (b, b))
-        differences = borders(batch.images, partner, b, self.neighbours)
+        differences = borders(images, partner, b, self.neighbours)
         other = own[partner.long()]
         terms = energy_terms(own, other, share, *differences, self.labels, self.beta, self.gamma, self.eta)
         mask = 1 - gridcut(*terms) / (self.labels - 1)
 
-        grid = self.places(batch.size, b)
+        grid = self.places(size, b)
         if grid != (b, b):
             y, x = (torch.arange(cells, device=device) * b // cells for cells in grid)
             mask, own = mask[:, y[:, None], x], saliency(gradient, grid)
@@ -152,8 +161,8 @@ class PuzzleMix(GradientMixer):
             second = transport(other.flatten(1), mask < 1, grid, self.t_eps)
         else:
             first = second = torch.arange(n, dtype=torch.int32, device=device)
-        image = torch.arange(len(batch), dtype=torch.int32, device=device)
-        return Plan.block(partner, image[:, None] * n + first, partner[:, None] * n + second, mask, grid, batch.size)
+        image = torch.arange(batch, dtype=torch.int32, device=device)
+        return Plan.block(partner, image[:, None] * n + first, partner[:, None] * n + second, mask, grid, size)
 
     def places(self, size: tuple[int, int], b: int) -> tuple[int, int]:
         """The grid of places between which cells move."""

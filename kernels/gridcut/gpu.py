@@ -143,4 +143,5 @@ def _target(exact: bool, labels: int, side: int, registers: int) -> Target:
     return Target(name, kernel, types, constants, registers, 4, 4, fused=False, num_warps=warps)
 
 
-AOT = [_target(True, 3, 4, 64), _target(False, 3, 16, 64)]
+# Triton 3.4 takes 166 registers for the small grids, later ones 56: a batch is two programs a multiprocessor, so be it.
+AOT = [_target(True, 3, 4, 168), _target(False, 3, 16, 64)]
