@@ -84,7 +84,7 @@ def test_a_proof_that_crashes_is_a_failure(writer, monkeypatch):
     assert played(monkeypatch, [Part("part", 1, (("no_such_module",),), proof=True)])[0] == 1
 
 
-def test_a_part_leaves_its_time_to_those_after_it(writer, monkeypatch):
+def test_a_part_leaves_its_time_to_those_after_it_and_may_take_some_of_theirs(writer, monkeypatch):
     limits = []
 
     def run(words, limit, log, env):
@@ -94,7 +94,14 @@ def test_a_part_leaves_its_time_to_those_after_it(writer, monkeypatch):
     monkeypatch.setattr(limited, "run", run)
     played(monkeypatch, [Part("a", 1, (("x",),)), Part("b", 1, (("x",),)), Part("c", 2, (("x",),))])
     whole = 60 - card.SLACK
-    assert limits == pytest.approx([whole / 4, whole / 3, whole], abs=4)  # seconds, on a busy machine
+    kept = [0.6 * whole * 3 / 4, 0.6 * whole * 2 / 3, 0]  # of what would be left for those after it
+    assert limits == pytest.approx([whole - later for later in kept], abs=4)  # seconds, on a busy machine
+
+
+def test_a_part_takes_no_more_than_three_times_its_own():
+    schedule = [Part("a", 1, ()), Part("b", 9, ())]
+    assert card.limit(schedule, 60.0) == pytest.approx(3 * 6)
+    assert card.limit(schedule[1:], 60.0) == pytest.approx(60)
 
 
 def test_ctrl_c_leaves_what_is_there_and_no_process(writer, monkeypatch, tmp_path):
