@@ -17,6 +17,7 @@ from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
+from fastmix.models.info import KEY, Info
 from fastmix.runs import run_folder
 
 
@@ -49,6 +50,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
     if lead:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
+        files.write_text(folder / "model.json", described(cfg, data.class_names).text + "\n")
         (folder / "versions.json").write_text(json.dumps(run_folder.versions(), indent=1) + "\n", encoding="utf-8")
     if lead and state.step == 0:
         picture.first_batch(task, data, folder / "first_batch.png")
@@ -70,7 +72,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
         distributed.close()
     if not lead:
         return ""
-    export(folder / "model.safetensors", ema.module if ema else model)
+    export(folder / "model.safetensors", ema.module if ema else model, described(cfg, data.class_names))
     seconds, images = time.perf_counter() - began, (state.step - first) * cfg.batch_total
     score = state.result["ema_top1" if ema else "top1"]
     return (
@@ -88,9 +90,18 @@ def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None
             net.compile(mode=cfg.model.compile)
 
 
-def export(path: Path, model: nn.Module) -> None:
-    """The weights alone, as timm loads them; atomic."""
+def described(cfg: Config, classes: list[str]) -> Info:
+    """The model that a run trains, as one must know it to use it."""
+    data, names = cfg.data, [str(k) for k in range(cfg.model.classes)]
+    seen = {"size": data.val_size or data.size, "resize": data.val_resize, "interpolation": data.interpolation}
+    names[: len(classes)] = classes
+    return Info(cfg.model.name, names, **seen, mean=data.mean, std=data.std, args=cfg.model.args)
+
+
+def export(path: Path, model: nn.Module, info: Info) -> None:
+    """The weights alone, as timm loads them, and in the file's metadata what the model is; atomic."""
     from safetensors.torch import save_file
 
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with files.whole(path) as part:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, part)
+        save_file(weights, part, metadata={KEY: info.text})
