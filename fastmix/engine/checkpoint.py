@@ -18,6 +18,8 @@ class State:
     Every random choice is a function of (seed, step), so no generator's state is stored.
     """
 
+    LAST = "last.pt"
+
     def __init__(self, folder: Path, cfg: Config, parts: dict):
         """parts: name -> object with state_dict() and load_state_dict(): task, optimiser, scaler, EMA."""
         self.folder, self.cfg, self.parts = folder, cfg, parts
@@ -30,18 +32,25 @@ class State:
 
     @property
     def last(self) -> Path:
-        return self.folder / "last.pt"
+        return self.folder / self.LAST
 
     def record(self, loss: torch.Tensor) -> None:
         """Adds a step's (or part's) loss to the meter, without a host sync."""
         bad = ~torch.isfinite(loss) & (self.meter[2] == 0)
         self.meter += torch.stack([loss.float(), torch.ones_like(loss, dtype=torch.float32), bad * (self.step + 1.0)])
 
-    def save(self, name: str = "last.pt") -> None:
+    def save(self, name: str = LAST) -> None:
         """Writes the run to the folder; a reader never sees half a file."""
         content = {name: part.state_dict() for name, part in self.parts.items()}
         content["run"] = {name: getattr(self, name) for name in RESTORED} | {"config": to_tree(self.cfg)}
         files.write_torch(self.folder / name, content)
+
+    def keep(self, epoch: int) -> None:
+        """Keeps the run as it is after this epoch, and no more of these than `keep` of the config says."""
+        if self.cfg.keep:
+            self.save(f"epoch_{epoch:04}.pt")
+            for old in sorted(self.folder.glob("epoch_*.pt"))[: -self.cfg.keep]:
+                old.unlink()
 
     def restore(self) -> None:
         """Continues from last.pt. Raises ValueError for a damaged file or one of another config."""

@@ -13,6 +13,7 @@ from fastmix.engine.ema import Ema
 from fastmix.engine.evaluate import evaluate
 from fastmix.engine.loaders import resolution
 from fastmix.engine.log import Clock, Log
+from fastmix.engine.phases import Phases
 from fastmix.engine.precise_bn import precise_bn
 from fastmix.engine.step import Step
 from fastmix.engine.task import Task
@@ -22,7 +23,7 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
     """Runs the remaining steps of `state`; returns early when `state.stop` is set, with everything saved."""
     device, epoch_steps = data.device, len(data)
     steps, kind = cfg.epochs * epoch_steps, CapturedStep if cfg.cuda_graph else Step
-    take = kind(cfg, task, opt, scaler, epoch_steps, ema)
+    phases, take = Phases(cfg, task), None
     clock, state.meter = Clock(), state.meter.to(device)
     while not state.stop:
         epoch, first = divmod(state.step, epoch_steps)
@@ -35,6 +36,12 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             state.save()
         if state.step == steps:
             break
+        changed = phases.enter(epoch)
+        for line in changed:
+            log.say(line)
+        if changed or take is None:
+            take = None  # before the next one wraps the same parameters
+            take = kind(cfg, task, opt, scaler, epoch_steps, ema)
         task.train()
         clock.read()
         for images, labels, _ in clock.waiting(data.epoch(epoch, first, resolution(cfg, epoch))):
@@ -83,5 +90,7 @@ def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: in
     average = f" (average {result['ema_top1']:.2f} %)" if ema else ""
     log.say(f"epoch {epoch}: top-1 {result['top1']:.2f} %{average}, best {state.best:.2f} %")
     state.validated, state.result = epoch, result
-    if is_best and rank() == 0:
-        state.save("best.pt")
+    if rank() == 0:
+        if is_best:
+            state.save("best.pt")
+        state.keep(epoch)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from fastmix import distributed, files, mixers, models
+from fastmix import distributed, files, mixers
 from fastmix.config import Config, dump
 from fastmix.engine import captured_step, loaders, loop, optim, picture
 from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
+from fastmix.models import pretrained, seen
 from fastmix.models.info import KEY, Info
 from fastmix.runs import run_folder
 
@@ -27,30 +30,35 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
     Returns what was reached, as a line; empty where the run was stopped, and on all processes but the first. Raises
     FloatingPointError where the loss is not finite, ValueError for what cannot be trained.
     """
-    device = distributed.init(cfg.device)
+    device, cfg = distributed.init(cfg.device), seen.resolved(cfg)
     cfg.precision = precision(cfg.precision, device)
     mixer = mixers.build(cfg.mix, cfg.mixers)
     data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
     cfg.model.classes = loaders.classes(cfg, data, val)
-    model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
+    cfg.loss.class_weights = class_weights(cfg.loss.class_weights, data.labels, cfg.model.classes)
+    folder, info = run_folder.choose(cfg, name, resume), described(cfg, data.class_names)
+    resumed = resume and (folder / State.LAST).exists()
+    begun = replace(cfg.model, weights="" if resumed else cfg.model.weights)
+    model, told = pretrained.build(begun, info.classes, cfg.seed, device)
     task = Task(model, mixer, cfg).to(device)
+    if cfg.model.unfreeze is None:
+        task.frozen.set(thawed=False)
     opt = optim.build(cfg.optim, model, mixer.param_groups())
     if cfg.cuda_graph:
         captured_step.check(cfg, mixer, opt, device)
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
     ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps) if cfg.ema.decay else None
 
-    folder = run_folder.choose(cfg, name, resume)
     parts = {"task": task, "opt": opt, "scaler": scaler} | ({"ema": ema.module} if ema else {})
     state = State(folder, cfg, parts)
-    if resume and state.last.exists():
+    if resumed:
         state.restore()
     steps, lead = cfg.epochs * len(data), distributed.rank() == 0
     distributed.barrier()  # all processes have looked for a free folder
     if lead:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
-        files.write_text(folder / "model.json", described(cfg, data.class_names).text + "\n")
+        files.write_text(folder / "model.json", info.text + "\n")
         (folder / "versions.json").write_text(json.dumps(run_folder.versions(), indent=1) + "\n", encoding="utf-8")
     if lead and state.step == 0:
         picture.first_batch(task, data, folder / "first_batch.png")
@@ -62,6 +70,8 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
     log, began, first = Log(folder / "log.jsonl", steps, state.step, lead), time.perf_counter(), state.step
     what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {data.n} images, {cfg.epochs} epochs"
     log.say(f"{name}: {what}, {cfg.precision} on {device.type} -> {folder}")
+    for line in told + ([task.frozen.text] if cfg.model.freeze else []):
+        log.say(line)
     try:
         loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
         if state.stop:
@@ -72,13 +82,27 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
         distributed.close()
     if not lead:
         return ""
-    export(folder / "model.safetensors", ema.module if ema else model, described(cfg, data.class_names))
+    export(folder / "model.safetensors", ema.module if ema else model, info)
     seconds, images = time.perf_counter() - began, (state.step - first) * cfg.batch_total
     score = state.result["ema_top1" if ema else "top1"]
     return (
         f"done: top-1 {score:.2f} % (best {state.best:.2f} %) after {cfg.epochs} epochs, {seconds:.0f} s, "
         f"{images / seconds:.0f} images/s -> {folder}"
     )
+
+
+def class_weights(asked: str | list[float], labels: np.ndarray, classes: int) -> str | list[float]:
+    """The factors of the classes in the loss, of a config's `loss.class_weights`: "none" or a list.
+
+    balanced: images / classes / images of the class, of the classes that have images, so that their mean over the
+    images is 1. Raises ValueError for a list of another length.
+    """
+    if asked == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        return [len(labels) / max(1, (counts > 0).sum()) / n if n else 1.0 for n in counts.tolist()]
+    if isinstance(asked, list) and len(asked) != classes:
+        raise ValueError(f"loss.class_weights has {len(asked)} values; there are {classes} classes")
+    return asked
 
 
 def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None:

@@ -13,7 +13,7 @@ from fastmix import config, distributed, mixers, models
 from fastmix.engine import imagenet_real, loaders, per_class
 from fastmix.engine.evaluate import predict
 from fastmix.engine.task import Task, precision
-from fastmix.models import weights
+from fastmix.models import seen, weights
 from fastmix.runs import run_folder
 
 
@@ -55,14 +55,9 @@ def of_timm(name: str, file: str, words: list[str], interpolation: str | None = 
 
     cropped: the user says how images are resized and cropped. Raises ValueError.
     """
-    with torch.device("meta"):
-        own = models.build(config.Model(name), 1000, device="meta").pretrained_cfg
-    if own.get("crop_mode", "center") != "center" and not cropped:
-        raise ValueError(f"{name} was made for crop_mode {own['crop_mode']!r}; choose a --resize or --crop-pct")
-    size = (own.get("test_input_size") or own["input_size"])[-1]
-    data = {"size": own["input_size"][-1], "val_size": size, "mean": list(own["mean"]), "std": list(own["std"])}
-    data |= {"val_resize": math.floor(size / (own.get("test_crop_pct") or own["crop_pct"]))}
-    data |= {"interpolation": interpolation or own["interpolation"]}
+    own = seen.trained(name)
+    data = seen.as_trained(own, name, cropped)
+    data["interpolation"] = interpolation or data["interpolation"]
     model = {"name": name} | ({"classes": own["num_classes"]} if file == "timm" else {})
     cfg = config.from_tree(config.over({"data": data, "model": model}, words), name)
     if file == "timm":

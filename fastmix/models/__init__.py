@@ -32,7 +32,7 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
             model = timm.create_model(cfg.name, num_classes=classes, **cfg.args)
         except TypeError as error:
             raise ValueError(f"model {cfg.name}: {error}") from None
-        if not (cfg.args.get("pretrained") or cfg.args.get("checkpoint_path")):
+        if not (cfg.weights or cfg.args.get("pretrained") or cfg.args.get("checkpoint_path")):
             _initialise(model)
     if cfg.sync_bn and world() > 1:
         if torch.device(device).type != "cuda":
@@ -54,6 +54,14 @@ def to_size(model: nn.Module, size: int, name: str) -> None:
             model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} cannot see images of {size} pixels ({error})") from None
+
+
+def classifier(model: nn.Module) -> list[str]:
+    """Names of the parameters that make logits of features."""
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, (tuple, list)) else (heads,)
+    own = {id(p) for head in heads if isinstance(head, nn.Module) for p in head.parameters()}
+    return [name for name, p in model.named_parameters() if id(p) in own]
 
 
 def load_timm():

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
-KEY = "model"
+KEY = "fastmix_model"
 """Of the metadata that safetensors and ONNX files carry; the value is `text`."""
 
 

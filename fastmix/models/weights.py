@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastmix.files import read_torch
 from fastmix.models import load_timm
+from fastmix.models.info import KEY, Info, from_text
 
 KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 """Where timm's checkpoints, and those like them, keep the average and the weights themselves."""
@@ -18,22 +19,30 @@ KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 
 @dataclass
 class Weights:
-    """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree."""
+    """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree.
+
+    classes: names, where the file or the run folder around it tells them.
+    """
 
     sets: dict[str, dict[str, Tensor]]
     config: dict | None = None
+    classes: list[str] | None = None
 
 
 def read(path: Path) -> Weights:
     """The weights in a file. Nothing in it is run. Raises ValueError for one that is damaged or holds none."""
     if path.suffix == ".safetensors":
-        return Weights({"raw": _safetensors(path)})
+        tensors, info = _safetensors(path)
+        return Weights({"raw": tensors}, classes=info and info.classes)
     with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments as one
         content = read_torch(path)
     if isinstance(content, dict) and "run" in content and "task" in content:
         task = content["task"].items()
         sets = {"raw": {name.removeprefix("model."): value for name, value in task if name.startswith("model.")}}
-        return Weights(sets | ({"ema": content["ema"]} if "ema" in content else {}), content["run"]["config"])
+        sets |= {"ema": content["ema"]} if "ema" in content else {}
+        info = path.with_name("model.json")
+        classes = from_text(info.read_text(encoding="utf-8"), info).classes if info.is_file() else None
+        return Weights(sets, content["run"]["config"], classes)
     sets = {}
     for kind, keys in KEYS.items():
         if key := next((key for key in keys if isinstance(content, dict) and content.get(key)), None):
@@ -55,13 +64,15 @@ def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:
         raise ValueError(f"{where}: the weights do not fit the model: {reason[:300]}") from None
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], Info | None]:
+    """The tensors, and what the model is, where the file says it."""
+    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    return tensors, from_text(told[KEY], path) if KEY in told else None

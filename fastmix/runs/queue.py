@@ -105,9 +105,7 @@ def _job(source: str, settings: tuple[str, ...], base: Path, varied: set[str]) -
 def _same(job: Job) -> None:
     """Raises ValueError where the folder's run has other settings, because the config file changed since."""
     theirs = config.load(job.folder / "config.yaml")
-    resolved = {"precision"} if job.cfg.precision == "auto" else set()
-    resolved |= {"model.classes"} if job.cfg.model.classes is None else set()
-    if keys := run_folder.departures(theirs, job.cfg, {*config.FREE_TO_CHANGE, *resolved}):
+    if keys := run_folder.departures(theirs, job.cfg, {*config.FREE_TO_CHANGE, *config.left_open(job.cfg)}):
         raise ValueError(
             f"{job.folder} holds a run of another config, these keys differ: {', '.join(keys)}; choose another --runs"
         )

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_model
 from torch import nn
 
 from fastmix import MIXERS, cli, config, convert, distributed, files, models, train, validate
-from fastmix.engine import imagenet_real, training
+from fastmix.engine import imagenet_real
 from fastmix.engine.evaluate import Predictions, evaluate, predict
 from fastmix.engine.per_class import as_csv, per_class
 from fastmix.engine.task import Task
@@ -184,7 +185,7 @@ def work(tmp_path_factory):
             for module in net.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.ones_(module.weight)
-        training.export(folder / "net.safetensors", net)
+        save_model(net, str(folder / "net.safetensors"))
         yield folder
 
 
