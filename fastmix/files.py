@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -23,6 +24,11 @@ def _escaped(c: str) -> str:
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else c.encode("unicode_escape").decode("ascii")
 
 
+def reason(error: Exception) -> str:
+    """Why a file could not be had, in one line and without its path."""
+    return (isinstance(error, OSError) and error.strerror) or " ".join(str(error).split()) or type(error).__name__
+
+
 def kind(mode: int) -> str | None:
     """What a file is that is no regular one, by its mode: "FIFO", "folder", ...; None for a regular file."""
     return None if stat.S_ISREG(mode) else KINDS.get(stat.S_IFMT(mode), "special file")
@@ -31,8 +37,7 @@ def kind(mode: int) -> str | None:
 def open_regular(path: str | Path) -> int:
     """A descriptor of a regular file, to read from.
 
-    Nothing else is opened: a FIFO would wait for ever, and a device may do anything. Raises ValueError for one, and
-    OSError.
+    Nothing else is opened: a FIFO would wait for ever, and a device may do anything. Raises OSError.
     """
     found = kind(os.stat(path).st_mode)
     if found is None:
@@ -41,15 +46,15 @@ def open_regular(path: str | Path) -> int:
         if found is None:
             return file
         os.close(file)
-    raise ValueError(f"{shown(path)}: a {found}, where a file is needed")
+    raise OSError(errno.EINVAL, f"a {found}, where a file is needed", str(path))
 
 
 def read(path: str | Path, most: int = MOST) -> bytes:
-    """The bytes of a regular file. Raises OSError, and ValueError for no regular file or one of more than `most`."""
+    """The bytes of a regular file. Raises OSError, also for one of more than `most` bytes."""
     with open(open_regular(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most:
-            raise ValueError(f"{shown(path)}: {size} bytes are more than the {most} that can be read")
+            raise OSError(errno.EFBIG, f"{size} bytes are more than the {most} that can be read", str(path))
         return file.readall()
 
 

@@ -61,6 +61,7 @@ class Dali(Loader):
         packed = is_packed(self.source)
         self.files = (Beton if packed else Folder)(self.source, 1, view=replace(self.view, decode="exact"), train=False)
         self.labels, self.class_names = self.files.labels, self.files.class_names
+        self.warnings = self.files.warnings
 
     def record(self, row: int) -> Record:
         return self.files.record(row)

@@ -65,6 +65,7 @@ class Resident(Loader):
         view = replace(self.view, decode="exact")
         self.files = (Beton if packed else Folder)(self.source, 1, view=view, train=False, workers=self.workers)
         self.labels, self.class_names = self.files.labels, self.files.class_names
+        self.warnings = self.files.warnings
         n = len(self.labels)
         self.heights, self.widths, self.missing = np.zeros(n, np.int64), np.zeros(n, np.int64), {}
         free = _free(self.device)

@@ -62,7 +62,8 @@ def scan(source: str | Path, classes: list[str] | None = None) -> Listing:
     warnings = list(listing.warnings)
     if len(listing.classes or set(listing.labels)) == 1:
         warnings.append(f"one class only: {(listing.classes or listing.labels)[0]}")
-    return listing._replace(warnings=[f"{shown(source)}: {line}" for line in warnings])
+    warnings = tuple(f"{shown(source)}: {line}" for line in warnings)
+    return listing._replace(passed=tuple(listing.passed), warnings=warnings)
 
 
 def with_jpegs(files: list[str]) -> bool:
