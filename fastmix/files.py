@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files that are read: regular ones only, without running their code."""
+"""Files that are written whole or not at all, and read as data: regular ones only, and none that brings code along."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from fastmix.pipelines.packing.pack import ordered, progress
 def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:
     """(rows, whether there were checksums to compare with) of a file that is intact.
 
-    Labels, sizes and offsets must be right, and every image must have its checksum and decode whole, without a complaint, to the size that is recorded for it.
+    Labels, sizes and offsets must be right, and every image must have its checksum and decode whole, without a
+    complaint, to the size that is recorded for it.
     workers: threads, default one a core. Raises ValueError with the first damaged row, the reason, and how many there
     are; FileNotFoundError for a missing file.
     """

@@ -1,4 +1,4 @@
-"""Labels: whole numbers from 0 to the number of classes - 1. They are checked here, when a file is opened or written."""
+"""Labels are whole numbers from 0 to the number of classes - 1: checked here, when a file is opened or written."""
 
 from __future__ import annotations
 

@@ -123,7 +123,9 @@ def _folders(source: Path, classes: list[str] | None) -> Listing:
         if name not in index:
             raise ValueError(f"{shown(folders[0])}: not one of the {len(index)} given classes")
         if len(folders) > 1:
-            warnings.append(f"one class '{name}' of {len(folders)} folders whose names differ in their Unicode form only")
+            warnings.append(
+                f"one class '{name}' of {len(folders)} folders whose names differ in their Unicode form only"
+            )
         images = [image for folder in folders for image in walk.images(folder, name)]
         empty += [name] * (not images)
         files += images

@@ -73,10 +73,10 @@ def pack(
 ) -> Packed:
     """Writes the images of a listing to the `.beton` file `out`.
 
-    max_resolution, max_pixels, quality, recompress: as in `images.encode`. jpeg_share: share of the rows stored as JPEG, chosen by
-    a hash of the row; the rest are raw pixels. seekable: put restart markers into JPEGs where `restarts.insert` can.
-    workers: threads, default one a core. verify: read the finished file back and compare every row with its source
-    before it gets its name.
+    max_resolution, max_pixels, quality, recompress: as in `images.encode`. jpeg_share: share of the rows stored as
+    JPEG, chosen by a hash of the row; the rest are raw pixels. seekable: put restart markers into JPEGs where
+    `restarts.insert` can. workers: threads, default one a core. verify: read the finished file back and compare every
+    row with its source before it gets its name.
 
     Raises ValueError if an image is damaged (unless skip_bad: it is left out), if `out` exists and overwrite is not
     set, or if the verification fails; OSError if writing fails. In all these cases no `.beton` is left.
@@ -110,7 +110,8 @@ def pack(
             file, why = packed.bad[0]
             raise ValueError(
                 f"{len(packed.bad)} of {total} images are damaged, first {file}: {why}; all are listed "
-                f"in {shown(bad_path(out))}; nothing was written" + ("" if skip_bad else " (--skip-bad leaves them out)")
+                f"in {shown(bad_path(out))}; nothing was written"
+                + ("" if skip_bad else " (--skip-bad leaves them out)")
             )
         part = writer.finish()
         if verify:

@@ -102,17 +102,16 @@ class Walk:
         if kind(info.st_mode):
             self.leave(entry)
             return False
-        first, its = self._taken.setdefault(_identity(info), (entry.path, label)) if info.st_ino else (entry.path, label)
+        own = entry.path, label
+        first, its = self._taken.setdefault(_identity(info), own) if info.st_ino else own  # 0: not told by its system
         if first == entry.path:
             return True
+        same = f"the same file as {shown(first)}"
         if its != label:
-            raise ValueError(
-                f"{shown(entry.path)}: the same file as {shown(first)}, which is of another class; remove one of the two"
-            )
-        self.passed.append(Passed(entry.path, REPEATED, f"the same file as {shown(first)}"))
+            raise ValueError(f"{shown(entry.path)}: {same}, which is of another class; remove one of the two")
+        self.passed.append(Passed(entry.path, REPEATED, same))
         return False
 
 
 def _identity(info: os.stat_result) -> tuple[int, int]:
     return info.st_dev, info.st_ino
-
