@@ -68,10 +68,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename is not None else ""
-        return f"{where}{error.strerror}"
-    return " ".join(str(error).split())
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes | os.PathLike) else ""
+        text = f"{where}{error.strerror}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,11 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from fastmix.files import reason
 from fastmix.pipelines import sampling
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.decode_crop import develop
+from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
 from fastmix.pipelines.view import View
 
@@ -45,15 +47,16 @@ class Loader:
              augmentation, Hoffer et al. 2019); 1: every image once
     workers  threads; None: this process's share of the cores (torchrun tells how many processes share them)
     device   where the batches go
-    bad      "raise", or "skip": a damaged image is left out of a training batch, which gets shorter, and marked invalid
-             in validation; `skipped` lists file, row and reason, once per encounter
+    bad      "raise", or "skip": a damaged image is replaced in a training batch (substitutes.py), and marked invalid in
+             validation; `skipped` lists file, row and reason, once per encounter
 
-    n int, classes int, class_names list[str], labels int64 [n] tell what is in it.
-    Raises ValueError for a training batch larger than the data set.
+    n int, classes int, class_names list[str], labels int64 [n] tell what is in it; warnings list[str] what looks odd.
+    Raises ValueError for no images, and for a training batch larger than the data set.
     """
 
     labels: ndarray
     class_names: list[str]
+    warnings: list[str] = []
 
     def __init__(
         self,
@@ -83,6 +86,8 @@ class Loader:
         self.skipped: list[str] = []
         self.open()
         self.n, self.classes = len(self.labels), len(self.class_names)
+        if not self.n:
+            raise ValueError(f"{source}: has no images")
         if train and batch * world > self.n:
             ranks = f" on each of {world} ranks" if world > 1 else ""
             raise ValueError(f"{source}: a batch of {batch}{ranks} is larger than the data set of {self.n} images")
@@ -107,7 +112,7 @@ class Loader:
             try:
                 found.append((row, *self.record(row)))
             except (OSError, ValueError) as error:
-                failed[k] = str(error)
+                failed[k] = reason(error)
         row, heights, widths, data, raw = zip(*found, strict=True) if found else [()] * 5
         numbers = [np.array(column, np.int64) for column in (row, heights, widths)]
         return [*numbers, np.array(raw, bool), data], failed
@@ -146,12 +151,13 @@ class Loader:
 
     def produce(self, view: View, epoch: int, first: int, entries: ndarray, valid: ndarray) -> Iterator[Delivery]:
         """The batches on the host, in order; a subclass whose decoder takes whole batches writes its own."""
+        substitutes = Substitutes(self, view, epoch)
         ring = [Slot(self.batch, view.size, self.device) for _ in range(AHEAD + 2)]
 
         def begin(step: int) -> tuple[Slot, list[Callable[[], list[str]]]]:
             slot = ring[step % len(ring)]
             slot.begin(valid[step])
-            return slot, [partial(self._fill, slot, part, entries[step], view, epoch) for part in self.parts()]
+            return slot, [partial(self._fill, slot, part, entries[step], substitutes) for part in self.parts()]
 
         for step, slot, skipped in self.ahead(first, entries, begin):
             self.skipped += [line for lines in skipped for line in lines]
@@ -186,12 +192,9 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def finish(self, slot: Slot, entries: ndarray) -> Delivery:
-        """A filled slot with its labels; what was left out of a training batch is taken out of it."""
-        valid, labels = slot.valid.numpy(), self.labels[entries % self.n]
-        if self.train and not valid.all():
-            keep = torch.from_numpy(valid.nonzero()[0])
-            return slot, slot.images[keep], torch.from_numpy(labels)[keep], slot.valid[keep]
-        return slot, slot.images, torch.from_numpy(np.where(valid, labels, 0)), slot.valid
+        """A filled slot with its labels."""
+        labels = np.where(slot.valid.numpy(), self.labels[entries % self.n], 0)
+        return slot, slot.images, torch.from_numpy(labels), slot.valid
 
     def chunk(self, places: ndarray, entries: ndarray, view: View, epoch: int) -> tuple[Chunk, list[str]]:
         """The images at these places of a batch of entries, ready to be decoded, and lines about what was left out.
@@ -216,13 +219,19 @@ class Loader:
             raise ValueError(line)
         return line
 
-    def _fill(self, slot: Slot, part: ndarray, entries: ndarray, view: View, epoch: int) -> list[str]:
-        """Fills the places `part` of a batch, in a thread; returns what it had to leave out, and why."""
-        images, valid = slot.images.numpy(), slot.valid.numpy()
-        chunk, skipped = self.chunk(part[valid[part]], entries, view, epoch)
+    def _fill(self, slot: Slot, part: ndarray, entries: ndarray, substitutes: Substitutes) -> list[str]:
+        """Fills the places `part` of a batch, in a thread; returns what it had to leave out, and why.
+
+        In training others take their places, in the batch and in `entries`.
+        """
+        images, valid, view = slot.images.numpy(), slot.valid.numpy(), substitutes.view
+        chunk, skipped = self.chunk(part[valid[part]], entries, view, substitutes.epoch)
         failed = self.develop(chunk, view, images)
         skipped += [self.judge(chunk.rows[k], reason) for k, reason in failed.items()]
         if len(chunk.places) < len(part) or failed:
             left = np.setdiff1d(part, np.delete(chunk.places, list(failed)))
-            images[left], valid[left] = 0, False
+            if self.train:
+                substitutes.fill(slot.images, left, entries)
+            else:
+                images[left], valid[left] = 0, False
         return skipped

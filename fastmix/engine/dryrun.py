@@ -60,6 +60,7 @@ def describe(cfg: Config) -> dict:
     return {
         "config": config.dump(cfg),
         "data": {"images": data.n, "classes": classes, "found": found},
+        "warnings": loaders.warnings(data),
         "batch": batch(cfg),
         "steps": {"epoch": steps, "run": cfg.epochs * steps, "images": cfg.epochs * steps * cfg.batch_total},
         "schedule": schedule(cfg, steps),
@@ -88,6 +89,7 @@ def text(found: dict) -> str:
         [
             found["config"],
             f"data: {data['images']:,} images, {data['classes']:,} classes{opened}",
+            *found["warnings"],
             f"batch: {size['total']:,} = processes {size['processes']} x parts {size['parts']} x images "
             f"{size['part']:,}{parts}",
             f"steps: {steps['epoch']:,} an epoch, {steps['run']:,} in all; {steps['images']:,} images",

@@ -88,6 +88,11 @@ def classes(cfg: Config, *loaders: Loader) -> int:
     return count
 
 
+def warnings(*loaders: Loader) -> list[str]:
+    """A line on each thing that looks odd in the data, once."""
+    return list(dict.fromkeys(f"warning: {line}" for loader in loaders for line in loader.warnings))
+
+
 def require(cfg: Config, split: str) -> None:
     """Raises ValueError where the source of a split, "train" or "val", is not there."""
     source = getattr(cfg.data, split)

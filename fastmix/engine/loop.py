@@ -57,8 +57,21 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
                     break
                 if saving and rank() == 0:
                     state.save()
+        tell_replaced(data, state, log, epoch)
     if state.stop and rank() == 0:
         state.save()
+
+
+def tell_replaced(data, state: State, log: Log, epoch: int) -> None:
+    """Lists the damaged images that others have replaced in skipped.txt of the run folder, and tells their number."""
+    count = len(data.skipped)
+    if world() > 1:
+        count = int(total(torch.tensor([count], device=data.device)))
+    if count:
+        with open(state.folder / "skipped.txt", "a", encoding="utf-8") as file:
+            file.writelines(f"epoch {epoch}: {line}\n" for line in data.skipped)
+        data.skipped.clear()
+        log.say(f"epoch {epoch}: {count} damaged images replaced by others, listed in {state.folder / 'skipped.txt'}")
 
 
 def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> None:

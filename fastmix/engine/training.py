@@ -70,7 +70,8 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
     log, began, first = Log(folder / "log.jsonl", steps, state.step, lead), time.perf_counter(), state.step
     what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {data.n} images, {cfg.epochs} epochs"
     log.say(f"{name}: {what}, {cfg.precision} on {device.type} -> {folder}")
-    for line in told + ([task.frozen.text] if cfg.model.freeze else []):
+    frozen = [task.frozen.text] if cfg.model.freeze else []
+    for line in [*loaders.warnings(data, val), *told, *frozen, *loaders.choices(cfg, data, val)]:
         log.say(line)
     try:
         loop.train(cfg, task, data, val, opt, scaler, ema, state, log)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,8 @@ def validate(
     cfg.precision = precision(cfg.precision, device)
     val = loaders.validation(cfg, device)
     classes = loaders.classes(cfg, val)
+    if distributed.rank() == 0:
+        sys.stderr.writelines(f"{line}\n" for line in loaders.warnings(val))
     new = imagenet_real.read(real, val.labels, cfg.data.val, names) if real else None
     torch.backends.cudnn.benchmark = True
     result, table, seconds = {}, "", 0.0
