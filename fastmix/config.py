@@ -44,6 +44,10 @@ class Data:
     train: str = ""
     """A .beton file, a folder of class folders, or shapes:train (built-in drawings)."""
     val: str = ""
+    split: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of each class of `train` that is kept for validation, by the seed; then `val` stays empty."""
+    balance: Literal["none", "sqrt", "equal"] = "none"
+    """How often classes of different size are shown: as they are, by the root of their size, or equally."""
     size: Pixels | AsModel = 224
     """Pixels a side. Here, and for val_size, val_resize, interpolation, mean and std, `model` takes what the weights of
     timm's model were trained with."""
@@ -307,6 +311,10 @@ def from_tree(tree: dict, where: str) -> Config:
     if known and data.val_resize is not None and data.val_resize < (data.val_size or data.size):
         size = f"data.val_size {data.val_size}" if data.val_size else f"data.size {data.size}"
         raise ValueError(f"{where}: data.val_resize is {data.val_resize}; it must be at least {size}, or null")
+    if data.split and data.val:
+        raise ValueError(f"{where}: data.split keeps images of data.train for validation: set it to 0 to use data.val")
+    if data.balance != "none" and data.repeats > 1:
+        raise ValueError(f"{where}: data.balance is {data.balance}; it needs data.repeats=1, not {data.repeats}")
     if cfg.batch_total % cfg.accum:
         raise ValueError(f"{where}: accum is {cfg.accum}; it must divide batch_total, which is {cfg.batch_total}")
     if optim.nesterov and not optim.momentum:

@@ -20,7 +20,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from fastmix.files import reason
-from fastmix.pipelines import sampling
+from fastmix.pipelines import sampling, selection
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.decode_crop import develop
 from fastmix.pipelines.substitutes import Substitutes
@@ -47,6 +47,8 @@ class Loader:
              augmentation, Hoffer et al. 2019); 1: every image once
     workers  threads; None: this process's share of the cores (torchrun tells how many processes share them)
     device   where the batches go
+    choose   of labels int64 [n] and the class names, which images are shown: bool [n]; None: all
+    balance  of training: none, or how often classes are shown, see selection.POWERS
     bad      "raise", or "skip": a damaged image is replaced in a training batch (substitutes.py), and marked invalid in
              validation; `skipped` lists file, row and reason, once per encounter
 
@@ -71,6 +73,8 @@ class Loader:
         repeats: int = 1,
         workers: int | None = None,
         device: str | torch.device = "cpu",
+        choose: Callable[[ndarray, list[str]], ndarray] | None = None,
+        balance: str = "none",
         bad: str = "raise",
     ):
         if bad not in ("raise", "skip"):
@@ -86,11 +90,15 @@ class Loader:
         self.skipped: list[str] = []
         self.open()
         self.n, self.classes = len(self.labels), len(self.class_names)
+        self.rows = np.arange(self.n) if choose is None else np.flatnonzero(choose(self.labels, self.class_names))
+        self.balance = balance
         if not self.n:
             raise ValueError(f"{source}: has no images")
-        if train and batch * world > self.n:
+        if train and batch * world > len(self.rows):
             ranks = f" on each of {world} ranks" if world > 1 else ""
-            raise ValueError(f"{source}: a batch of {batch}{ranks} is larger than the data set of {self.n} images")
+            raise ValueError(
+                f"{source}: a batch of {batch}{ranks} is larger than the data set of {len(self.rows)} images"
+            )
 
     def open(self) -> None:
         """Opens `source` and sets `labels` and `class_names`."""
@@ -130,7 +138,7 @@ class Loader:
     def __len__(self) -> int:
         """Steps of an epoch."""
         together = self.batch * self.world
-        return self.n // together if self.train else -(-self.n // together)
+        return len(self.rows) // together if self.train else -(-len(self.rows) // together)
 
     def epoch(self, epoch: int, first: int = 0, res: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields the steps of an epoch from `first` on: images uint8 [B,S,S,3], labels int64 [B], valid bool [B].
@@ -144,10 +152,20 @@ class Loader:
     def entries(self, epoch: int) -> tuple[ndarray, ndarray]:
         """What this rank shows in an epoch, int64 [steps, batch], and which of it is valid, bool [steps, batch].
 
-        An entry is row + n * copy; only with `repeats` there are copies above 0, each with a crop of its own.
+        An entry is row + n * copy; only with `repeats` or `balance` there are copies above 0, each with a crop of its
+        own.
         """
-        entries = sampling.order(self.n, self.seed, epoch, self.repeats) if self.train else np.arange(self.n)
+        entries = self.order(epoch)
         return sampling.shard(entries, self.batch, self.rank, self.world, self.train, spread=self.repeats > 1)
+
+    def order(self, epoch: int) -> ndarray:
+        """The entries of an epoch over all ranks, int64, in order."""
+        if not self.train:
+            return self.rows
+        if self.balance != "none":
+            return selection.balanced(self.rows, self.labels, self.balance, self.seed, epoch)
+        places, m = sampling.order(len(self.rows), self.seed, epoch, self.repeats), len(self.rows)
+        return self.rows[places % m] + self.n * (places // m)
 
     def produce(self, view: View, epoch: int, first: int, entries: ndarray, valid: ndarray) -> Iterator[Delivery]:
         """The batches on the host, in order; a subclass whose decoder takes whole batches writes its own."""

@@ -14,7 +14,6 @@ import numpy as np
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.pipelines import sampling
 from fastmix.pipelines.transfer import upload
 from fastmix.pipelines.view import View
 
@@ -29,7 +28,7 @@ class Substitutes:
     @cached_property
     def order(self) -> ndarray:
         """The entries of the epoch over all processes, int64 [n]: first needed when an image is damaged."""
-        return sampling.order(self.loader.n, self.loader.seed, self.epoch, self.loader.repeats)
+        return self.loader.order(self.epoch)
 
     def fill(self, images: Tensor, places: ndarray, entries: ndarray) -> None:
         """Writes substitutes into these places of a batch, images uint8 [B,S,S,3] and entries int64 [B].
@@ -43,12 +42,13 @@ class Substitutes:
 
     def next(self, entry: int, good: Callable[[int], bool]) -> int:
         """The entry that stands for a damaged one of the epoch: the next that is good. Raises ValueError."""
-        n, start = self.loader.n, int(np.flatnonzero(self.order == entry)[0])
-        for k in range(1, n):
-            row = int(self.order[(start + k) % n] % n)
+        n, m, start = self.loader.n, len(self.order), int(np.flatnonzero(self.order == entry)[0])
+        copies = int(self.order.max()) // n + 1
+        for k in range(1, m):
+            row = int(self.order[(start + k) % m] % n)
             if row in self._bad:
                 continue
-            substitute = row + n * self.loader.repeats
+            substitute = row + n * copies
             if good(substitute):
                 return substitute
             self._bad.add(row)

@@ -59,7 +59,7 @@ def describe(cfg: Config) -> dict:
     steps = len(data)
     return {
         "config": config.dump(cfg),
-        "data": {"images": data.n, "classes": classes, "found": found},
+        "data": {"images": len(data.rows), "classes": classes, "found": found},
         "warnings": loaders.warnings(data),
         "batch": batch(cfg),
         "steps": {"epoch": steps, "run": cfg.epochs * steps, "images": cfg.epochs * steps * cfg.batch_total},

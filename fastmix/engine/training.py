@@ -35,7 +35,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
     mixer = mixers.build(cfg.mix, cfg.mixers)
     data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
     cfg.model.classes = loaders.classes(cfg, data, val)
-    cfg.loss.class_weights = class_weights(cfg.loss.class_weights, data.labels, cfg.model.classes)
+    cfg.loss.class_weights = class_weights(cfg.loss.class_weights, data.labels[data.rows], cfg.model.classes)
     folder, info = run_folder.choose(cfg, name, resume), described(cfg, data.class_names)
     resumed = resume and (folder / State.LAST).exists()
     begun = replace(cfg.model, weights="" if resumed else cfg.model.weights)
@@ -68,7 +68,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
 
     signal.signal(signal.SIGTERM, lambda *_: setattr(state, "stop", True))
     log, began, first = Log(folder / "log.jsonl", steps, state.step, lead), time.perf_counter(), state.step
-    what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {data.n} images, {cfg.epochs} epochs"
+    what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {len(data.rows)} images, {cfg.epochs} epochs"
     log.say(f"{name}: {what}, {cfg.precision} on {device.type} -> {folder}")
     frozen = [task.frozen.text] if cfg.model.freeze else []
     for line in [*loaders.warnings(data, val), *told, *frozen, *loaders.choices(cfg, data, val)]:
@@ -100,7 +100,8 @@ def class_weights(asked: str | list[float], labels: np.ndarray, classes: int) ->
     """
     if asked == "balanced":
         counts = np.bincount(labels, minlength=classes)
-        return [len(labels) / max(1, (counts > 0).sum()) / n if n else 1.0 for n in counts.tolist()]
+        mean = len(labels) / max(1, int(np.count_nonzero(counts)))
+        return [mean / n if n else 1.0 for n in counts.tolist()]
     if isinstance(asked, list) and len(asked) != classes:
         raise ValueError(f"loss.class_weights has {len(asked)} values; there are {classes} classes")
     return asked

@@ -19,7 +19,7 @@ from fastmix import cli, config, files, train, validate
 from fastmix.engine.loaders import resolution
 from fastmix.engine.task import Task
 from helpers import ROOT
-from helpers.small_runs import SMALL, rows, run, same, stop_at
+from helpers.small_runs import SMALL, launch, rows, run, same, stop_at
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -74,7 +74,8 @@ def test_a_run_folder_holds_what_it_says(folder, capsys):
     assert run("mix=cutmix") == 0
     out = folder / "runs/small_cutmix_s0"
     assert {p.name for p in out.iterdir()} == {
-        "config.yaml", "model.json", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png", "model.safetensors",
+        "config.yaml", "model.json", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png",
+        "model.safetensors",
     }  # fmt: skip
     assert config.load(out / "config.yaml") == config.load("small.yaml", ["mix=cutmix", "model.classes=10"])
     assert [row["step"] for row in rows(out, "train")] == [3, 5, 6, 9, 10]
@@ -116,14 +117,6 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(folder):
     assert run(*words, "accum=4", "out=four") == 0
     for name, value in weights(folder / "one/last.pt").items():
         torch.testing.assert_close(weights(folder / "four/last.pt")[name], value, rtol=1e-4, atol=1e-6)
-
-
-def launch(*words: str, processes: int = 2) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
-    command = [*command[:3], "--standalone", command[3], "-m", "fastmix.train", "small.yaml", *words]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.mark.long

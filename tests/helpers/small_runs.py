@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 from fastmix import files, train
 from fastmix.engine import checkpoint
+from helpers import ROOT
 
 SMALL = """
 epochs: 2
@@ -63,3 +67,12 @@ def stop_at(monkeypatch, step: int) -> None:
         self.stop = self.stop or self.step + 1 == step
 
     monkeypatch.setattr(checkpoint.State, "record", recording)
+
+
+def launch(*words: str, processes: int = 2) -> None:
+    """The small run under torchrun."""
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
+    command = [*command[:3], "--standalone", command[3], "-m", "fastmix.train", "small.yaml", *words]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
