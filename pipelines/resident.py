@@ -74,6 +74,8 @@ class Resident(Loader):
         if packed:
             self._fit(3 * int((self.files.file.heights.astype(np.int64) * self.files.file.widths).sum()), free)
         blocks = self._decoded(n, free)
+        if n and len(self.missing) == n:
+            raise ValueError(f"{self.where(0)}: {self.missing[0]}; nor can any other of the {n} images be read")
         self.sizes = 3 * self.heights * self.widths
         self.offsets = np.cumsum(self.sizes) - self.sizes
         self.pixels = torch.empty(max(1, int(self.sizes.sum())), dtype=torch.uint8, device=self.device)

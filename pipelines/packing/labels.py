@@ -42,7 +42,7 @@ def numbers(cells: list[str], where: Callable[[int], str]) -> list[int]:
         if not _WHOLE.fullmatch(cell) or len(cell.lstrip("0")) > _DIGITS:
             several = "several numbers; " if _LIST.fullmatch(cell) else ""
             raise ValueError(
-                f"{where(row)}: label '{shown(cell)}': {several}a label is one whole number from 0 to {MOST - 1}"
+                f"{where(row)}: label '{shown(cell[:40])}': {several}a label is one whole number from 0 to {MOST - 1}"
             )
     return [int(cell) for cell in cells]
 
