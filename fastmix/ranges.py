@@ -35,7 +35,9 @@ class Range:
         if math.isinf(self.high):
             return f"above {self.low:,}" if self.above else f"of at least {self.low:,}"
         below = "below " * self.below
-        return f"above {self.low:,}, at most {self.high:,}" if self.above else f"from {self.low:,} to {below}{self.high:,}"
+        return (
+            f"above {self.low:,}, at most {self.high:,}" if self.above else f"from {self.low:,} to {below}{self.high:,}"
+        )
 
 
 @dataclass(frozen=True)
