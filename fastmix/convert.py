@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from fastmix.cli import Parser, run
-from fastmix.files import shown
+from fastmix.reading import shown
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 
 

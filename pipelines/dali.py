@@ -24,7 +24,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.files import reason
+from fastmix.reading import reason
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.dali_graph import Graph

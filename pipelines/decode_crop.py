@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy import ndarray
 
-from fastmix.files import reason
+from fastmix.reading import reason
 from fastmix.pipelines.chunk import Chunk, Extents
 from fastmix.pipelines.jit.cached import compiled
 from fastmix.pipelines.jit.intrinsics import address, call

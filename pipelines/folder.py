@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmix.files import read, shown
+from fastmix.reading import read, shown
 from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import plain_size

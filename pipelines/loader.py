@@ -19,7 +19,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.files import reason
+from fastmix.reading import reason
 from fastmix.pipelines import sampling
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.decode_crop import develop

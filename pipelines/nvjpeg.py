@@ -20,7 +20,7 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.files import reason
+from fastmix.reading import reason
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import offsets, rows
 from fastmix.pipelines.jpeg.codec import codec

@@ -19,7 +19,7 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm import tqdm
 
-from fastmix.files import reason
+from fastmix.reading import reason
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import WORDS, rows
 from fastmix.pipelines.beton import Beton, available

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.files import reason
+from fastmix.reading import reason
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.packing.checksums import load

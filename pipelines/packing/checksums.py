@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.files import pread, read, shown
+from fastmix.reading import pread, read, shown
 from fastmix.pipelines.packing.format import Beton
 
 HEADER = np.dtype([("magic", "S8"), ("rows", "<u8"), ("size", "<u8"), ("index", "<u4"), ("version", "<u4")])

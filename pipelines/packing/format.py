@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.files import open_regular, pread, read, shown
+from fastmix.reading import open_regular, pread, read, shown
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 from fastmix.pipelines.packing import labels
 
@@ -180,7 +180,9 @@ class Beton:
             self.heights, self.widths = np.empty(rows, np.int32), np.empty(rows, np.int32)
             self.offsets = np.empty(rows, np.int64)
         except MemoryError:
-            raise ValueError(f"{self.name}: there is no memory for {rows} rows; write it again if it has less") from None
+            raise ValueError(
+                f"{self.name}: there is no memory for {rows} rows; write it again if it has less"
+            ) from None
         for part, block in blocks:
             self._check_images(part.start, block[image])
             self.labels[part], self.modes[part] = block[label], block[image]["mode"]

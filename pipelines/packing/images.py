@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fastmix.files import reason
+from fastmix.reading import reason
 from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS, check_jpeg, check_pixels
 from fastmix.pipelines.packing.format import JPEG, RAW

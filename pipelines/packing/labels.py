@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastmix.files import shown
+from fastmix.reading import shown
 
 MOST = 1_000_000  # classes
 NAMED = 8  # classes that a line names, before "and more"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmix.files import shown
+from fastmix.reading import shown
 from fastmix.pipelines.packing import labels as rules
 from fastmix.pipelines.packing.format import read_classes
 from fastmix.pipelines.packing.lists import Rows, annotated, listed, repeats, text

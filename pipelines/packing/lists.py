@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import NamedTuple
 
-from fastmix.files import read, shown
+from fastmix.reading import read, shown
 from fastmix.pipelines.packing import labels
 
 HEADERS = {("path", "label"), ("file", "label"), ("filename", "label"), ("image", "label"), ("path", "class")}

@@ -22,7 +22,7 @@ from zlib import crc32
 from tqdm import tqdm
 
 from fastmix import files
-from fastmix.files import read, reason, shown
+from fastmix.reading import read, reason, shown
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton

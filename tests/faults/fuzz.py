@@ -38,7 +38,12 @@ def jpegs() -> list[bytes]:
     from helpers.conversion import saved, smooth, turned
 
     pixels = [smooth(40, 56, seed=k) for k in range(6)]
-    kinds = [saved(pixels[0]), saved(pixels[1], subsampling=0), saved(pixels[2][..., 0]), saved(pixels[3], progressive=True)]
+    kinds = [
+        saved(pixels[0]),
+        saved(pixels[1], subsampling=0),
+        saved(pixels[2][..., 0]),
+        saved(pixels[3], progressive=True),
+    ]
     return [*kinds, insert(saved(pixels[4])), saved(pixels[5], subsampling=1), turned(pixels[0], 6)]
 
 
@@ -139,10 +144,16 @@ def read_beton(path: Path) -> str:
             stored = {row: (int(file.heights[row]), int(file.widths[row])) for row in found}
     except (ValueError, OSError):
         return told(lambda: Beton(path, 1, view=View(16), train=False), path)
-    views = [(View(16, crop="none"), False), (View(16, decode="fast"), True), (View(64, crop="centre", resize=64), False)]
+    views = [
+        (View(16, crop="none"), False),
+        (View(16, decode="fast"), True),
+        (View(64, crop="centre", resize=64), False),
+    ]
     ways = [told(lambda: check(path, workers=1), path)]
     for view, train in views:
-        ways.append(told(lambda v=view, t=train: list(Beton(path, 1, view=v, train=t, workers=1).epoch(0)), path, n > 0))
+        ways.append(
+            told(lambda v=view, t=train: list(Beton(path, 1, view=v, train=t, workers=1).epoch(0)), path, n > 0)
+        )
     told(lambda: list(Beton(path, 2, view=views[1][0], train=True, workers=1, bad="skip").epoch(0)), path)
     if ways[0] == "pixels":
         assert stored == found, f"accepted another size: {stored} for {found}"
