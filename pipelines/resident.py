@@ -19,7 +19,6 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm import tqdm
 
-from fastmix.reading import reason
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import WORDS, rows
 from fastmix.pipelines.beton import Beton, available
@@ -31,6 +30,7 @@ from fastmix.pipelines.sources.resolve import is_packed
 from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import upload
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 READ = 1024  # images that are read together when the set is opened
 TABLE = 1 << 16  # rows of an epoch's table that are made together

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.reading import reason
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.packing.checksums import load
 from fastmix.pipelines.packing.format import JPEG, Beton
 from fastmix.pipelines.packing.pack import ordered, progress
+from fastmix.reading import reason
 
 
 def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:

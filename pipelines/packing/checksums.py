@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.reading import pread, read, shown
 from fastmix.pipelines.packing.format import Beton
+from fastmix.reading import pread, read, shown
 
 HEADER = np.dtype([("magic", "S8"), ("rows", "<u8"), ("size", "<u8"), ("index", "<u4"), ("version", "<u4")])
 MAGIC, VERSION = b"FASTMIXS", 1

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.reading import open_regular, pread, read, shown
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 from fastmix.pipelines.packing import labels
+from fastmix.reading import open_regular, pread, read, shown
 
 VERSION = 2
 JPEG, RAW = 0, 1
@@ -181,7 +181,7 @@ class Beton:
             self.offsets = np.empty(rows, np.int64)
         except MemoryError:
             raise ValueError(
-                f"{self.name}: there is no memory for {rows} rows; write it again if it has less"
+                f"{self.name}: there is no memory for {rows} rows; if it has less, write it again"
             ) from None
         for part, block in blocks:
             self._check_images(part.start, block[image])

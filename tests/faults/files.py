@@ -62,6 +62,11 @@ def named(*names: str):
     return files(these={name: picture(k) for k, name in enumerate(names)})
 
 
+def alone(*names: str):
+    """Nothing but these images."""
+    return lambda folder: named(*names)(folder / "in")
+
+
 def labels(*expected: int, classes: list[str] = ("a", "b")):
     """The rows of each label in y.beton."""
 
@@ -144,8 +149,8 @@ FAULTS = [
           ("16 images in 3 classes", "16 .heic", "warning: in: class folders without images: c"), 0),
     Fault("nothing but other endings", lambda folder: tree(folder / "in", {"a/1.heic": "x", "b/2.gif": "x"}), CONVERT,
           ("in: no images (", "in its class folders; passed over: 1 .heic, 1 .gif")),
-    Fault("hidden files", also(files(these={"a/.1.jpg": picture(1), ".git/2.jpg": picture(2), "a/.x/3.jpg": picture(3)})),
-          CONVERT + " --list-skipped", ("16 images", "3 files passed over: 3 hidden", "in/.git: hidden"), 0),
+    Fault("hidden files", also(named("a/.1.jpg", ".git/2.jpg", "a/.x/3.jpg")), CONVERT + " --list-skipped",
+          ("16 images", "3 files passed over: 3 hidden", "in/.git: hidden"), 0),
     Fault("a FIFO", also(fifo("a/9.jpg")), CONVERT, ("16 images", "1 FIFO"), 0),
     Fault("a FIFO, trained", also(fifo("a/9.jpg")), FOLDER, ("1 FIFO", "done:"), 0),
     Fault("a link to a FIFO", also(fifo("pipe"), link("a/9.jpg", "../pipe")), CONVERT, ("16 images", "2 FIFO"), 0),
@@ -169,13 +174,12 @@ FAULTS = [
           CONVERT + " --classes names.txt", ("names.txt: a FIFO",)),
     Fault("a folder as class names", lambda folder: (beton(folder), (folder / "x.beton.classes.json").mkdir()),
           "fastmix.train {config} data.train=x.beton", ("x.beton.classes.json: a folder",)),
-    Fault("train and val taken for classes", lambda folder: folders(folder).rename(folder / "set") and tree(
-          folder / "in", {"train/a/1.jpg": picture(1), "train/b/2.jpg": picture(2), "val/a/3.jpg": picture(3)}), CONVERT,
+    Fault("train and val taken for classes", alone("train/a/1.jpg", "train/b/2.jpg", "val/a/3.jpg"), CONVERT,
           ("3 images in 2 classes", "warning: in: takes train, val for classes"), 0),
-    Fault("train and val taken for classes, trained", lambda folder: tree(folder / "in", {
-          f"{split}/{c}/{k}.jpg": picture(k) for split in ("train", "val") for c in "ab" for k in range(4)}), FOLDER,
+    Fault("train and val taken for classes, trained", alone(*(
+          f"{split}/{c}/{k}.jpg" for split in ("train", "val") for c in "ab" for k in range(4))), FOLDER,
           ("warning: in: takes train, val for classes",), 0),
-    Fault("test taken for a class", lambda folder: tree(folder / "in", {"Test/1.jpg": picture(1)}), CONVERT,
+    Fault("test taken for a class", alone("Test/1.jpg"), CONVERT,
           ("takes Test for classes", "one class only: Test"), 0),
     Fault("one class", lambda folder: folders(folder, "a"), CONVERT, ("warning: in: one class only: a",), 0),
     Fault("a class folder without images", also(lambda source: (source / "c").mkdir()), CONVERT,
@@ -183,11 +187,11 @@ FAULTS = [
           labels(8, 8, 0, classes=["a", "b", "c"])),
     Fault("images in the root", also(named("1.jpg", "2.jpg")), CONVERT,
           ("16 images", "warning: in: 2 images outside the class folders, passed over", "2 .jpg"), 0),
-    Fault("images in the root only", lambda folder: tree(folder / "in", {"1.jpg": picture(1)}), CONVERT,
+    Fault("images in the root only", alone("1.jpg"), CONVERT,
           ("in: images but no class folders",)),
-    Fault("NFC and NFD", lambda folder: tree(folder / "in", {"caf\u00e9/1.jpg": picture(1), "cafe\u0301/2.jpg": picture(2),
-          "tea/3.jpg": picture(3)}), CONVERT, ("3 images in 2 classes", "warning: in: one class 'caf\u00e9' of 2 folders"),
-          0, labels(2, 1, classes=["caf\u00e9", "tea"])),
+    Fault("NFC and NFD", alone("caf\u00e9/1.jpg", "cafe\u0301/2.jpg", "tea/3.jpg"), CONVERT,
+          ("3 images in 2 classes", "warning: in: one class 'caf\u00e9' of 2 folders"), 0,
+          labels(2, 1, classes=["caf\u00e9", "tea"])),
     Fault("NFD here, NFC in --classes", lambda folder: (tree(folder / "in", {"cafe\u0301/1.jpg": picture(1)}),
           (folder / "names.txt").write_text("bar\ncaf\u00e9\n", encoding="utf-8")), CONVERT + " --classes names.txt",
           ("1 images in 2 classes",), 0, labels(0, 1, classes=["bar", "caf\u00e9"])),
@@ -202,10 +206,10 @@ FAULTS = [
           CONVERT + " --skip-bad", ("2 damaged images left out",), 0, escaped_report),
     Fault("a damaged file of an odd name, resident", also(files(these={f"a/{LATIN}\n.jpg": b"x"})), RESIDENT,
           (r"in/a/caf\xe9\n.jpg (row 8): not an image file",)),
-    Fault("odd class names", lambda folder: tree(folder / "in", {f"{n}/{k}.jpg": picture(k) for n in ODD for k in (1, 2)}),
-          CONVERT, (f"{2 * len(ODD)} images in {len(ODD)} classes",), 0, odd_classes),
-    Fault("odd class names, trained", lambda folder: tree(folder / "in", {f"{n}/{k}.jpg": picture(k) for n in ODD
-          for k in (1, 2)}), FOLDER, ("done:",), 0),
+    Fault("odd class names", alone(*(f"{name}/{k}.jpg" for name in ODD for k in (1, 2))), CONVERT,
+          (f"{2 * len(ODD)} images in {len(ODD)} classes",), 0, odd_classes),
+    Fault("odd class names, trained", alone(*(f"{name}/{k}.jpg" for name in ODD for k in (1, 2))), FOLDER,
+          ("done:",), 0),
     Fault("an odd SOURCE and OUT", lambda folder: folders(folder).rename(folder / "so\nurce"),
           "fastmix.convert 'so\nurce' 'o\nut.beton'", (r"o\nut.beton: 16 images",), 0),
     Fault("an odd SOURCE that is gone", lambda folder: None, "fastmix.convert 'so\nurce' y.beton",

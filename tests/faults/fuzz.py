@@ -1,4 +1,4 @@
-"""python -m faults.fuzz N [--seed S] [--only K]: packed files and JPEGs, changed at random, read by all that reads them.
+"""python -m faults.fuzz N [--seed S] [--only K]: packed files and JPEGs, changed at random, and all that reads them.
 
 The outcome of each of the N changes must be pixels, or an error of one line that names file and row. Anything else is
 a failure: another exception, an image of another size than its header says, the end of the process, or no end at all.
@@ -38,13 +38,9 @@ def jpegs() -> list[bytes]:
     from helpers.conversion import saved, smooth, turned
 
     pixels = [smooth(40, 56, seed=k) for k in range(6)]
-    kinds = [
-        saved(pixels[0]),
-        saved(pixels[1], subsampling=0),
-        saved(pixels[2][..., 0]),
-        saved(pixels[3], progressive=True),
-    ]
-    return [*kinds, insert(saved(pixels[4])), saved(pixels[5], subsampling=1), turned(pixels[0], 6)]
+    plain = [saved(pixels[0]), saved(pixels[1], subsampling=0), saved(pixels[2], subsampling=1)]
+    plain += [saved(pixels[3][..., 0]), saved(pixels[4], progressive=True), insert(saved(pixels[5]))]
+    return [*plain, turned(pixels[0], 6)]
 
 
 def packed(path: Path) -> bytes:
@@ -144,17 +140,15 @@ def read_beton(path: Path) -> str:
             stored = {row: (int(file.heights[row]), int(file.widths[row])) for row in found}
     except (ValueError, OSError):
         return told(lambda: Beton(path, 1, view=View(16), train=False), path)
-    views = [
-        (View(16, crop="none"), False),
-        (View(16, decode="fast"), True),
-        (View(64, crop="centre", resize=64), False),
-    ]
+
+    def shown(view: View, batch: int = 1, **options) -> None:
+        list(Beton(path, batch, view=view, workers=1, **options).epoch(0))
+
     ways = [told(lambda: check(path, workers=1), path)]
-    for view, train in views:
-        ways.append(
-            told(lambda v=view, t=train: list(Beton(path, 1, view=v, train=t, workers=1).epoch(0)), path, n > 0)
-        )
-    told(lambda: list(Beton(path, 2, view=views[1][0], train=True, workers=1, bad="skip").epoch(0)), path)
+    ways.append(told(lambda: shown(View(16, crop="none"), train=False), path, n > 0))
+    ways.append(told(lambda: shown(View(64, crop="centre", resize=64), train=False), path, n > 0))
+    ways.append(told(lambda: shown(View(16, decode="fast"), train=True), path, n > 0))
+    told(lambda: shown(View(16), 2, train=True, bad="skip"), path)
     if ways[0] == "pixels":
         assert stored == found, f"accepted another size: {stored} for {found}"
     return "pixels" if set(ways) == {"pixels"} else "error"

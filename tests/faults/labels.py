@@ -20,6 +20,10 @@ def labelled(*first: int):
     return lambda folder: beton(folder, labels=[*first, *GOOD[len(first) :]])
 
 
+def with_classes(text: str):
+    return lambda folder: Path(f"{beton(folder)}.classes.json").write_text(text)
+
+
 def named(labels: list[int], names: list[str]):
     def prepare(folder: Path) -> None:
         path = beton(folder, labels=labels)
@@ -127,7 +131,7 @@ FAULTS = [
           CONVERT + " --classes names.txt", ("2 images in 3 classes",), 0, written([0, 0], ["cat", "cow", "dog"])),
     Fault("names in two Unicode forms", listed("0.jpg,cafe\u0301\n1.jpg,caf\u00e9\n2.jpg,dog\n"), CONVERT,
           ("3 images in 2 classes",), 0, written([0, 0, 1], ["caf\u00e9", "dog"])),
-    Fault("a label that is no UTF-8", lambda folder: (csv_of()(folder), (folder / "x.csv").write_bytes(b"0.jpg,caf\xe9\n")),
+    Fault("a label that is no UTF-8", lambda folder: (folder / "x.csv").write_bytes(b"0.jpg,caf\xe9\n"),
           CONVERT, (r"x.csv: row 1: label 'caf\xe9' is no text of one line in UTF-8",)),
     Fault("a list in UTF-16", lambda folder: (folder / "x.csv").write_text("0.jpg,1\n", encoding="utf-16"), CONVERT,
           ("x.csv: not UTF-8 text (perhaps UTF-16)",)),
@@ -135,7 +139,7 @@ FAULTS = [
         f"c/{k}.jpg": b"x" for k in range(3)}), "fastmix.convert in y.beton --skip-bad",
           ("warning: in: all images of these classes were damaged: c", "3 damaged images left out"), 0,
           written([0] * 3 + [1] * 3, ["a", "b", "c"])),
-    Fault("a class list that is a number", lambda folder: (beton(folder), (folder / "x.beton.classes.json").write_text("3")),
+    Fault("a class list that is a number", with_classes("3"),
           TRAIN, ("x.beton.classes.json: not a list of distinct class names",)),
     Fault("synthetic data without a class", lambda folder: None,
           "fastmix.train {config} data.loader=synthetic 'data.train=n=64&classes=0' 'data.val=n=64&classes=2'",
