@@ -36,6 +36,8 @@ def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:
             row, why = bad[0]
             count = f"; {len(bad)} of {len(beton)} rows are damaged" if len(bad) > 1 else ""
             raise ValueError(f"{beton.where(row)}: {why}{count}; convert again")
+        if os.fstat(beton.file).st_size != beton.size:
+            raise ValueError(f"{beton.name}: its length changed while it was being read")
         return len(beton), sums is not None
 
 

@@ -225,11 +225,14 @@ class Child:
         paths = os.pathsep.join([str(root), str(root / "tests"), os.environ.get("PYTHONPATH", "")])
         env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "faults.fuzz", "--child", "--seed", str(seed)]
+        self.said = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL, text=True)  # fmt: skip
+                                        stderr=self.said, text=True)  # fmt: skip
         self.waiting = selectors.DefaultSelector()
         self.waiting.register(self.process.stdout, selectors.EVENT_READ)
-        assert self.answer(300) == "ready"
+        begun = self.answer(300)
+        self.said.seek(0)
+        assert begun == "ready", f"{begun}: {self.said.read()[-2000:]}"
 
     def answer(self, limit: float) -> str:
         if not self.waiting.select(limit):
@@ -248,6 +251,7 @@ class Child:
         self.process.kill()
         self.process.communicate()
         self.waiting.close()
+        self.said.close()
 
 
 def fuzz(count: int, seed: int = 0) -> tuple[Counter, dict[int, str]]:
