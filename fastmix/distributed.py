@@ -53,10 +53,15 @@ def gather(value: object) -> list:
 
 
 def parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The module with gradients averaged over the processes; each keeps its own buffers between validations."""
+    """The module with gradients averaged over the processes; each has its own buffers between validations."""
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.13 renamed it
-    return DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    wrapped = DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
+    with torch.no_grad():
+        for buffer, own in zip(module.buffers(), buffers, strict=True):  # which it overwrote with the first process's
+            buffer.copy_(own)
+    return wrapped
 
 
 def average_buffers(module: nn.Module) -> None:
