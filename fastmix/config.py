@@ -75,7 +75,7 @@ class Data:
     os_cache: Literal["auto", "memory", "disk"] = "auto"
     """The loader beton's file: memory (the system keeps it), disk (larger than that, read by record), or auto."""
     bad: Literal["raise", "skip"] = "raise"
-    """A damaged image: raise, or skip (left out and counted)."""
+    """A damaged image: raise, or skip (replaced in training, left out in validation; counted and listed)."""
 
 
 @dataclass

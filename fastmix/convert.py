@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from fastmix.cli import Parser, run
-from fastmix.files import shown
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
+from fastmix.reading import shown
 
 
 def parser() -> Parser:

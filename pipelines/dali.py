@@ -24,7 +24,6 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.files import reason
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.dali_graph import Graph
@@ -36,6 +35,7 @@ from fastmix.pipelines.sources.resolve import is_packed
 from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 
 class Run(NamedTuple):

@@ -12,7 +12,6 @@ from functools import cache
 import numpy as np
 from numpy import ndarray
 
-from fastmix.files import reason
 from fastmix.pipelines.chunk import Chunk, Extents
 from fastmix.pipelines.jit.cached import compiled
 from fastmix.pipelines.jit.intrinsics import address, call
@@ -20,6 +19,7 @@ from fastmix.pipelines.jpeg.decode import factor, jpeg, workspace
 from fastmix.pipelines.jpeg.turbo import decode_part
 from fastmix.pipelines.resize import INTERPOLATIONS, place, place_part, sees, sees_part
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 ROOM = 1 << 27  # bytes of pixels that a thread keeps
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmix.files import read, shown
 from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import plain_size
@@ -13,6 +12,7 @@ from fastmix.pipelines.packing.images import rgb
 from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.packing.layouts import scan, with_jpegs
 from fastmix.pipelines.packing.walk import HIDDEN, summary
+from fastmix.reading import read, shown
 
 
 class Folder(Jpegs):

@@ -19,13 +19,13 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.files import reason
 from fastmix.pipelines import sampling, selection
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.decode_crop import develop
 from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 AHEAD = 2  # batches in work beyond the one that the caller asked for
 ANNOUNCED = 8  # batches whose rows are announced before they are read

@@ -20,7 +20,6 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.files import reason
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import offsets, rows
 from fastmix.pipelines.jpeg.codec import codec
@@ -29,6 +28,7 @@ from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot, upload
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 
 class Image(NamedTuple):

@@ -19,7 +19,6 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm import tqdm
 
-from fastmix.files import reason
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import WORDS, rows
 from fastmix.pipelines.beton import Beton, available
@@ -31,6 +30,7 @@ from fastmix.pipelines.sources.resolve import is_packed
 from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import upload
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 READ = 1024  # images that are read together when the set is opened
 TABLE = 1 << 16  # rows of an epoch's table that are made together
@@ -74,6 +74,8 @@ class Resident(Loader):
         if packed:
             self._fit(3 * int((self.files.file.heights.astype(np.int64) * self.files.file.widths).sum()), free)
         blocks = self._decoded(n, free)
+        if n and len(self.missing) == n:
+            raise ValueError(f"{self.where(0)}: {self.missing[0]}; nor can any other of the {n} images be read")
         self.sizes = 3 * self.heights * self.widths
         self.offsets = np.cumsum(self.sizes) - self.sizes
         self.pixels = torch.empty(max(1, int(self.sizes.sum())), dtype=torch.uint8, device=self.device)

@@ -50,6 +50,7 @@ def describe(cfg: Config) -> dict:
         cfg.model.args.pop(key, None)
     with torch.device("meta"):
         model = models.build(cfg.model, classes, device="meta")
+        models.require_sizes(model, cfg.model, loaders.sizes(cfg))
         mixer.prepare(model)
     frozen = Frozen(model, cfg.model.freeze)
     if cfg.model.unfreeze is None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.files import reason
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.packing.checksums import load
 from fastmix.pipelines.packing.format import JPEG, Beton
 from fastmix.pipelines.packing.pack import ordered, progress
+from fastmix.reading import reason
 
 
 def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:
@@ -36,6 +36,8 @@ def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:
             row, why = bad[0]
             count = f"; {len(bad)} of {len(beton)} rows are damaged" if len(bad) > 1 else ""
             raise ValueError(f"{beton.where(row)}: {why}{count}; convert again")
+        if os.fstat(beton.file).st_size != beton.size:
+            raise ValueError(f"{beton.name}: its length changed while it was being read")
         return len(beton), sums is not None
 
 

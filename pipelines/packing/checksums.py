@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.files import pread, read, shown
 from fastmix.pipelines.packing.format import Beton
+from fastmix.reading import pread, read, shown
 
 HEADER = np.dtype([("magic", "S8"), ("rows", "<u8"), ("size", "<u8"), ("index", "<u4"), ("version", "<u4")])
 MAGIC, VERSION = b"FASTMIXS", 1
@@ -45,11 +45,8 @@ def load(beton: Beton) -> np.ndarray | None:
         return None
     data = read(path)
     header = np.frombuffer(data, HEADER, 1)[0] if len(data) >= HEADER.itemsize else np.zeros(1, HEADER)[0]
-    if (
-        header["magic"] != MAGIC
-        or header["version"] != VERSION
-        or len(data) != HEADER.itemsize + 4 * int(header["rows"])
-    ):
+    whole = len(data) == HEADER.itemsize + 4 * int(header["rows"])
+    if header["magic"] != MAGIC or header["version"] != VERSION or not whole:
         raise ValueError(f"{shown(path)}: no checksums of version {VERSION}, or cut short; remove it or convert again")
     if (header["rows"], header["size"]) != (len(beton), beton.size):
         raise ValueError(f"{shown(path)}: belongs to another file than {beton.name}; remove it or convert again")

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.files import open_regular, pread, read, shown
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 from fastmix.pipelines.packing import labels
+from fastmix.reading import open_regular, pread, read, shown
 
 VERSION = 2
 JPEG, RAW = 0, 1
@@ -175,15 +175,21 @@ class Beton:
         start, meta = HEADER.itemsize + fields.nbytes, record(types)
         image, label = f"f{self._find(names, types, RGB, 'image')}", f"f{self._find(names, types, INT, 'label')}"
         blocks = self._blocks(meta, start, rows, "metadata")
-        self.labels, self.modes = np.empty(rows, np.int64), np.empty(rows, np.uint8)
-        self.heights, self.widths = np.empty(rows, np.int32), np.empty(rows, np.int32)
-        self.offsets = np.empty(rows, np.int64)
+        try:
+            self.labels, self.modes = np.empty(rows, np.int64), np.empty(rows, np.uint8)
+            self.heights, self.widths = np.empty(rows, np.int32), np.empty(rows, np.int32)
+            self.offsets = np.empty(rows, np.int64)
+        except MemoryError:
+            raise ValueError(
+                f"{self.name}: there is no memory for {rows} rows; if it has less, write it again"
+            ) from None
         for part, block in blocks:
+            self._check_images(part.start, block[image])
             self.labels[part], self.modes[part] = block[label], block[image]["mode"]
             self.heights[part], self.widths[part] = block[image]["height"], block[image]["width"]
             self.offsets[part] = block[image]["ptr"].view(np.int64)
         self._locate(start + rows * meta.itemsize, table)
-        self._check_images()
+        self._check_sizes()
         self._check_labels()
 
     def _find(self, names: list[str], types: list[int], kind: int, usual: str) -> int:
@@ -232,18 +238,24 @@ class Beton:
             )
         self.sizes = size[place].view(np.int64)
 
-    def _check_images(self) -> None:
+    def _check_images(self, first: int, images: np.ndarray) -> None:
+        """Of a block of records that begins with row `first`: at once, as a file may claim any number of rows."""
+        pixels = images["height"].astype(np.int64) * images["width"]
+        self._refuse(first, images["mode"] > RAW, "an image mode that is neither JPEG nor raw")
+        self._refuse(first, pixels == 0, "an empty image")
+        self._refuse(first, pixels > MAX_PIXELS, f"an image of more than the {MAX_PIXELS} pixels that can be read")
+
+    def _check_sizes(self) -> None:
         pixels = self.heights.astype(np.int64)
         pixels *= self.widths
         pixels *= 3
-        for bad, what in [
-            (self.modes > RAW, "an image mode that is neither JPEG nor raw"),
-            ((pixels == 0) | (self.sizes == 0), "an empty image"),
-            (pixels > 3 * MAX_PIXELS, f"an image of more than the {MAX_PIXELS} pixels that can be read"),
-            ((self.modes == RAW) & (self.sizes != pixels), "raw pixels of another length than height * width * 3"),
-        ]:
-            if bad.any():
-                raise ValueError(f"{self.name}: row {int(bad.argmax())}: {what}; write the file again")
+        self._refuse(0, self.sizes == 0, "an empty image")
+        raw = (self.modes == RAW) & (self.sizes != pixels)
+        self._refuse(0, raw, "raw pixels of another length than height * width * 3")
+
+    def _refuse(self, first: int, bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            raise ValueError(f"{self.where(first + int(bad.argmax()))}: {what}; write the file again")
 
     def _check_labels(self) -> None:
         self.classes = read_classes(self.path)

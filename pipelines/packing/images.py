@@ -21,10 +21,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fastmix.files import reason
 from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS, check_jpeg, check_pixels
 from fastmix.pipelines.packing.format import JPEG, RAW
+from fastmix.reading import reason
 
 ORIENTATION, TURNED = 0x0112, range(2, 9)  # EXIF tag, and its values that ask for a turn
 LONGEST = 65535  # pixels a side, in the .beton's metadata

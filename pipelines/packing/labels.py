@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fastmix.files import shown
+from fastmix.reading import shown
 
 MOST = 1_000_000  # classes
 NAMED = 8  # classes that a line names, before "and more"
@@ -42,7 +42,7 @@ def numbers(cells: list[str], where: Callable[[int], str]) -> list[int]:
         if not _WHOLE.fullmatch(cell) or len(cell.lstrip("0")) > _DIGITS:
             several = "several numbers; " if _LIST.fullmatch(cell) else ""
             raise ValueError(
-                f"{where(row)}: label '{shown(cell)}': {several}a label is one whole number from 0 to {MOST - 1}"
+                f"{where(row)}: label '{shown(cell[:40])}': {several}a label is one whole number from 0 to {MOST - 1}"
             )
     return [int(cell) for cell in cells]
 

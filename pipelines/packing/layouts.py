@@ -21,11 +21,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmix.files import shown
 from fastmix.pipelines.packing import labels as rules
 from fastmix.pipelines.packing.format import read_classes
 from fastmix.pipelines.packing.lists import Rows, annotated, listed, repeats, text
 from fastmix.pipelines.packing.walk import EXTENSIONS, JPEGS, Passed, Walk, is_image, summary
+from fastmix.reading import shown
 
 ANNOTATIONS = "val_annotations.txt"
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "eval"}

@@ -22,13 +22,13 @@ from zlib import crc32
 from tqdm import tqdm
 
 from fastmix import files
-from fastmix.files import read, reason, shown
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
 from fastmix.pipelines.packing.images import Encoded, encode
 from fastmix.pipelines.packing.layouts import Listing, with_jpegs
 from fastmix.pipelines.packing.writer import BetonWriter, check_page
+from fastmix.reading import read, reason, shown
 
 AHEAD = 8  # images in work or waiting for their turn, per worker
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fastmix.files import kind, shown
+from fastmix.reading import kind, shown
 
 JPEGS = (".jpg", ".jpeg", ".jpe", ".jfif")
 EXTENSIONS = (*JPEGS, ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's, and all of JPEG

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fastmix.files import shown
 from fastmix.pipelines.packing import labels
 from fastmix.pipelines.packing.checksums import dump, sums_path
 from fastmix.pipelines.packing.format import ALLOCATION, FIELD, HEADER, INT, RGB, VERSION, classes_path, record
+from fastmix.reading import shown
 
 PAGE = 1 << 23  # bytes, ffcv's default
 
