@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastmix import files
+
+SETS = "set FASTMIX_CACHE to a folder that can be written"
+
 
 def folder() -> Path:
-    """The cache folder; it need not exist."""
+    """The cache folder; it need not exist. Raises ValueError where nothing says which it is."""
     if os.environ.get("FASTMIX_CACHE"):
         return Path(os.environ["FASTMIX_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastmix")
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastmix")
+    except RuntimeError:  # neither $HOME nor an entry of the user
+        raise ValueError(f"there is no home folder to keep data in: {SETS}") from None
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Of the processes that are to make `path`, one at a time; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def alone(path: Path) -> Iterator[bool]:
+    """Of the processes that are to make `path`, one at a time; its folder is made.
+
+    Yields whether that is so: not on a file system without locks. Nor in a folder that may only be read, which will do
+    if the path is there. Raises OSError where it is not.
+    """
+    lock = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path.with_suffix(".lock"), "w")
+    except OSError as error:
+        if not path.exists():
+            raise OSError(f"{path.parent}: {error.strerror}; {SETS}") from None
+    if lock is None:
+        yield False
+        return
+    with lock:
+        yield files.hold(lock)
