@@ -6,12 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 
 @contextmanager
@@ -28,22 +22,6 @@ def whole(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def hold(file: IO, wait: bool = True) -> bool:
-    """Locks an open file for this process until it is closed, on file systems and systems that know locks.
-
-    Returns whether it is locked. Without `wait`, raises BlockingIOError where another process holds it.
-    """
-    if fcntl is None:
-        return False
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import IO
 
+from fastmix import system
 from fastmix.runs import run_folder, tables
 from fastmix.runs.queue import FAILED, Job
 
@@ -55,7 +56,7 @@ def command(job: Job, device: str | None, slots: list) -> list[str]:
     """The module that trains the run, and its words. Runs at a time share the cores, if the config says nothing."""
     words = list(job.settings)
     if job.cfg.data.workers is None and len(slots) > 1:
-        words.append(f"data.workers={max(1, len(os.sched_getaffinity(0)) // len(slots))}")
+        words.append(f"data.workers={max(1, system.cores() // len(slots))}")
     if device is not None and job.cfg.device == "auto":
         words.append("device=cuda")  # never the CPU instead
     return ["fastmix.train", job.source, *words, f"out={job.folder}", "--resume"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from contextlib import closing
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmix import system
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.packing.checksums import load
@@ -28,7 +28,7 @@ def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:
         need(str(path), (beton.modes == JPEG).any())
         sums = load(beton)
         rows = range(len(beton))
-        with closing(ordered(partial(_reason, beton, sums), rows, workers or len(os.sched_getaffinity(0)))) as results:
+        with closing(ordered(partial(_reason, beton, sums), rows, workers or system.cores())) as results:
             bad = [(row, reason) for row, reason in progress(results, len(beton), "verify") if reason]
         if bad:
             row, reason = bad[0]

@@ -21,7 +21,7 @@ from zlib import crc32
 
 from tqdm import tqdm
 
-from fastmix import files
+from fastmix import files, system
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
 from fastmix.pipelines.packing.images import Encoded, encode
@@ -83,7 +83,7 @@ def pack(
     if not out.parent.is_dir():
         raise ValueError(f"{out.parent}: no such folder to write {out.name} into")
     need(str(out), jpeg_share > 0 or with_jpegs(listing.files))
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or system.cores()
     make = partial(_row, listing.files, max_resolution, quality, jpeg_share, recompress, seekable)
     packed, good, sums, total = Packed(), [], [], len(listing.files)
     with warnings.catch_warnings(), BetonWriter(out, total) as writer:

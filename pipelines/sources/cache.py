@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastmix import files
+from fastmix import system
 
 SETS = "set FASTMIX_CACHE to a folder that can be written"
 
@@ -40,4 +40,4 @@ def alone(path: Path) -> Iterator[bool]:
         yield False
         return
     with lock:
-        yield files.hold(lock)
+        yield system.hold(lock)

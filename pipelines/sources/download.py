@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import math
 import os
 import shutil
 import time
@@ -18,7 +17,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from fastmix import files
+from fastmix import files, system
 from fastmix.pipelines.sources.streams import BLOCK, Failure, Stream, shown, stream
 
 LIMIT = 60.0  # seconds without progress after which a copy fails; FASTMIX_REMOTE_TIMEOUT sets another
@@ -33,18 +32,6 @@ def sha256(path: Path) -> str:
         return _sha256(file).hexdigest()
 
 
-def limit() -> float:
-    """Seconds without progress that are too many. Raises ValueError."""
-    text = os.environ.get("FASTMIX_REMOTE_TIMEOUT") or str(LIMIT)
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= 86400:
-        raise ValueError(f"FASTMIX_REMOTE_TIMEOUT is {text!r}; it must be seconds, from above 0 to 86400")
-    return seconds
-
-
 class Download:
     """A file elsewhere on its way to `part`.
 
@@ -57,7 +44,7 @@ class Download:
     """
 
     def __init__(self, url: str, part: Path):
-        self.url, self.part, self.limit = url, part, limit()
+        self.url, self.part, self.limit = url, part, system.seconds("FASTMIX_REMOTE_TIMEOUT", LIMIT)
         self.note = _note(part)
         self.at, self.version, self.size = self._left()
         self.digest = hashlib.sha256()

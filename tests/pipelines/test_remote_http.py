@@ -288,7 +288,7 @@ def test_of_many_processes_one_copies(server, files):
 
 
 def test_without_locks_two_copies_are_harmless(server, files, monkeypatch):
-    monkeypatch.setattr("fastmix.files.fcntl", None)
+    monkeypatch.setattr("fastmix.system.fcntl", None)
     with multiprocessing.get_context("fork").Pool(4) as pool:
         pool.map(resolve, [server.url("good")] * 8)
     assert left() == {*files, "data.beton.source.json"}
