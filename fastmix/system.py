@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import stat
+import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +25,19 @@ def seconds(variable: str, default: float) -> float:
     if not 0 < value <= 86400:
         raise ValueError(f"{variable} is {text!r}; it must be seconds, from above 0 to 86400")
     return value
+
+
+def temporary_folder(name: str) -> Path | None:
+    """A folder below the temporary one that is this user's alone, or None: others must not put code or data there."""
+    user = os.getuid() if hasattr(os, "getuid") else ""
+    try:
+        folder = Path(tempfile.gettempdir(), f"fastmix-{name}-{user}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    mine = stat.S_ISDIR(found.st_mode) and (user == "" or (found.st_uid == user and not found.st_mode & 0o077))
+    return folder if mine else None
 
 
 def cores() -> int:

@@ -8,17 +8,15 @@ damaged is compiled anew.
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
-import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import numba
 from numba import njit
 from numba.core.caching import FunctionCache
+
+from fastmix.system import temporary_folder
 
 
 def compiled(**options):
@@ -69,9 +67,9 @@ def _kept(function: Callable) -> Kept | None:
     try:
         return Kept(function)
     except RuntimeError:  # no locator available: nothing can be written
-        if not (folder := _temporary()):
+        if not (folder := temporary_folder("compiled")):
             return None
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, folder
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
     try:
         kept = Kept(function)
         kept.temporary = True
@@ -80,16 +78,3 @@ def _kept(function: Callable) -> Kept | None:
         return None
     finally:
         numba.config.CACHE_DIR = before
-
-
-@cache
-def _temporary() -> str:
-    """A folder for compiled code that is this user's alone, as it is run when it is read; "" where there is none."""
-    try:
-        folder = Path(tempfile.gettempdir(), f"fastmix-compiled-{os.getuid()}")
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except OSError:
-        return ""
-    mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return str(folder) if mine else ""

@@ -22,6 +22,29 @@ def folder() -> Path:
         raise ValueError(f"there is no home folder to keep data in: {SETS}") from None
 
 
+def kept(*names: str) -> Path:
+    """The path of something kept in the cache folder.
+
+    Where nobody has said which that is, and it cannot be written, a temporary folder has to do. Raises ValueError where
+    that cannot be had either.
+    """
+    try:
+        path = folder().joinpath(*names)
+        if os.environ.get("FASTMIX_CACHE") or path.exists() or _writable(path.parent):
+            return path
+    except ValueError:
+        pass
+    if (temporary := system.temporary_folder("cache")) is None:
+        raise ValueError(f"there is no folder to keep data in: {SETS}")
+    return temporary.joinpath(*names)
+
+
+def _writable(path: Path) -> bool:
+    """Whether a folder is there, or can be made, and files in it."""
+    above = next(folder for folder in (path, *path.parents) if folder.exists())
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
+
+
 @contextmanager
 def alone(path: Path) -> Iterator[bool]:
     """Of the processes that are to make `path`, one at a time; its folder is made.

@@ -84,7 +84,7 @@ def _path(url: str) -> Path:
     name = (split(url).path if is_http(url) else url).rstrip("/").rsplit("/", 1)[-1]
     if name in ("", ".", "..") or name.endswith(".lock") or "\0" in name or len(name.encode()) > 200:
         name = "data.beton"
-    return cache.folder() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:16] / name
+    return cache.kept("remote", hashlib.sha256(url.encode()).hexdigest()[:16], name)
 
 
 def _part(path: Path, locked: bool) -> Path:

@@ -23,7 +23,6 @@ def module(tmp_path, monkeypatch):
     path = tmp_path / "doubling.py"
     path.write_text(CODE)
     monkeypatch.setattr(compiled.Kept, "told", False)
-    compiled._temporary.cache_clear()
 
     def load():
         spec = importlib.util.spec_from_file_location("doubling", path)
@@ -31,8 +30,7 @@ def module(tmp_path, monkeypatch):
         spec.loader.exec_module(module)
         return module
 
-    yield load
-    compiled._temporary.cache_clear()
+    return load
 
 
 @pytest.fixture
