@@ -12,12 +12,27 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal
 
 import yaml
+
+from fastmix.ranges import RISING, Range, cast, fill
+
+Share = Annotated[float, Range(0, 1)]
+Part = Annotated[float, Range(0, 1, above=True)]
+Decay = Annotated[float, Range(0, 1, below=True)]
+Rate = Annotated[float, Range(0, 1000)]
+Aspect = Annotated[float, Range(0.01, 100)]
+Strength = Annotated[float, Range(0, 10)]
+Spread = Annotated[float, Range(0.001, 10)]
+Byte = Annotated[int, Range(0, 255)]
+Level = Annotated[float, Range(0, 255)]
+Pixels = Annotated[int, Range(8, 4096)]
+Epoch = Annotated[int, Range(0, 100_000)]
+Count = Annotated[int, Range(1, 1_000_000)]
+Steps = Annotated[int, Range(0, 1_000_000_000)]
 
 
 @dataclass
@@ -28,31 +43,31 @@ class Data:
     train: str = ""
     """A .beton file, a folder of class folders, or shapes:train (built-in drawings)."""
     val: str = ""
-    size: int = 224
-    crop: str = "rrc"
+    size: Pixels = 224
+    crop: Literal["rrc", "pad", "centre", "none"] = "rrc"
     """Training crop: rrc (RandomResizedCrop), pad (zero-padded random crop), centre, or none (stretched)."""
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    pad: int = 4
-    flip: float = 0.5
-    val_size: int | None = None
+    scale: Annotated[tuple[Part, Part], RISING] = (0.08, 1.0)
+    ratio: Annotated[tuple[Aspect, Aspect], RISING] = (3 / 4, 4 / 3)
+    pad: Annotated[int, Range(0, 4096)] = 4
+    flip: Share = 0.5
+    val_size: Pixels | None = None
     """Validation size in pixels; null: as `size`."""
-    val_resize: int | None = 256
+    val_resize: Pixels | None = 256
     """Short side before the centre crop at validation; null: no resize."""
-    interpolation: str = "bicubic"
-    decode: str = "fast"
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    decode: Literal["fast", "exact", "gpu"] = "fast"
     """Training images: fast (a bounded difference, see docs/loaders.md), exact, or gpu. Validation: exact or gpu."""
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    repeats: int = 1
+    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
+    std: tuple[Spread, Spread, Spread] = (0.229, 0.224, 0.225)
+    repeats: Annotated[int, Range(1, 64)] = 1
     """Crops of an image in a batch (repeated augmentation); an epoch then has 1 / repeats of the images."""
-    ramp: tuple[int, int, int] | None = None
+    ramp: tuple[Annotated[int, Range(32, 4096)], Epoch, Epoch] | None = None
     """Progressive resolution: pixels at the start, the epoch until which it stays, the one from which it is `size`."""
-    workers: int | None = None
+    workers: Annotated[int, Range(1, 1024)] | None = None
     """Decoding threads of a process; null: its share of the machine's cores."""
-    os_cache: str = "auto"
+    os_cache: Literal["auto", "memory", "disk"] = "auto"
     """The loader beton's file: memory (the system keeps it), disk (larger than that, read by record), or auto."""
-    bad: str = "raise"
+    bad: Literal["raise", "skip"] = "raise"
     """A damaged image: raise, or skip (left out and counted)."""
 
 
@@ -60,20 +75,20 @@ class Data:
 class Augment:
     """Augmentations of single training images on the device, before erasing and the mix."""
 
-    kind: str = "none"
+    kind: Literal["none", "randaugment", "three"] = "none"
     """none; randaugment (timm's rand-m<magnitude>-n<n>-mstd<std>-p<prob>-inc1); three (DeiT III: grey, solarised or
     blurred)."""
-    n: int = 2
-    magnitude: float = 9.0
-    std: float = 0.5
+    n: Annotated[int, Range(1, 16)] = 2
+    magnitude: Strength = 9.0
+    std: Annotated[float, Range(0, float("inf"))] = 0.5
     """Deviation of the magnitude; .inf: uniform from 0 to `magnitude`."""
-    prob: float = 0.5
-    variant: str = "timm"
+    prob: Share = 0.5
+    variant: Literal["timm", "mmcls"] = "timm"
     """mmcls: posterizing keeps a bit less, see fastmix/engine/augment.py."""
-    interpolation: str = "bicubic"
-    fill: tuple[int, int, int] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+    fill: tuple[Byte, Byte, Byte] | None = None
     """Colour of what a turn or shift uncovers; null: data.mean. (mmcls's recipes: 104, 116, 124.)"""
-    jitter: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    jitter: tuple[Strength, Strength, Strength] = (0.0, 0.0, 0.0)
     """Colour jitter after it: brightness, contrast, saturation (DeiT III: 0.3 each)."""
 
 
@@ -81,11 +96,11 @@ class Augment:
 class Erase:
     """Random erasing, before the mix."""
 
-    prob: float = 0.0
-    mode: str = "pixel"
+    prob: Share = 0.0
+    mode: Literal["pixel", "uint8", "constant"] = "pixel"
     """pixel: N(0,1) in normalised units; uint8: Gaussian in pixel units (`mean`, `std`), clipped; constant: zero."""
-    mean: tuple[float, float, float] = (104.0, 116.0, 124.0)
-    std: tuple[float, float, float] = (58.0, 57.0, 58.0)
+    mean: tuple[Level, Level, Level] = (104.0, 116.0, 124.0)
+    std: tuple[Level, Level, Level] = (58.0, 57.0, 58.0)
 
 
 @dataclass
@@ -93,14 +108,14 @@ class Model:
     """A timm backbone by name."""
 
     name: str = "resnet50"
-    classes: int | None = None
+    classes: Count | None = None
     """null: as many as the training data has."""
     args: dict = field(default_factory=dict)
     """Further arguments of timm.create_model, such as drop_path_rate."""
     channels_last: bool = True
     sync_bn: bool = False
     """Batch-norm statistics over all processes of a step's part; with several processes it needs GPUs."""
-    compile: str = "off"
+    compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
     """off, or a torch.compile mode: default, reduce-overhead, max-autotune."""
 
 
@@ -108,20 +123,20 @@ class Model:
 class Optim:
     """SGD, AdamW or LAMB, and which parameters decay."""
 
-    name: str = "sgd"
-    lr: float = 0.1
-    momentum: float = 0.9
+    name: Literal["sgd", "adamw", "lamb"] = "sgd"
+    lr: Rate = 0.1
+    momentum: Decay = 0.9
     nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 1e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    eps: Part = 1e-8
+    weight_decay: Strength = 1e-4
     no_decay: list[str] = field(default_factory=list)
     """Not decayed: "norm" (parameters of at most one dimension that are no bias), "bias", or a pattern of names."""
-    layer_decay: float = 1.0
+    layer_decay: Part = 1.0
     """Factor of the learning rate from a layer to the one below it, as timm counts layers; 1: the same in all."""
-    clip: float | None = None
+    clip: Annotated[float, Range(0, 1_000_000, above=True)] | None = None
     """Largest global gradient norm; null: no clipping. (LAMB has a bound of 1 of its own.)"""
-    fused: str = "auto"
+    fused: Literal["auto", "torch"] = "auto"
     """auto: NVIDIA apex's optimisers on a GPU where they are installed, else torch's; torch: never apex."""
 
 
@@ -129,12 +144,12 @@ class Optim:
 class Schedule:
     """Cosine from lr to min_lr, by epoch or by step, and a linear warm-up by step."""
 
-    per: str = "epoch"
-    min_lr: float = 0.0
-    warmup: str = "factor"
+    per: Literal["epoch", "step"] = "epoch"
+    min_lr: Rate = 0.0
+    warmup: Literal["factor", "ramp"] = "factor"
     """factor: the warm-up multiplies the cosine (mmcv); ramp: it climbs to lr, then the cosine goes on (timm)."""
-    warmup_epochs: float = 0.0
-    warmup_factor: float = 1e-5
+    warmup_epochs: Annotated[float, Range(0, 100_000)] = 0.0
+    warmup_factor: Share = 1e-5
     """Share of the learning rate at the first step."""
 
 
@@ -142,11 +157,11 @@ class Schedule:
 class Loss:
     """Cross-entropy (ce) or binary cross-entropy (bce)."""
 
-    kind: str = "ce"
-    smoothing: float = 0.0
-    threshold: float | None = None
+    kind: Literal["ce", "bce"] = "ce"
+    smoothing: Decay = 0.0
+    threshold: Decay | None = None
     """bce: targets above it become 1, the others 0; null: soft targets."""
-    reduction: str = "sum"
+    reduction: Literal["sum", "mean"] = "sum"
     """bce: sum or mean over the classes."""
 
 
@@ -154,11 +169,11 @@ class Loss:
 class Ema:
     """Moving average of the weights; validated and exported beside, or instead of, the raw ones."""
 
-    decay: float = 0.0
+    decay: Decay = 0.0
     """0: none."""
-    ramp_steps: int = 0
+    ramp_steps: Steps = 0
     """The decay grows linearly from 0.9 of its value over so many steps."""
-    every: int = 1
+    every: Count = 1
     """Steps between updates."""
 
 
@@ -177,24 +192,24 @@ class Config:
 
     mix: str = "vanilla"
     mixers: dict = field(default_factory=lambda: {"vanilla": {}})
-    epochs: int = 300
-    batch_total: int = 256
+    epochs: Annotated[int, Range(1, 100_000)] = 300
+    batch_total: Count = 256
     """Images of one optimiser step, over all processes and accumulated parts."""
-    accum: int = 1
+    accum: Count = 1
     """Parts that a process splits its share of a step into; each draws its own mix."""
-    precision: str = "auto"
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """fp32, fp16, bf16, or auto: bf16 where the device computes in it, else fp16 (GPU) or fp32."""
-    seed: int = 0
-    device: str = "auto"
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     out: str = ""
     """The run folder; empty: runs/<config>_<mix>_s<seed>, with a number behind where that exists."""
-    log_every: int = 50
+    log_every: Count = 50
     """Steps between lines of log.jsonl; the loop waits for the device only then."""
-    save_every: int = 0
+    save_every: Steps = 0
     """Steps between checkpoints, besides one an epoch; 0: none."""
-    val_every: int = 1
+    val_every: Count = 1
     """Epochs between validations; the last epoch always is validated."""
-    precise_bn: int = 0
+    precise_bn: Steps = 0
     """Training images over which batch-norm statistics are measured anew before each validation; 0: none."""
     cuda_graph: bool = False
     """Replay the step as one CUDA graph (docs/design.md): on one GPU, with SGD or AdamW, for methods that only plan."""
@@ -209,30 +224,9 @@ class Config:
     column: Column = field(default_factory=Column)
 
 
-CHOICES = {
-    "data.crop": ("rrc", "pad", "centre", "none"),
-    "data.interpolation": ("bilinear", "bicubic"),
-    "data.decode": ("fast", "exact", "gpu"),
-    "data.os_cache": ("auto", "memory", "disk"),
-    "data.bad": ("raise", "skip"),
-    "augment.kind": ("none", "randaugment", "three"),
-    "augment.variant": ("timm", "mmcls"),
-    "augment.interpolation": ("nearest", "bilinear", "bicubic"),
-    "erase.mode": ("pixel", "uint8", "constant"),
-    "model.compile": ("off", "default", "reduce-overhead", "max-autotune"),
-    "optim.name": ("sgd", "adamw", "lamb"),
-    "optim.fused": ("auto", "torch"),
-    "schedule.per": ("epoch", "step"),
-    "schedule.warmup": ("factor", "ramp"),
-    "loss.kind": ("ce", "bce"),
-    "loss.reduction": ("sum", "mean"),
-    "precision": ("auto", "fp32", "fp16", "bf16"),
-    "device": ("auto", "cpu", "cuda"),
-}
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
 FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting")
 """Keys in which a resumed run may differ."""
-AT_LEAST_ONE = ("epochs", "batch_total", "accum", "log_every", "val_every", "data.size", "data.repeats", "ema.every")
 
 
 def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
@@ -242,10 +236,13 @@ def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
     """
     path = find(path)
     tree = _read(path, ())
-    rows, known = tree.pop("rows", {}), tree.get("mixers", {})
+    rows, known = (
+        cast(tree.pop("rows", {}), dict, str(path), "rows"),
+        cast(tree.get("mixers", {}), dict, str(path), "mixers"),
+    )
     if unknown := [name for name in rows if name not in known or not isinstance(rows[name], dict)]:
         raise ValueError(f"{path}: rows.{unknown[0]} must be settings of a row, which is one of {', '.join(known)}")
-    mix = [tree.get("mix", ""), *(word[4:] for word in words if word.startswith("mix="))][-1]
+    mix = str([tree.get("mix", ""), *(word[4:] for word in words if word.startswith("mix="))][-1])
     return from_tree(over(_merge(tree, rows.get(mix, {})), words), str(path))
 
 
@@ -285,15 +282,27 @@ def find(path: str | Path) -> Path:
 
 
 def from_tree(tree: dict, where: str) -> Config:
-    """A Config from nested dicts, each key and type checked; `where` begins the errors."""
-    cfg = _fill(Config, tree, where, "")
-    for key, allowed in CHOICES.items():
-        if (value := get(cfg, key)) not in allowed:
-            raise ValueError(f"{where}: {key} is {value!r}; choose one of {', '.join(allowed)}")
-    for key in AT_LEAST_ONE:
-        if get(cfg, key) < 1:
-            raise ValueError(f"{where}: {key} is {get(cfg, key)}; it must be at least 1")
+    """A Config from nested dicts, its keys, types and ranges checked; `where` begins the errors."""
+    cfg = fill(Config, cast(tree, dict, where, "the config"), where)
+    data, optim = cfg.data, cfg.optim
+    if data.ramp and data.ramp[1] > data.ramp[2]:
+        raise ValueError(f"{where}: data.ramp is {list(data.ramp)}; its epochs must be from low to high")
+    if data.val_resize is not None and data.val_resize < (data.val_size or data.size):
+        size = f"data.val_size {data.val_size}" if data.val_size else f"data.size {data.size}"
+        raise ValueError(f"{where}: data.val_resize is {data.val_resize}; it must be at least {size}, or null")
+    if cfg.batch_total % cfg.accum:
+        raise ValueError(f"{where}: accum is {cfg.accum}; it must divide batch_total, which is {cfg.batch_total}")
+    if optim.nesterov and not optim.momentum:
+        raise ValueError(f"{where}: optim.nesterov is true; it needs optim.momentum above 0")
+    for key, value in cfg.model.args.items():
+        if str(key).endswith("_rate") and value is not None:  # dropout and drop path, of every model of timm
+            cast(value, Decay, where, f"model.args.{key}")
     return cfg
+
+
+def checked(cfg: Config, where: str) -> Config:
+    """The config again, after a command changed values in it. Raises ValueError as from_tree."""
+    return from_tree(_plain(dataclasses.asdict(cfg)), where)
 
 
 def to_tree(cfg) -> dict:
@@ -329,6 +338,14 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's numbers and booleans: `5e-5` is a number (PyYAML reads text), `off` is text (PyYAML reads false)."""
 
 
+def _mapping(loader: _Loader, node: yaml.MappingNode):
+    """A mapping, as PyYAML makes it; but a key that stands in it twice is an error."""
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+    if twice := [key for key in keys if keys.count(key) > 1]:
+        raise yaml.YAMLError(f"the key {twice[0]!r} stands twice in one mapping{node.start_mark}")
+    return (yield from loader.construct_yaml_map(node))
+
+
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":bool", ":float", ":int"))]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -340,6 +357,7 @@ _Loader.add_implicit_resolver(
     re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$", re.IGNORECASE),
     "-+.0123456789",
 )
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
 _Loader.add_constructor(
     "tag:yaml.org,2002:float",
     lambda loader, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
@@ -349,8 +367,12 @@ _Loader.add_constructor(
 def _parse(text: str, where: str):
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a whole number of thousands of digits is no YAMLError
+        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict:
@@ -358,10 +380,14 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict:
         raise ValueError(f"{path}: `base:` leads back to itself")
     if not path.is_file():
         raise ValueError(f"{above[-1]}: base {path} does not exist" if above else f"{path}: no such config file")
-    tree = _parse(path.read_text(encoding="utf-8"), str(path)) or {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8 (byte {error.start})") from error
+    tree = _parse(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a config is a mapping of keys to values")
-    bases = tree.pop("base", [])
+    bases = cast(tree.pop("base", []), str | list[str], str(path), "base")
     merged: dict = {}
     for base in [bases] if isinstance(bases, str) else bases:
         merged = _merge(merged, _read(path.parent / base, (*above, path)))
@@ -374,37 +400,6 @@ def _merge(low: dict, high: dict) -> dict:
         both = isinstance(value, dict) and isinstance(out.get(key), dict)
         out[key] = _merge(out[key], value) if both else value
     return out
-
-
-def _fill(kind: type, tree: dict, where: str, prefix: str):
-    hints = typing.get_type_hints(kind)
-    for key in tree:
-        if key not in hints:
-            known = [prefix + k for k in hints]
-            near = difflib.get_close_matches(prefix + str(key), known, 1, 0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise ValueError(f"{where}: unknown key {prefix + str(key)!r}; {hint}")
-    return kind(**{key: _cast(value, hints[key], where, prefix + key) for key, value in tree.items()})
-
-
-def _cast(value, hint, where: str, key: str):
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: {key} is {value!r}; it must be a mapping of keys to values")
-        return _fill(hint, value, where, key + ".")
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _cast(value, args[0], where, key)
-    if origin in (list, tuple) and isinstance(value, list | tuple):
-        if origin is tuple and len(value) != len(args):
-            raise ValueError(f"{where}: {key} is {value!r}; it must hold {len(args)} values")
-        return origin(_cast(v, args[0], where, key) for v in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, origin or hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    name = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
-    raise ValueError(f"{where}: {key} is {value!r}; it must be {name.get(hint, 'a list')}")
 
 
 def _plain(value):

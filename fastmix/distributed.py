@@ -92,6 +92,13 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def gather(value: object) -> list:
+    """The values of all processes, in their order, on the first of them; tensors come to the host. Called by all."""
+    found = [None] * world() if rank() == 0 else None
+    dist.gather_object(_on_host(value), found)
+    return found or []
+
+
 def parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The module with gradients averaged over the processes; each keeps its own buffers between validations."""
     known = inspect.signature(DistributedDataParallel).parameters
@@ -107,6 +114,12 @@ def average_buffers(module: nn.Module) -> None:
             dist.all_reduce(b)
         if buffers:
             torch._foreach_div_(buffers, world())
+
+
+def _on_host(value):
+    if isinstance(value, dict):
+        return {key: _on_host(one) for key, one in value.items()}
+    return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def barrier() -> None:

@@ -52,6 +52,12 @@ def launched() -> Launch:
     return found
 
 
+def alone() -> dict[str, str]:
+    """The environment for a process of its own, without what a launcher says of this one."""
+    said = (*TOGETHER, *LAUNCHERS, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return {name: value for name, value in os.environ.items() if name not in said}
+
+
 def local_world() -> int:
     """Processes on this machine, which share its cores. Raises ValueError."""
     return _number("LOCAL_WORLD_SIZE", 1, least=1)

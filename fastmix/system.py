@@ -47,8 +47,8 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def hold(file: IO, wait: bool = True) -> bool:
-    """Locks an open file for this process until it is closed.
+def hold(file: IO, wait: bool = True, shared: bool = False) -> bool:
+    """Locks an open file for this process until it is closed; shared: with others that hold it so.
 
     Returns whether it is locked: not where file system or system know no locks. Raises BlockingIOError where another
     process holds it and this one is not to wait.
@@ -56,7 +56,8 @@ def hold(file: IO, wait: bool = True) -> bool:
     if fcntl is None:
         return False
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         raise
     except OSError:

@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from fastmix import cli, config, files
+from fastmix import cli, files
 
 SHOWN = ("top1", "top5", "loss", "images", "s")  # last words of the keys that are printed
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     resize = parser.add_mutually_exclusive_group()
     resize.add_argument("--resize", type=int, help="short side in pixels, before the centre crop")
     resize.add_argument("--crop-pct", type=float, help="the same as a share: resize = size / share, rounded down")
-    parser.add_argument("--interpolation", choices=config.CHOICES["data.interpolation"])
+    parser.add_argument("--interpolation", choices=("bilinear", "bicubic"))
     parser.add_argument("--flip", action="store_true", help="mean of the logits of an image and of its mirror image")
     parser.add_argument("--per-class", type=Path, metavar="FILE.csv", help="write the scores of each class")
     parser.add_argument("--real", type=Path, metavar="real.json", help="score against ImageNet-ReaL's labels too")
@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result, table = validation.validate(subject, kind, args.flip, bool(args.per_class), args.real, args.names)
         if distributed.rank() == 0:
+            if subject.note:
+                print(subject.note, file=sys.stderr)
             print(", ".join(_words(key, value) for key, value in result.items() if key.split("_")[-1] in SHOWN))
             if args.json:
                 files.write_text(args.json, json.dumps(result) + "\n")

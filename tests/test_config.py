@@ -29,7 +29,7 @@ def write(folder: Path, text: str, name: str = "a.yaml") -> Path:
         ("data: {val_size: 256}", "data.val_size", 256),
         ("data: {scale: [0.25, 1]}", "data.scale", (0.25, 1.0)),
         ("optim: {no_decay: [norm, bias]}", "optim.no_decay", ["norm", "bias"]),
-        ("seed: -3", "seed", -3),
+        ("seed: 3", "seed", 3),
     ],
 )
 def test_values(tmp_path, text, key, value):
@@ -50,7 +50,7 @@ def test_values(tmp_path, text, key, value):
         ("optim: 3", [], "optim is 3; it must be a mapping"),
         ("data: {scale: [0.1]}", [], "data.scale is [0.1]; it must hold 2 values"),
         ("data: {mean: [a, b, c]}", [], "data.mean is 'a'; it must be a number"),
-        ("epochs: 0", [], "epochs is 0; it must be at least 1"),
+        ("epochs: 0", [], "epochs is 0; it must be a whole number from 1 to 100,000"),
         ("precision: bf8", [], "precision is 'bf8'; choose one of auto, fp32, fp16, bf16"),
         ("", ["epochs"], "'epochs' is no setting: write key=value"),
         ("", ["epochs=1", "epochs.x=3"], "'epochs.x=3': 'epochs' is a single value"),

@@ -47,6 +47,7 @@ def describe(cfg: Config) -> dict:
         cfg.model.args.pop(key, None)
     with torch.device("meta"):
         model = models.build(cfg.model, classes, device="meta")
+        models.require_sizes(model, cfg.model, loaders.sizes(cfg))
         mixer.prepare(model)
     groups = optim.param_groups(cfg.optim, model) + optim.own_groups(cfg.optim, mixer.param_groups())
     optimiser, slots = _optimiser(cfg, device)

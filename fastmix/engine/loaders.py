@@ -69,6 +69,11 @@ def resolution(cfg: Config, epoch: int) -> int:
     return cfg.data.size if share == 1 else max(32, round((low + share * (cfg.data.size - low)) / 32) * 32)
 
 
+def sizes(cfg: Config) -> list[int]:
+    """The pixels a side of all images that the model will see, in training and validation."""
+    return sorted({resolution(cfg, epoch) for epoch in range(cfg.epochs)} | {cfg.data.val_size or cfg.data.size})
+
+
 def classes(cfg: Config, *loaders: Loader) -> int:
     """The number of classes, on which config and data must agree. Raises ValueError.
 

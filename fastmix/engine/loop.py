@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from fastmix.distributed import average_buffers, rank, total, world
+from fastmix.distributed import average_buffers, total, world
 from fastmix.engine.captured_step import CapturedStep
 from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
@@ -19,19 +19,19 @@ from fastmix.engine.task import Task
 
 
 def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State, log: Log) -> None:
-    """Runs the remaining steps of `state`; returns early when `state.stop` is set, with everything saved."""
+    """Runs the remaining steps of `state`; returns early when `state.stop` was set, with everything saved."""
     device, epoch_steps = data.device, len(data)
     steps, kind = cfg.epochs * epoch_steps, CapturedStep if cfg.cuda_graph else Step
     take = kind(cfg, task, opt, scaler, epoch_steps, ema)
     clock, state.meter = Clock(), state.meter.to(device)
-    while not state.stop:
+    while not state.stopped:
         epoch, first = divmod(state.step, epoch_steps)
         if first == 0 and state.validated < epoch and (epoch % cfg.val_every == 0 or state.step == steps):
             if cfg.precise_bn:
                 for model in [task.model, *([ema.module] if ema else [])]:
                     precise_bn(model, task, data, state.step)
             validate(task, val, ema, state, log, epoch)
-        if first == 0 and state.step and rank() == 0:
+        if first == 0 and state.step:
             state.save()
         if state.step == steps:
             break
@@ -46,11 +46,11 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             stopping = state.stop and world() == 1  # several processes agree on it in report()
             if saving or stopping or state.step % cfg.log_every == 0 or state.step % epoch_steps == 0:
                 report(state, log, clock, take.lr, state.step / epoch_steps)  # waits for the device
-                if state.stop:
+                if state.stopped:
                     break
-                if saving and rank() == 0:
+                if saving:
                     state.save()
-    if state.stop and rank() == 0:
+    if state.stopped:
         state.save()
 
 
@@ -59,9 +59,8 @@ def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> Non
     loss, count, stop = total(torch.cat([state.meter[:2], state.meter.new_tensor([state.stop])])).tolist()
     if not math.isfinite(loss):
         bad = int(state.meter[2]) or state.step
-        kept = f"the last good checkpoint is {state.last}" if state.last.exists() else "there is no checkpoint yet"
-        raise FloatingPointError(f"the loss is not finite at step {bad}; {kept}. Try a lower optim.lr, or optim.clip=1")
-    state.stop, loss = stop > 0, loss / max(count, 1)
+        raise FloatingPointError(f"the loss is not finite at step {bad}")
+    state.stopped, loss = stop > 0, loss / max(count, 1)
     pace = clock.read()
     pace["images_per_s"] = round(pace["images_per_s"] * world(), 1)
     log("train", step=state.step, epoch=round(epoch, 4), loss=loss, lr=lr, **pace)
@@ -83,5 +82,5 @@ def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: in
     average = f" (average {result['ema_top1']:.2f} %)" if ema else ""
     log.say(f"epoch {epoch}: top-1 {result['top1']:.2f} %{average}, best {state.best:.2f} %")
     state.validated, state.result = epoch, result
-    if is_best and rank() == 0:
+    if is_best:
         state.save("best.pt")

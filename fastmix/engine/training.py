@@ -3,74 +3,99 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from pathlib import Path
+from contextlib import nullcontext
 
+import numpy as np
 import torch
 from torch import nn
 
 from fastmix import distributed, files, mixers, models
 from fastmix.config import Config, dump
-from fastmix.engine import captured_step, loaders, loop, optim, picture
+from fastmix.engine import captured_step, export, loaders, loop, optim, picture, stopping
 from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
+from fastmix.errors import words
 from fastmix.runs import run_folder
 
 
-def train(cfg: Config, name: str, resume: bool = False) -> str:
+class Failed(Exception):
+    """Why a run that had begun could not go on, in a line: loss or weights that are not finite, a write that failed."""
+
+
+def train(cfg: Config, name: str, resume: bool = False) -> str | None:
     """Trains as `cfg` says; `name` names the run folder where the config does not.
 
-    Returns what was reached, as a line; empty where the run was stopped, and on all processes but the first. Raises
-    FloatingPointError where the loss is not finite, ValueError for what cannot be trained.
+    Returns what was reached, as a line, on the first process, else nothing; None where the run was stopped and saved.
+    Raises ValueError for what cannot be trained, before anything is written, and Failed after that.
     """
     device = distributed.init(cfg.device)
-    cfg.precision = precision(cfg.precision, device)
-    mixer = mixers.build(cfg.mix, cfg.mixers)
-    data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
-    cfg.model.classes = loaders.classes(cfg, data, val)
-    model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
-    task = Task(model, mixer, cfg).to(device)
-    opt = optim.build(cfg.optim, model, mixer.param_groups())
-    if cfg.cuda_graph:
-        captured_step.check(cfg, mixer, opt, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
-    ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps) if cfg.ema.decay else None
-
-    folder = run_folder.choose(cfg, name, resume)
-    parts = {"task": task, "opt": opt, "scaler": scaler} | ({"ema": ema.module} if ema else {})
-    state = State(folder, cfg, parts)
-    if resume and state.last.exists():
-        state.restore()
-    steps, lead = cfg.epochs * len(data), distributed.rank() == 0
-    distributed.barrier()  # all processes have looked for a free folder
-    if lead:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
-        (folder / "versions.json").write_text(json.dumps(run_folder.versions(), indent=1) + "\n", encoding="utf-8")
-    if lead and state.step == 0:
-        picture.first_batch(task, data, folder / "first_batch.png")
-    distributed.barrier()
-    compile_networks(cfg, model, mixer)
-    torch.backends.cudnn.benchmark = True
-
-    signal.signal(signal.SIGTERM, lambda *_: setattr(state, "stop", True))
-    log, began, first = Log(folder / "log.jsonl", steps, state.step, lead), time.perf_counter(), state.step
-    what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {data.n} images, {cfg.epochs} epochs"
-    log.say(f"{name}: {what}, {cfg.precision} on {device.type} -> {folder}")
     try:
-        loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
-        if state.stop:
-            log.say(f"stopped at step {state.step} of {steps}, saved; continue with --resume out={folder}")
-            return ""
+        cfg.precision = precision(cfg.precision, device)
+        mixer = mixers.build(cfg.mix, cfg.mixers)
+        data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
+        cfg.model.classes = loaders.classes(cfg, data, val)
+        model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
+        models.require_sizes(model, cfg.model, loaders.sizes(cfg))
+        export.require(model, cfg.model.name)
+        task = Task(model, mixer, cfg).to(device)
+        opt = optim.build(cfg.optim, model, mixer.param_groups())
+        if cfg.cuda_graph:
+            captured_step.check(cfg, mixer, opt, device)
+        scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
+        ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps) if cfg.ema.decay else None
+        parts = {"task": task, "opt": opt, "scaler": scaler} | ({"ema": ema.module} if ema else {})
+        state = State(run_folder.choose(cfg, name, resume), cfg, parts, cfg.epochs * len(data))
+        lead = distributed.rank() == 0
+        distributed.barrier()  # all processes have looked for a free folder
+        with run_folder.held(state.folder) if lead else nullcontext():
+            note = state.restore() if resume and state.last.exists() else ""
+            first = picture.first_batch(task, data) if lead and state.step == 0 else None
+            if lead:
+                _begin(state, first)
+            distributed.barrier()
+            compile_networks(cfg, model, mixer)
+            torch.backends.cudnn.benchmark = True
+            return _train(cfg, name, data, val, scaler, ema, state, note)
+    finally:
+        distributed.close()
+
+
+def _begin(state: State, first: np.ndarray | None) -> None:
+    """Writes what a run folder holds from its begin: the config, versions, and the picture of the first batch."""
+    folder = state.folder
+    files.write_text(folder / "config.yaml", dump(state.cfg))
+    files.write_text(folder / "versions.json", json.dumps(run_folder.versions(), indent=1) + "\n")
+    if first is not None:
+        picture.save(folder / "first_batch.png", first)
+
+
+def _train(cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: State, note: str) -> str | None:
+    """The loop from where `state` is, and the export; the note is told first."""
+    task, opt, folder = state.parts["task"], state.parts["opt"], state.folder
+    lead, began, first = distributed.rank() == 0, time.perf_counter(), state.step
+    log = Log(folder / "log.jsonl", state.steps, state.step, lead)
+    what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {data.n} images, {cfg.epochs} epochs"
+    if note:
+        log.say(note)
+    log.say(f"{name}: {what}, {cfg.precision} on {data.device.type} -> {folder}")
+    try:
+        with stopping.by_signals(state):
+            loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
+        if state.stopped:
+            log.say(f"stopped at step {state.step} of {state.steps}, saved; continue with --resume out={folder}")
+            return None
+    except FloatingPointError as error:
+        raise Failed(f"{error}; {state.kept()}. Try a lower optim.lr, or optim.clip=1") from error
+    except OSError as error:
+        raise Failed(f"{words(error)}; {state.kept()}. --resume out={folder} goes on from there") from error
     finally:
         log.close()
-        distributed.close()
     if not lead:
         return ""
-    export(folder / "model.safetensors", ema.module if ema else model)
+    export.save(folder / "model.safetensors", ema.module if ema else task.model)
     seconds, images = time.perf_counter() - began, (state.step - first) * cfg.batch_total
     score = state.result["ema_top1" if ema else "top1"]
     return (
@@ -86,11 +111,3 @@ def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None
         torch._dynamo.config.recompile_limit = 64
         for net in (model, *mixer.companions()):
             net.compile(mode=cfg.model.compile)
-
-
-def export(path: Path, model: nn.Module) -> None:
-    """The weights alone, as timm loads them; atomic."""
-    from safetensors.torch import save_file
-
-    with files.whole(path) as part:
-        save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, part)

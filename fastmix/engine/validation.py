@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from fastmix import config, distributed, mixers, models
+from fastmix import config, distributed, files, mixers, models
 from fastmix.engine import imagenet_real, loaders, per_class
 from fastmix.engine.evaluate import predict
 from fastmix.engine.task import Task, precision
@@ -24,6 +24,7 @@ class Subject:
     cfg: config.Config
     checkpoint: str
     sets: dict[str, dict | None]
+    note: str = ""
 
 
 def of_run(where: Path, checkpoint: str, words: list[str]) -> Subject:
@@ -34,20 +35,20 @@ def of_run(where: Path, checkpoint: str, words: list[str]) -> Subject:
     path = where / f"{checkpoint}.pt" if where.is_dir() else where
     if where.is_dir() and not (where / "config.yaml").is_file():
         raise ValueError(f"{where}: no run folder (no config.yaml in it)")
+    beside = path.parent / "config.yaml"
+    cfg = config.load(beside, words) if beside.is_file() else None
     if not path.exists():
         raise ValueError(f"{path}: no such run folder or checkpoint")
     found = weights.read(path)
     if found.config is not None and not where.is_dir():
         cfg = config.from_tree(config.over(found.config, words), str(path))
-    elif (path.parent / "config.yaml").is_file():
-        cfg = config.load(path.parent / "config.yaml", words)
-    else:
+    if cfg is None:
         raise ValueError(f"{path}: no config.yaml beside it says what model it is; give --model NAME --weights {path}")
     if path.suffix == ".safetensors" and cfg.ema.decay:  # a run exports its average
         found.sets = {"ema": found.sets["raw"]}
     cfg.model.args.pop("checkpoint_path", None)
     cfg.model.args.pop("pretrained", None)
-    return Subject(cfg, str(path), found.sets)
+    return Subject(cfg, str(path), found.sets, files.note(path) if found.config is not None else "")
 
 
 def of_timm(name: str, file: str, words: list[str], interpolation: str | None = None, cropped: bool = False) -> Subject:
@@ -147,7 +148,7 @@ def _pretrained(cfg: config.Config, classes: int, device):
     cfg.model.args["pretrained"] = True
     try:
         return models.build(cfg.model, classes, 0, device)
-    except (OSError, RuntimeError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the weights of {cfg.model.name} cannot be had ({reason}); fetch the file where there is a network and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from typing import get_type_hints
 
 from fastmix.mixers.adautomix import AdAutoMix
 from fastmix.mixers.alignmix import AlignMix
@@ -36,6 +37,7 @@ from fastmix.mixers.tlalign import TLAlign
 from fastmix.mixers.tokenmix import TokenMix, TokenMixAttention
 from fastmix.mixers.transmix import TransMix
 from fastmix.mixers.vanilla import Vanilla
+from fastmix.ranges import cast
 
 MIXERS: dict[str, type[Mixer]] = {
     "vanilla": Vanilla,
@@ -96,9 +98,12 @@ def build(name: str, rows: dict, path: str = "mixers") -> Mixer:
     if not isinstance(kind, str) or kind not in MIXERS:
         raise ValueError(f"{path}: no mixer {kind!r}{nearest(kind, MIXERS)}")
     known = inspect.signature(MIXERS[kind]).parameters
-    for option in options:
+    hints = get_type_hints(MIXERS[kind].__init__)
+    for option, value in options.items():
         if option not in known:
             raise ValueError(f"{path}: {kind} has no option {option!r}{nearest(option, known)}")
+        if option != "of":
+            cast(value, hints[option], path, option)
     if issubclass(MIXERS[kind], Choice):
         options["of"] = children(options.get("of"), f"{path}.of")
     try:

@@ -11,9 +11,9 @@ from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix_logits import mix_logits
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.upsample import MODES, upsample
-from fastmix.mixers.base import check, positive, shuffled
+from fastmix.mixers.base import SHARE, check, positive, shuffled, within
 from fastmix.mixers.mixblock import AdAutoMixBlock, Projected
-from fastmix.mixers.momentum import MomentumMixer, share, targets
+from fastmix.mixers.momentum import MomentumMixer, targets
 from fastmix.models.sites import read
 from fastmix.targets import Targets
 
@@ -66,8 +66,8 @@ class AdAutoMix(MomentumMixer):
         self.alpha, self.lam_concat = positive(self.name, "alpha", alpha), lam_concat
         check(self.name, "samples", samples, (2, 3))
         check(self.name, "mode", mode, MODES)
-        self.samples, self.mode, self.beta = samples, mode, share(self.name, "beta", beta)
-        self.lam_margin = share(self.name, "lam_margin", lam_margin)
+        self.samples, self.mode, self.beta = samples, mode, within(self.name, "beta", beta, SHARE)
+        self.lam_margin = within(self.name, "lam_margin", lam_margin, SHARE)
         self.steps = 0
 
     def mix_block(self, channels: int) -> nn.Module:

@@ -51,7 +51,7 @@ class AlignMix(MixUp):
     ):
         super().__init__(alpha, granularity, variant)
         self.eps = positive(self.name, "eps", eps)
-        self.iterations = whole(self.name, "iterations", iterations)
+        self.iterations = whole(self.name, "iterations", iterations, most=10_000)
         check(self.name, "exact_marginals", exact_marginals, (True, False))
         self.exact_marginals = exact_marginals
 

@@ -49,7 +49,7 @@ class AttentiveMix(GuidedMixer):
     ):
         super().__init__(granularity, variant)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.size = whole(self.name, "size", size, 32)
+        self.size = whole(self.name, "size", size, 32, 4096)
         check(self.name, "k_dist", k_dist, ("beta_alpha", "beta_8"))
         self.beta = self.alpha if k_dist == "beta_alpha" else 8.0
         self.top_k = None if top_k is None else whole(self.name, "top_k", top_k)

@@ -12,9 +12,9 @@ from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix_logits import mix_logits
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.upsample import MODES, upsample
-from fastmix.mixers.base import check, is_number, positive, shuffled
+from fastmix.mixers.base import SHARE, WEIGHT, check, positive, shuffled, within
 from fastmix.mixers.mixblock import AutoMixBlock, Projected
-from fastmix.mixers.momentum import MomentumMixer, share, targets
+from fastmix.mixers.momentum import MomentumMixer, targets
 from fastmix.targets import Targets
 
 SCHEDULES = ("cosine", "constant")
@@ -73,12 +73,11 @@ class AutoMix(MomentumMixer):
         self.alpha, self.lam_concat = positive(self.name, "alpha", alpha), lam_concat
         check(self.name, "mode", mode, MODES)
         check(self.name, "mask_schedule", mask_schedule, SCHEDULES)
-        if not (is_number(mask_weight) and mask_weight >= 0):
-            raise ValueError(f"{self.name}: mask_weight is {mask_weight!r}; it must be a number, at least 0")
-        self.mode, self.mask_weight, self.mask_schedule = mode, mask_weight, mask_schedule
-        self.lam_margin = share(self.name, "lam_margin", lam_margin)
-        self.mask_adjust = share(self.name, "mask_adjust", mask_adjust)
-        self.block_prob = share(self.name, "block_prob", block_prob)
+        self.mode, self.mask_schedule = mode, mask_schedule
+        self.mask_weight = within(self.name, "mask_weight", mask_weight, WEIGHT)
+        self.lam_margin = within(self.name, "lam_margin", lam_margin, SHARE)
+        self.mask_adjust = within(self.name, "mask_adjust", mask_adjust, SHARE)
+        self.block_prob = within(self.name, "block_prob", block_prob, SHARE)
 
     def mix_block(self, channels: int) -> nn.Module:
         return AutoMixBlock(channels, self.lam_concat)

@@ -9,10 +9,15 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.ranges import Range, shown
 from fastmix.targets import Targets
 
 GRANULARITIES = ("batch", "sample")
 VARIANTS = ("paper", "openmixup")
+LEAST, MOST = 1e-6, 1_000_000
+"""Of a positive option, and of any that is a number."""
+SHARE = Range(0, 1)
+WEIGHT = Range(0, MOST)
 
 
 class Mixer(nn.Module):
@@ -89,28 +94,33 @@ def check(mixer: str, option: str, value, allowed: tuple) -> None:
 
 
 def is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
-def positive(mixer: str, option: str, value: float) -> float:
-    """The value; raises ValueError, naming mixer and option, unless it is a number above zero."""
-    if not (is_number(value) and value > 0):
-        raise ValueError(f"{mixer}: {option} is {value!r}; it must be a number above 0")
+def within(mixer: str, option: str, value: float, allowed: Range) -> float:
+    """The value; raises ValueError, naming mixer and option, unless it is a number of that range."""
+    if not (is_number(value) and value in allowed):
+        raise ValueError(f"{mixer}: {option} is {shown(value)}; it must be a number {allowed}")
     return value
 
 
-def whole(mixer: str, option: str, value: int, least: int = 1) -> int:
-    """The value; raises ValueError, naming mixer and option, unless it is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{mixer}: {option} is {value!r}; it must be a whole number of at least {least}")
+def positive(mixer: str, option: str, value: float, most: float = MOST) -> float:
+    """The value; raises ValueError, naming mixer and option, unless it is a number from LEAST to `most`."""
+    return within(mixer, option, value, Range(LEAST, most))
+
+
+def whole(mixer: str, option: str, value: int, least: int = 1, most: int = MOST) -> int:
+    """The value; raises ValueError, naming mixer and option, unless it is a whole number from `least` to `most`."""
+    if not (isinstance(value, int) and is_number(value) and least <= value <= most):
+        raise ValueError(f"{mixer}: {option} is {shown(value)}; it must be a whole number {Range(least, most)}")
     return value
 
 
-def interval(mixer: str, option: str, value, most: float = math.inf) -> tuple:
-    """The value as (low, high); raises ValueError unless it is two numbers with 0 < low <= high <= most."""
+def interval(mixer: str, option: str, value, most: float = MOST) -> tuple:
+    """The value as (low, high); raises ValueError unless it is two numbers with LEAST <= low <= high <= most."""
     pair = tuple(value) if isinstance(value, (list, tuple)) else ()
-    if not (len(pair) == 2 and all(map(is_number, pair)) and 0 < pair[0] <= pair[1] <= most):
-        raise ValueError(f"{mixer}: {option} is {value!r}; it must be [low, high] with 0 < low <= high <= {most}")
+    if not (len(pair) == 2 and all(map(is_number, pair)) and LEAST <= pair[0] <= pair[1] <= most):
+        raise ValueError(f"{mixer}: {option} is {shown(value)}; it must be [low, high], from {LEAST} to {most:,}")
     return pair
 
 

@@ -14,7 +14,7 @@ from fastmix.kernels.comixup.problem import MOST
 from fastmix.kernels.gradient_pool import gradient_pool
 from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan, cell_mean
-from fastmix.mixers.base import is_number, positive, whole
+from fastmix.mixers.base import SHARE, WEIGHT, positive, whole, within
 from fastmix.mixers.gradient import GradientMixer, saliency
 
 RANDOM = (2, 4, 8)  # what blocks = -1 draws from
@@ -79,17 +79,15 @@ class CoMixup(GradientMixer):
     ):
         super().__init__(clean_lam, saliency_size)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.group = whole(self.name, "group", group)
-        if group > MOST:
-            raise ValueError(f"{self.name}: group is {group}; it must be at most {MOST}")
-        if blocks != -1 and not (isinstance(blocks, int) and RANDOM[0] <= blocks <= RANDOM[-1]):
+        self.group = whole(self.name, "group", group, most=MOST)
+        if blocks != -1 and not (type(blocks) is int and RANDOM[0] <= blocks <= RANDOM[-1]):
             raise ValueError(f"{self.name}: blocks is {blocks!r}; it must be a whole number from 2 to 8, or -1")
         for option, value in {"beta": beta, "gamma": gamma, "eta": eta, "tau": tau, "omega": omega}.items():
-            if not (is_number(value) and value >= 0 and (option != "omega" or value <= 1)):
-                most = "from 0 to 1" if option == "omega" else "at least 0"
-                raise ValueError(f"{self.name}: {option} is {value!r}; it must be a number, {most}")
+            within(self.name, option, value, SHARE if option == "omega" else WEIGHT)
         self.blocks, self.eta, self.omega = blocks, eta, omega
-        self.solver = dict(beta=beta, gamma=gamma, tau=tau, iterations=whole(self.name, "iterations", iterations))
+        self.solver = dict(
+            beta=beta, gamma=gamma, tau=tau, iterations=whole(self.name, "iterations", iterations, most=1000)
+        )
 
     def plan(self, batch: Batch, gradient: Tensor) -> Plan:
         count, rng, device = len(batch), batch.rng, batch.images.device

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.mixers.base import Mixer, is_number, positive
+from fastmix.mixers.base import WEIGHT, Mixer, positive, within
 from fastmix.mixers.choice import Choice
 from fastmix.targets import Decoupled
 
@@ -41,10 +41,8 @@ class DecoupledMix(Choice):
     ):
         super().__init__(of, granularity)
         for option, value in (("eta", eta), ("p", p), ("xi", xi)):
-            if not (is_number(value) and value >= 0):
-                raise ValueError(f"DecoupledMix: {option} is {value!r}; it must be a number of at least 0")
-        if positive("DecoupledMix", "threshold", threshold) > 1:
-            raise ValueError(f"DecoupledMix: threshold is {threshold!r}; it must be a number above 0, at most 1")
+            within("DecoupledMix", option, value, WEIGHT)
+        positive("DecoupledMix", "threshold", threshold, most=1)
         self.options = eta, p, threshold, xi
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:

@@ -88,8 +88,8 @@ class FMix(InputMixer):
         super().__init__(granularity, variant)
         check(self.name, "spectrum", spectrum, SPECTRA)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.decay = positive(self.name, "decay", decay)
-        self.maps = whole(self.name, "bank", bank)
+        self.decay = positive(self.name, "decay", decay, most=10)
+        self.maps = whole(self.name, "bank", bank, most=65_536)
         self.seed = whole(self.name, "seed", seed, least=0)
         self.spectrum = spectrum
         self.banks: dict[tuple, Tensor] = {}

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.gradient_pool import gradient_pool
-from fastmix.mixers.base import is_number, whole
+from fastmix.mixers.base import WEIGHT, whole, within
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.models.saliency import gradient, input_gradient
 from fastmix.targets import CrossEntropy, Targets
@@ -38,12 +38,12 @@ class GradientMixer(GuidedMixer):
         variant: str = "paper",
     ):
         super().__init__(granularity, variant)
-        if not (is_number(clean_lam) and clean_lam >= 0):
-            raise ValueError(f"{self.name}: clean_lam is {clean_lam!r}; it must be a number, at least 0")
+        self.clean_lam = within(self.name, "clean_lam", clean_lam, WEIGHT)
         if clean_lam and saliency_size is not None:
             raise ValueError(f"{self.name}: clean_lam trains on the clean images at full size; leave saliency_size out")
-        self.clean_lam = clean_lam
-        self.saliency_size = None if saliency_size is None else whole(self.name, "saliency_size", saliency_size, 8)
+        self.saliency_size = (
+            None if saliency_size is None else whole(self.name, "saliency_size", saliency_size, 8, 4096)
+        )
 
     def clean_loss(self, logits: Tensor, batch: Batch, criterion: nn.Module) -> Tensor:
         """The mean loss of the clean batch."""

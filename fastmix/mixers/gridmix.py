@@ -55,7 +55,7 @@ class GridMix(InputMixer):
     ):
         super().__init__(granularity, variant)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.holes = tuple(whole(self.name, "holes", k) for k in interval(self.name, "holes", holes))
+        self.holes = tuple(whole(self.name, "holes", k, most=256) for k in interval(self.name, "holes", holes))
         self.area = interval(self.name, "area", area, most=1.0)
         self.aspect = interval(self.name, "aspect", aspect)
 

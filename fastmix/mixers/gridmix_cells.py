@@ -23,7 +23,7 @@ class GridMixCells(InputMixer):
     def __init__(self, alpha: float = 1.0, cells: int = 4, granularity: str = "batch"):
         super().__init__(granularity)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.cells = whole(self.name, "cells", cells)
+        self.cells = whole(self.name, "cells", cells, most=256)
 
     def plan(self, batch: Batch) -> Plan:
         n, q = self.draws(batch), self.cells

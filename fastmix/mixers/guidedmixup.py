@@ -12,7 +12,7 @@ from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.spectral import blur, spectral_residual
-from fastmix.mixers.base import check, is_number
+from fastmix.mixers.base import check, positive
 from fastmix.mixers.gradient import GradientMixer
 from fastmix.targets import Targets
 
@@ -65,9 +65,8 @@ class GuidedMixup(GradientMixer):
         check(self.name, "pairing", pairing, PAIRINGS)
         if mix_prob is None:
             mix_prob = PROBS[saliency] if paper else 1.0
-        if not (is_number(mix_prob) and 0 < mix_prob <= 1):
-            raise ValueError(f"{self.name}: mix_prob is {mix_prob!r}; it must be above 0 and at most 1")
-        self.saliency, self.pairing, self.mix_prob = saliency, pairing, mix_prob
+        self.saliency, self.pairing = saliency, pairing
+        self.mix_prob = positive(self.name, "mix_prob", mix_prob, most=1)
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """float [B,C,h,w], whose root mean square over C is the saliency: the gradient, or the saliency itself."""

@@ -42,7 +42,7 @@ class MixPro(InputMixer):
     def __init__(self, alpha: float = 1.0, cell: int = 64, pal: bool = True, granularity: str = "batch"):
         super().__init__(granularity)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.cell = whole(self.name, "cell", cell)
+        self.cell = whole(self.name, "cell", cell, most=4096)
         check(self.name, "pal", pal, (True, False))
         self.pal = pal
 

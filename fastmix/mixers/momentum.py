@@ -13,10 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
-from fastmix.mixers.base import Mixer, is_number
+from fastmix.mixers.base import SHARE, WEIGHT, Mixer, is_number, within
 from fastmix.models.buffers import BufferCopy
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import classifier, install, name_of, read, rewrite, sites, upto
+from fastmix.ranges import Range
 from fastmix.targets import Targets
 
 OWN = ("lr", "min_lr", "momentum", "weight_decay")  # what `block` may say
@@ -57,7 +58,7 @@ class MomentumMixer(Mixer):
         momentum = tuple(momentum) if isinstance(momentum, (list, tuple)) else ()
         if not (len(momentum) == 2 and all(map(is_number, momentum)) and 0 <= momentum[0] <= momentum[1] <= 1):
             raise ValueError(f"{self.name}: momentum must be [first, last] with 0 <= first <= last <= 1")
-        self.momentum, self.start = momentum, share(self.name, "momentum_start", momentum_start)
+        self.momentum, self.start = momentum, within(self.name, "momentum_start", momentum_start, SHARE)
         self.site, self.early_stop, self.t = site, early_stop, 0.0
         self.own = own_settings(self.name, block)
 
@@ -187,16 +188,11 @@ def stop(mixer: str, model: nn.Module, site: str | None) -> tuple[str, int]:
 def own_settings(mixer: str, block: dict | None) -> dict:
     """Settings of the mix block's optimiser group. Raises ValueError for what it does not know."""
     block = {} if block is None else block
-    if not (isinstance(block, dict) and all(is_number(v) and v >= 0 for v in block.values()) and set(block) <= {*OWN}):
-        raise ValueError(f"{mixer}: block is {block!r}; it may hold numbers of at least 0 for {', '.join(OWN)}")
+    if not (isinstance(block, dict) and set(block) <= {*OWN}):
+        raise ValueError(f"{mixer}: block is {block!r}; it may hold numbers for {', '.join(OWN)}")
+    for key, value in block.items():
+        within(mixer, f"block.{key}", value, Range(0, 1, below=True) if key == "momentum" else WEIGHT)
     if ("lr" in block) != ("min_lr" in block):
         raise ValueError(f"{mixer}: block is {block!r}; lr and min_lr go together")
     rest = {key: value for key, value in block.items() if key not in ("lr", "min_lr")}
     return rest | ({"own_lr": [block["lr"], block["min_lr"]]} if "lr" in block else {})
-
-
-def share(mixer: str, option: str, value: float) -> float:
-    """The value; raises ValueError, naming mixer and option, unless it is a number from 0 to 1."""
-    if not (is_number(value) and 0 <= value <= 1):
-        raise ValueError(f"{mixer}: {option} is {value!r}; it must be a number from 0 to 1")
-    return value

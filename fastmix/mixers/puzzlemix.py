@@ -15,7 +15,7 @@ from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.transport import transport
 from fastmix.kernels.transport.reference import MOST
-from fastmix.mixers.base import is_number, positive, whole
+from fastmix.mixers.base import SHARE, WEIGHT, positive, whole, within
 from fastmix.mixers.gradient import GradientMixer, saliency
 
 BLOCKS = {"paper": [2, 4, 8, 16], "openmixup": [2, 4, 8]}
@@ -117,16 +117,13 @@ class PuzzleMix(GradientMixer):
         self.blocks = blocks if isinstance(blocks, (list, tuple)) else BLOCKS[variant] if blocks is None else [blocks]
         if not self.blocks or not all(type(b) is int and 2 <= b <= MOST for b in self.blocks):
             raise ValueError(f"{self.name}: blocks is {blocks!r}; it must be a whole number of 2 to {MOST}, or a list")
-        self.labels = whole(self.name, "labels", labels, least=2)
-        if labels > 4:
-            raise ValueError(f"{self.name}: labels is {labels}; it must be 2, 3 or 4")
+        self.labels = whole(self.name, "labels", labels, least=2, most=4)
         for option, value in {"beta": beta, "gamma": gamma, "eta": eta, "t_eps": t_eps}.items():
-            most = 1 if option == "gamma" else math.inf  # above 1 borders could repel each other: W < 0
-            if not (is_number(value) and 0 <= value <= most):
-                raise ValueError(f"{self.name}: {option} is {value!r}; it must be a number from 0 to {most}")
+            # With a gamma above 1 borders could repel each other: W < 0.
+            within(self.name, option, value, SHARE if option == "gamma" else WEIGHT)
         self.beta, self.gamma, self.eta, self.t_eps = beta, gamma, eta, t_eps
-        self.neighbours = whole(self.name, "neighbours", neighbours)
-        self.t_size = None if t_size is None else whole(self.name, "t_size", t_size)
+        self.neighbours = whole(self.name, "neighbours", neighbours, most=4096)
+        self.t_size = None if t_size is None else whole(self.name, "t_size", t_size, most=4096)
         self.transport = transport
 
     def plan(self, batch: Batch, gradient: Tensor) -> Plan:

@@ -49,7 +49,7 @@ class SaliencyGrafting(GuidedMixer):
         super().__init__(granularity)
         self.alpha = positive(self.name, "alpha", alpha)
         self.site = site
-        self.grid = None if grid is None else (whole(self.name, "grid", grid),) * 2
+        self.grid = None if grid is None else (whole(self.name, "grid", grid, most=256),) * 2
         self.temperature = positive(self.name, "temperature", temperature)
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.mixers.automix import AutoMix
-from fastmix.mixers.base import is_number
+from fastmix.mixers.base import MOST, within
 from fastmix.mixers.mixblock import SAMixBlock
-from fastmix.mixers.momentum import share
+from fastmix.ranges import Range
 
 
 class SAMix(AutoMix):
@@ -46,9 +46,8 @@ class SAMix(AutoMix):
     ):
         masks = (lam_margin, mode, mask_weight, mask_schedule, mask_adjust)
         super().__init__(alpha, False, *masks, block_prob, site, momentum, momentum_start, early_stop, block)
-        if not is_number(k):
-            raise ValueError(f"{self.name}: k is {k!r}; it must be a number (below 0: lambda as it is)")
-        self.k, self.dropout = k, share(self.name, "dropout", dropout)
+        self.k = within(self.name, "k", k, Range(-MOST, MOST))  # below 0: lambda as it is
+        self.dropout = within(self.name, "dropout", dropout, Range(0, 1, below=True))
 
     def mix_block(self, channels: int) -> nn.Module:
         return SAMixBlock(channels, self.k, self.dropout)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.mixers.base import is_number, positive
+from fastmix.mixers.base import positive
 from fastmix.mixers.cutmix import clipped_box
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.models.saliency import evaluated
@@ -46,9 +46,7 @@ class SnapMix(GuidedMixer):
     def __init__(self, alpha: float = 5.0, mix_prob: float = 1.0, granularity: str = "batch", variant: str = "paper"):
         super().__init__(granularity, variant)
         self.alpha = positive(self.name, "alpha", alpha)
-        if not (is_number(mix_prob) and 0 < mix_prob <= 1):
-            raise ValueError(f"{self.name}: mix_prob is {mix_prob!r}; it must be a number above 0, at most 1")
-        self.mix_prob = mix_prob
+        self.mix_prob = positive(self.name, "mix_prob", mix_prob, most=1)
 
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
         if self.granularity == "batch" and batch.rng.random() >= self.mix_prob:

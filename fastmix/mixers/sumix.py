@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
-from fastmix.mixers.base import Mixer, check, is_number, positive
+from fastmix.mixers.base import WEIGHT, Mixer, check, positive, within
 from fastmix.mixers.choice import Choice
 from fastmix.models.sites import classifier, install, rewrite
 from fastmix.targets import CrossEntropy, Targets
@@ -57,10 +57,8 @@ class SUMix(Choice):
                 raise ValueError(
                     f"SUMix: of holds {type(mixer).__name__}, which does more than change the input; choose another"
                 )
-        if not (is_number(gamma) and gamma >= 0):
-            raise ValueError(f"SUMix: gamma is {gamma!r}; it must be a number of at least 0")
         check("SUMix", "normed", normed, (True, False))
-        self.gamma, self.normed = gamma, normed
+        self.gamma, self.normed = within("SUMix", "gamma", gamma, WEIGHT), normed
         self.scale = None if scale is None else positive("SUMix", "scale", scale)
 
     def prepare(self, model: nn.Module) -> None:

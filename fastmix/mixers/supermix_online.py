@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.mixers.base import check, is_number, positive, whole
+from fastmix.mixers.base import WEIGHT, check, positive, whole, within
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.models.saliency import SMALL
 from fastmix.models.teacher import Teacher, resized
@@ -60,13 +60,11 @@ class SuperMix(GuidedMixer):
     ):
         super().__init__(granularity)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.side = whole(self.name, "side", side)
+        self.side = whole(self.name, "side", side, most=256)
         self.sigma = positive(self.name, "sigma", sigma)
-        if not (is_number(sparsity) and sparsity >= 0):
-            raise ValueError(f"{self.name}: sparsity is {sparsity!r}; it must be a number of at least 0")
-        self.sparsity = sparsity
-        self.steps = whole(self.name, "steps", steps)
-        self.size = None if size is None else (whole(self.name, "size", size, 32),) * 2
+        self.sparsity = within(self.name, "sparsity", sparsity, WEIGHT)
+        self.steps = whole(self.name, "steps", steps, most=1000)
+        self.size = None if size is None else (whole(self.name, "size", size, 32, 4096),) * 2
         check(self.name, "labels", labels, ("given", "teacher"))
         self.labels = labels
         self.teacher = Teacher(self.name, teacher, weights)

@@ -41,7 +41,7 @@ class TLAlign(InputMixer):
     def __init__(self, alpha: float = 1.0, patch: int = 16, granularity: str = "batch"):
         super().__init__(granularity)
         self.alpha = positive(self.name, "alpha", alpha)
-        self.patch = whole(self.name, "patch", patch)
+        self.patch = whole(self.name, "patch", patch, most=4096)
 
     def prepare(self, model: nn.Module) -> None:
         need_class_token(self.name, model)

@@ -41,7 +41,7 @@ class TokenMixer(GuidedMixer):
     def __init__(self, alpha: float | None = None, patch: int = 16, granularity: str = "batch"):
         super().__init__(granularity)
         self.alpha = None if alpha is None else positive(self.name, "alpha", alpha)
-        self.patch = whole(self.name, "patch", patch)
+        self.patch = whole(self.name, "patch", patch, most=4096)
 
     def plan(self, batch: Batch, activation: Tensor) -> Plan:
         partner = send(self.pair(batch), activation.device)
@@ -86,7 +86,7 @@ class TokenMix(TokenMixer):
         granularity: str = "batch",
     ):
         super().__init__(alpha, patch, granularity)
-        self.size = whole(self.name, "size", size, 32)
+        self.size = whole(self.name, "size", size, 32, 4096)
         self.teacher = Teacher(self.name, teacher, weights)
         try:
             self.activation(torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64))

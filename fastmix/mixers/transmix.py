@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
-from fastmix.mixers.base import is_number
+from fastmix.mixers.base import SHARE, within
 from fastmix.mixers.cutmix import CutMix
 from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import class_attention, name_of
@@ -39,9 +39,7 @@ class TransMix(CutMix):
 
     def __init__(self, alpha: float = 1.0, ratio: float = 0.5, granularity: str = "batch", variant: str = "paper"):
         super().__init__(alpha, granularity, variant)
-        if not (is_number(ratio) and 0 <= ratio <= 1):
-            raise ValueError(f"{self.name}: ratio is {ratio!r}; it must be a number from 0 to 1")
-        self.ratio = ratio
+        self.ratio = within(self.name, "ratio", ratio, SHARE)
 
     def prepare(self, model: nn.Module) -> None:
         try:

@@ -293,8 +293,8 @@ def test_the_authors_recipe_trains_in_bfloat16():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"eps": 0}, "AlignMix: eps is 0; it must be a number above 0"),
-        ({"iterations": 0}, "AlignMix: iterations is 0; it must be a whole number of at least 1"),
+        ({"eps": 0}, "AlignMix: eps is 0; it must be a number from 1e-06 to 1,000,000"),
+        ({"iterations": 0}, "AlignMix: iterations is 0; it must be a whole number from 1 to 10,000"),
         ({"exact_marginals": "yes"}, "AlignMix: exact_marginals is 'yes'; choose one of True, False"),
     ],
 )

@@ -432,7 +432,7 @@ def test_distances_of_peaks_are_those_of_the_pooled_maximum():
         ({"blocks": 16}, "from 2 to 8, or -1"),
         ({"alpha": 0}, "alpha is 0"),
         ({"tau": -0.1}, "tau is -0.1"),
-        ({"omega": 1.5}, "omega is 1.5; it must be a number, from 0 to 1"),
+        ({"omega": 1.5}, "omega is 1.5; it must be a number from 0 to 1"),
         ({"iterations": 0}, "iterations is 0"),
         ({"clean_lam": -1}, "clean_lam"),
         ({"saliency_size": 32}, "clean_lam trains on the clean images"),

@@ -206,9 +206,9 @@ def test_a_row_says_what_is_decoupled():
 @pytest.mark.parametrize("granularity", ["batch", "sample"])
 def test_what_does_not_fit_is_said_in_one_line(granularity):
     for options, words in (
-        ({"eta": -1}, "DecoupledMix: eta is -1; it must be a number of at least 0"),
-        ({"threshold": 1.5}, "DecoupledMix: threshold is 1.5; it must be a number above 0, at most 1"),
-        ({"xi": "2"}, "DecoupledMix: xi is '2'; it must be a number of at least 0"),
+        ({"eta": -1}, "DecoupledMix: eta is -1; it must be a number from 0 to 1,000,000"),
+        ({"threshold": 1.5}, "DecoupledMix: threshold is 1.5; it must be a number from 1e-06 to 1"),
+        ({"xi": "2"}, "DecoupledMix: xi is '2'; it must be a number from 0 to 1,000,000"),
     ):
         with pytest.raises(ValueError, match=f"^{words}$"):
             DecoupledMix({MixUp(): 1.0}, **options, granularity=granularity)

@@ -326,8 +326,8 @@ def test_openmixup_pairs_at_random_and_always_mixes():
     [
         ({"saliency": "gradient"}, "choose one of sr, ap"),
         ({"pairing": "greedy_c"}, "choose one of greedy, random"),
-        ({"mix_prob": 0}, "above 0 and at most 1"),
-        ({"mix_prob": 1.5}, "above 0 and at most 1"),
+        ({"mix_prob": 0}, "from 1e-06 to 1"),
+        ({"mix_prob": 1.5}, "from 1e-06 to 1"),
         ({"clean_lam": 1.0}, "belong to saliency ap"),
         ({"saliency_size": 64}, "belong to saliency ap"),
     ],

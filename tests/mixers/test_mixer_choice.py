@@ -167,7 +167,7 @@ WRONG = {
     "option of vanilla": ({"vanilla": {"alpha": 1}}, "vanilla", "vanilla has no option 'alpha'"),
     "prob outside a choice": ({"mixup": {"prob": 1}}, "mixup", "no option 'prob'"),
     "row is no mapping": ({"cutmix": 1.0}, "cutmix", "mixers.cutmix: expected options"),
-    "alpha of zero": ({"cutmix": {"alpha": 0}}, "cutmix", "alpha is 0; it must be a number above 0"),
+    "alpha of zero": ({"cutmix": {"alpha": 0}}, "cutmix", "alpha is 0; it must be a number from 1e-06 to 1,000,000"),
     "alpha is text": ({"mixup": {"alpha": "1e-1"}}, "mixup", "alpha is '1e-1'"),
     "alpha is not a number": ({"fmix": {"alpha": float("nan")}}, "fmix", "alpha is nan"),
     "granularity": (
@@ -181,7 +181,7 @@ WRONG = {
     "scope": ({"resizemix": {"scope": [0.8, 0.1]}}, "resizemix", "scope is [0.8, 0.1]"),
     "scope above one": ({"resizemix": {"scope": [0.1, 1.5]}}, "resizemix", "scope is [0.1, 1.5]"),
     "holes": ({"gridmix": {"holes": [2, 6.5]}}, "gridmix", "holes is 6.5; it must be a whole number"),
-    "spread": ({"smoothmix": {"spread": 0.5}}, "smoothmix", "spread is 0.5; it must be [low, high]"),
+    "spread": ({"smoothmix": {"spread": 0.5}}, "smoothmix", "spread is 0.5; it must be a list of 2 values"),
     "cells": ({"gridmix_cells": {"cells": 0}}, "gridmix_cells", "cells is 0"),
     "choice of nothing": ({"choice": {}}, "choice", "mixers.choice.of: expected rows"),
     "choice of a list": ({"choice": {"of": ["mixup"]}}, "choice", "mixers.choice.of: expected rows"),

@@ -119,5 +119,5 @@ def test_both_mixtures_go_through_the_blocks_statistics():
 def test_options_are_checked():
     with pytest.raises(ValueError, match="^SAMix: k is None; it must be a number .*$"):
         MIXERS["samix"](k=None)
-    with pytest.raises(ValueError, match="^SAMix: dropout is 1.5; it must be a number from 0 to 1$"):
+    with pytest.raises(ValueError, match="^SAMix: dropout is 1.5; it must be a number from 0 to below 1$"):
         MIXERS["samix"](dropout=1.5)
