@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def run(main: Callable[[list[str] | None], int | None], name: str, argv: list[st
     reader that went away (`| head`) is 141. Anything else is a defect of ours and is raised as it is. With
     FASTMIX_TRACEBACK set in the environment all are, with what caused them.
     """
+    _open_outputs()
     try:
         code = main(argv) or 0
         sys.stdout.flush()  # or a full disk would be told after the exit code was chosen
@@ -60,6 +62,16 @@ def run(main: Callable[[list[str] | None], int | None], name: str, argv: list[st
             raise
         print(f"fastmix {name}: error: {lack or words(error)}", file=sys.stderr)
         return 2
+
+
+def _open_outputs() -> None:
+    """Lets words be said anywhere: to nobody, where a daemon closed its outputs; escaped, where they are ASCII only."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(argv: list[str] | None = None) -> int:

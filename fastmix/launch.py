@@ -33,6 +33,7 @@ class Launch:
 
 def launched() -> Launch:
     """What the launcher says. Raises ValueError where it is incomplete, contradicts itself or is another launcher's."""
+    local_world()
     given = [name for name in TOGETHER[:2] if os.environ.get(name)]
     world = _number("WORLD_SIZE", 1, least=1)
     if not given or (given == ["WORLD_SIZE"] and world == 1):
