@@ -44,6 +44,7 @@ def run(main: Callable[[list[str] | None], int | None], name: str, argv: list[st
     """
     _open_outputs()
     try:
+        _require_folder()
         code = main(argv) or 0
         sys.stdout.flush()  # or a full disk would be told after the exit code was chosen
         return code
@@ -54,7 +55,7 @@ def run(main: Callable[[list[str] | None], int | None], name: str, argv: list[st
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would raise again at the end
         return 141
     except Exception as error:
-        lack = _lack_of_memory(error)
+        lack = _lack(error)
         if not isinstance(error, ValueError | OSError) and not lack:
             raise
         if os.environ.get("FASTMIX_TRACEBACK"):
@@ -72,6 +73,14 @@ def _open_outputs() -> None:
             setattr(sys, name, open(os.devnull, "w"))
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _require_folder() -> None:
+    """Without a present folder libraries find none of their files, and end the process."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise ValueError("the present folder has been removed: go to one that is there") from None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,8 +101,12 @@ def main(argv: list[str] | None = None) -> int:
     return run(import_module(f"fastmix.{verb}").main, verb, rest)
 
 
-def _lack_of_memory(error: Exception) -> str:
-    """What is said where an allocation failed, on the host or on a GPU; else nothing."""
+def _lack(error: Exception) -> str:
+    """What is said where an allocation failed, on the host or on a GPU, or a thread cannot be had; else nothing."""
+    if "can't start new thread" in str(error):
+        return (
+            "the system gives this process no more threads (ulimit -u, a container's limit): data.workers=1 takes fewer"
+        )
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error):
         return f"not enough memory: {words(error)[:200]}; a smaller batch_total, or a larger accum, takes less"
     return ""

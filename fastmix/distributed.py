@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import socket
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -74,6 +77,18 @@ def _find(address: str, port: int, limit: float) -> None:
             if time.monotonic() > end:
                 raise
             time.sleep(min(0.2, limit))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Within it the end of another process, which torch tells in words of its transport, is an OSError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = re.sub(r"^\[[^]]*\] *", "", str(error)).split("\n")[0]  # without the line of torch's source
+        if world() == 1 or not (isinstance(error, dist.DistError) or re.search(r"gloo|nccl|connection", text, re.I)):
+            raise
+        raise OSError(f"another process of the run has ended, or cannot be reached ({text[:100]})") from error
 
 
 def rank() -> int:

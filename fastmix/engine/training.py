@@ -82,7 +82,7 @@ def _train(cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: St
         log.say(note)
     log.say(f"{name}: {what}, {cfg.precision} on {data.device.type} -> {folder}")
     try:
-        with stopping.by_signals(state):
+        with stopping.by_signals(state), distributed.together():
             loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
         if state.stopped:
             log.say(f"stopped at step {state.step} of {state.steps}, saved; continue with --resume out={folder}")

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from fastmix import system
 
+PATIENCE = 5.0  # seconds of waiting before it is said
 SETS = "set FASTMIX_CACHE to a folder that can be written"
 
 
 def folder() -> Path:
     """The cache folder; it need not exist. Raises ValueError where nothing says which it is."""
     if os.environ.get("FASTMIX_CACHE"):
-        return Path(os.environ["FASTMIX_CACHE"])
+        return Path(os.path.expanduser(os.environ["FASTMIX_CACHE"]))
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "fastmix")
     except RuntimeError:  # neither $HOME nor an entry of the user
@@ -63,4 +67,16 @@ def alone(path: Path) -> Iterator[bool]:
         yield False
         return
     with lock:
-        yield system.hold(lock)
+        yield _hold(lock, path)
+
+
+def _hold(lock: IO, path: Path) -> bool:
+    """Locks it; says what it waits for where that takes long."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        try:
+            return system.hold(lock, wait=False)
+        except BlockingIOError:
+            time.sleep(0.05)
+    sys.stderr.write(f"waiting for another process that makes {path}\n")
+    return system.hold(lock)

@@ -88,7 +88,7 @@ def _http(url: str, start: int, version: str, limit: float) -> Stream:
     request = _request(url)
     if start:
         request.add_header("Range", f"bytes={start}-")
-        if version and not version.startswith("W/"):  # a weak ETag names no bytes
+        if version and version.isascii() and not version.startswith("W/"):  # a weak ETag names no bytes
             request.add_header("If-Range", version)
     try:
         answer = _within(limit, urllib.request.urlopen, request, timeout=limit)
@@ -101,7 +101,7 @@ def _http(url: str, start: int, version: str, limit: float) -> Stream:
         said = f"the server answers {error.code} {str(error.reason).splitlines()[0] if error.reason else ''}".strip()
         later = error.code in LATER
         raise Failure(said, later, absent=error.code < 500 and not later) from None
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: it sends us to no address
         raise _why(error, limit, start) from None
     head, length = answer.headers, answer.length  # None of what comes in chunks
     named = head.get("ETag") or head.get("Last-Modified") or ""
@@ -169,10 +169,10 @@ def _fsspec(url: str, start: int, version: str, limit: float) -> Stream:
     import fsspec
 
     try:
-        fs, place = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # a protocol that needs another package, or none that is known
-        raise ValueError(f"{shown(url)}: {error}") from None
-    try:
+        try:
+            fs, place = _within(limit, fsspec.core.url_to_fs, url)
+        except (ImportError, ValueError) as error:  # a protocol that needs another package, or none that is known
+            raise ValueError(f"{shown(url)}: {error}") from None
         info = _within(limit, fs.info, place)
         kind = info.get("type", "file")
         if kind == "directory":

@@ -1,8 +1,15 @@
 """python -m faults.elsewhere WHAT MODULE ARGUMENT ...: a module, as it runs where the system is another one.
 
-WHAT, joined by +: mac (without what only Linux has), unlocked (a file system without locks), windows (no locks at
-all), thread (in another thread than the main one), closed (without stdout and stderr, as some daemons start), ascii (an
-output that takes ASCII only), gone (in a folder that has been removed), umask077.
+WHAT, joined by +:
+    mac         without what only Linux has
+    unlocked    on a file system without locks
+    windows     where there are no locks at all
+    thread      in another thread than the main one
+    threadless  where no thread can be started
+    closed      without stdout and stderr, as some daemons start
+    ascii       with an output that takes ASCII only
+    gone        in a folder that has been removed
+    umask077
 """
 
 from __future__ import annotations
@@ -41,6 +48,13 @@ def unlocked() -> None:
 
 def windows() -> None:
     system.fcntl = None
+
+
+def threadless() -> None:
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    threading.Thread.start = start
 
 
 def closed() -> None:

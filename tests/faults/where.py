@@ -67,9 +67,10 @@ FAULTS = [
     at("windows+mac", "fastmix.convert data out.beton", prepare=pictures),
     at("thread", TRAIN, "done:", after=exported),
     at("thread", "fastmix.train {config} out=a model.name=nosuch", "nosuch", code=2, name="thread: a run that fails"),
+    at("threadless", TRAIN, "no more threads", "data.workers=1", code=2),
     at("closed", TRAIN, after=exported),
     at("ascii", "fastmix.train {config} out=é", name="ascii: a folder with an accent"),
-    at("gone", "fastmix.train {config} out=a", code=2, name="gone: training in a folder that was removed"),
+    at("gone", "fastmix.train {config} out=a", "present folder has been removed", name="gone", code=2),
     Fault("umask 022", nothing, TRAIN, after=modes(0o644), code=0),
     at("umask077", TRAIN, after=modes(0o600)),
     Fault(
