@@ -21,7 +21,7 @@ from fastmix import files, system
 from fastmix.pipelines.sources.streams import BLOCK, Failure, Stream, shown, stream
 
 LIMIT = 60.0  # seconds without progress after which a copy fails; FASTMIX_REMOTE_TIMEOUT sets another
-PROGRESS = 1024  # bytes that count as such
+PROGRESS = 1024  # bytes that count as such; of a small file fewer
 TRIES = 5  # in a row without progress
 PAUSE = 0.5  # seconds before the second try; twice that before each further one
 
@@ -148,11 +148,11 @@ class Download:
             raise OSError(errno.ENOSPC, f"{shown(self.url)} needs {need}", str(self.part.parent))
 
     def _progress(self) -> None:
-        now = time.monotonic()
-        if self.at - self.most >= PROGRESS:
+        now, least = time.monotonic(), PROGRESS if self.size is None else min(PROGRESS, self.size // 16)
+        if self.at - self.most >= least:
             self.most, self.failures, self.last = self.at, 0, now
         elif now - self.last > self.limit:
-            raise Failure(f"less than {PROGRESS} bytes in {self.limit:g} s", again=False)
+            raise Failure(f"less than {least} bytes in {self.limit:g} s", again=False)
 
     def _again(self, failure: Failure) -> None:
         """Waits for the next try, or raises the failure."""
