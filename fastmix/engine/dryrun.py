@@ -194,6 +194,8 @@ def _activations(model: nn.Module, cfg: Config) -> int:
 def _data(cfg: Config, device: torch.device):
     """The training loader, and whether it is that of the data itself and not one of the same length."""
     source, name = cfg.data.train, cfg.column.table.split("_")[0]
+    for url in filter(remote.is_url, (source, cfg.data.val)):
+        remote.parse(url)
     if cfg.data.loader == "synthetic":
         return loaders.training(cfg, device), True
     if source.startswith(shapes.PREFIX):

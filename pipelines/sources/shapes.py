@@ -99,7 +99,7 @@ def resolve(source: str) -> str:
         return source
     split, options = parse(source)
     name = "-".join(["shapes", split, *(f"{key}{value}" for key, value in options.items()), f"v{VERSION}"])
-    path = cache.folder() / f"{name}.beton"
+    path = cache.kept(f"{name}.beton")
     with cache.alone(path):
         if not path.is_file():
             need(source)
