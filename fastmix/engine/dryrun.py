@@ -23,6 +23,7 @@ from fastmix.engine.augment import augmentation
 from fastmix.engine.task import DTYPES, criterion, precision
 from fastmix.models import pretrained, seen
 from fastmix.models.frozen import Frozen
+from fastmix.pipelines import loader_class
 from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
 from fastmix.runs.tables import markdown
@@ -196,6 +197,7 @@ def _data(cfg: Config, device: torch.device):
     source, name = cfg.data.train, cfg.column.table.split("_")[0]
     for url in filter(remote.is_url, (source, cfg.data.val)):
         remote.parse(url)
+    loader_class(cfg.data.loader)  # of data that is not here, another one takes the place
     if cfg.data.loader == "synthetic":
         return loaders.training(cfg, device), True
     if source.startswith(shapes.PREFIX):
