@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fastmix import MIXERS, cli, config, convert, distributed, files, models, train, validate
-from fastmix.engine import imagenet_real, training
+from fastmix.engine import export, imagenet_real
 from fastmix.engine.evaluate import Predictions, evaluate, predict
 from fastmix.engine.per_class import as_csv, per_class
 from fastmix.engine.task import Task
@@ -184,7 +184,7 @@ def work(tmp_path_factory):
             for module in net.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.ones_(module.weight)
-        training.export(folder / "net.safetensors", net)
+        export.save(folder / "net.safetensors", net)
         yield folder
 
 

@@ -1,7 +1,7 @@
 """python -m faults.during WHAT STEP MODULE ARGUMENT ...: a module, and what befalls its training after that step.
 
-STEP: 0 is before the first one. WHAT: names of signals, joined by +; nan (weights that are no numbers); full (no file may grow over 10,000 bytes, as
-on a full disk); die (the process is killed).
+WHAT: names of signals, joined by +; nan (weights that are no numbers); full (no file may grow over 10,000 bytes, as on
+a full disk); die (the process is killed). STEP 0: before the first one.
 """
 
 from __future__ import annotations
