@@ -36,6 +36,7 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
         if state.step == steps:
             break
         task.train()
+        data.skipped.clear()  # of the first picture, and of precise_bn
         clock.read()
         for images, labels, _ in clock.waiting(data.epoch(epoch, first, resolution(cfg, epoch))):
             for loss in take(images, labels, state.step):

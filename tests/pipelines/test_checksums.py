@@ -131,7 +131,9 @@ def test_a_file_that_shrinks_while_it_is_verified_is_damaged(tmp_path, monkeypat
         return sums
 
     monkeypatch.setattr("fastmix.pipelines.packing.check.load", shrunk)
-    with pytest.raises(ValueError, match=r"a\.beton: (row \d+: truncated: the file ends \d+ bytes before|its length ch)"):
+    with pytest.raises(
+        ValueError, match=r"a\.beton: (row \d+: truncated: the file ends \d+ bytes before|its length ch)"
+    ):
         check(out, workers=2)
 
 
