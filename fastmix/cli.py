@@ -11,6 +11,7 @@ from importlib import import_module
 
 import fastmix
 from fastmix.errors import words
+from fastmix.ranges import MOST, NAMES, Range
 
 TRY_AGAIN = 75
 """Exit code of a run that was stopped and saved: sysexits.h's EX_TEMPFAIL, for a script that starts it again."""
@@ -28,10 +29,34 @@ VERBS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are a ValueError of one line, for `run` to show."""
+    """An argument parser whose errors are a ValueError of one line, for `run` to show.
+
+    An option of type int takes whole numbers from 1 to a million, one of type float numbers from 0 to a million: what
+    takes others says so, as `type=number(int, Range(0, 9))`.
+    """
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.register("type", int, number(int, Range(1, 1_000_000)))
+        self.register("type", float, number(float, Range(0, 1_000_000)))
 
     def error(self, message: str):
         raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def number(kind: type, allowed: Range) -> Callable[[str], int | float]:
+    """The type of an option that is a number of a range."""
+
+    def read(text: str) -> int | float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or value not in allowed:
+            raise argparse.ArgumentTypeError(f"'{text[:MOST]}' is not {NAMES[kind]} {allowed}")
+        return value
+
+    return read
 
 
 def run(main: Callable[[list[str] | None], int | None], name: str, argv: list[str] | None = None) -> int:
@@ -43,7 +68,7 @@ def run(main: Callable[[list[str] | None], int | None], name: str, argv: list[st
     """
     try:
         code = main(argv) or 0
-        sys.stdout.flush()  # or a full disk would be told after the exit code was chosen
+        _flush()
         return code
     except KeyboardInterrupt:
         print(f"\nfastmix {name}: interrupted", file=sys.stderr)
@@ -78,6 +103,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"fastmix: error: unknown verb '{verb}'; did you mean '{near}'? (see fastmix --help)", file=sys.stderr)
         return 2
     return run(import_module(f"fastmix.{verb}").main, verb, rest)
+
+
+def _flush() -> None:
+    """Writes out what was printed: at the end of the process a full disk would be told after the exit code."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = None  # or Python would try again
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 def _lack_of_memory(error: Exception) -> str:

@@ -21,6 +21,7 @@ from fastmix.distributed import world
 from fastmix.engine import loaders, optim
 from fastmix.engine.augment import augmentation
 from fastmix.engine.task import DTYPES, criterion, precision
+from fastmix.pipelines import loader_class
 from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
 from fastmix.runs.tables import markdown
@@ -186,6 +187,7 @@ def _activations(model: nn.Module, cfg: Config) -> int:
 def _data(cfg: Config, device: torch.device):
     """The training loader, and whether it is that of the data itself and not one of the same length."""
     source, name = cfg.data.train, cfg.column.table.split("_")[0]
+    loader_class(cfg.data.loader)  # of data that is not here, another one takes the place
     if cfg.data.loader == "synthetic":
         return loaders.training(cfg, device), True
     if source.startswith(shapes.PREFIX):

@@ -17,7 +17,7 @@ from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
-from fastmix.errors import words
+from fastmix.errors import foreign, words
 from fastmix.runs import run_folder
 
 
@@ -38,6 +38,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
         data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
         cfg.model.classes = loaders.classes(cfg, data, val)
         model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
+        require_compiler(cfg)
         models.require_sizes(model, cfg.model, loaders.sizes(cfg))
         export.require(model, cfg.model.name)
         task = Task(model, mixer, cfg).to(device)
@@ -54,6 +55,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
             note = state.restore() if resume and state.last.exists() else ""
             first = picture.first_batch(task, data) if lead and state.step == 0 else None
             if lead:
+                state.require_same()
                 _begin(state, first)
             distributed.barrier()
             compile_networks(cfg, model, mixer)
@@ -64,12 +66,20 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
 
 
 def _begin(state: State, first: np.ndarray | None) -> None:
-    """Writes what a run folder holds from its begin: the config, versions, and the picture of the first batch."""
-    folder = state.folder
-    files.write_text(folder / "config.yaml", dump(state.cfg))
-    files.write_text(folder / "versions.json", json.dumps(run_folder.versions(), indent=1) + "\n")
-    if first is not None:
-        picture.save(folder / "first_batch.png", first)
+    """Writes what a run folder holds from its begin: the config, versions, and the picture of the first batch.
+
+    Where one cannot be written, those before it go again.
+    """
+    folder, before = state.folder, {*state.folder.iterdir()}
+    try:
+        files.write_text(folder / "config.yaml", dump(state.cfg))
+        files.write_text(folder / "versions.json", json.dumps(run_folder.versions(), indent=1) + "\n")
+        if first is not None:
+            picture.save(folder / "first_batch.png", first)
+    except OSError:
+        for path in {*folder.iterdir()} - before:
+            path.unlink()
+        raise
 
 
 def _train(cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: State, note: str) -> str | None:
@@ -91,6 +101,8 @@ def _train(cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: St
             return None
     except FloatingPointError as error:
         raise Failed(f"{error}; {state.kept()}. Try a lower optim.lr, or optim.clip=1") from error
+    except ValueError as error:  # a damaged image, after the first batch
+        raise Failed(f"{error}; {state.kept()}") from error
     except OSError as error:
         raise Failed(f"{words(error)}; {state.kept()}. --resume out={folder} goes on from there") from error
     finally:
@@ -104,6 +116,15 @@ def _train(cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: St
         f"done: top-1 {score:.2f} % (best {state.best:.2f} %) after {cfg.epochs} epochs, {seconds:.0f} s, "
         f"{images / seconds:.0f} images/s -> {folder}"
     )
+
+
+def require_compiler(cfg: Config) -> None:
+    """Raises ValueError where the config wants compiled networks, and there is nothing that compiles C++ for torch."""
+    if cfg.model.compile != "off":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        with foreign(f"model.compile is {cfg.model.compile}, which needs a C++ compiler such as g++, or compile=off"):
+            get_cpp_compiler()
 
 
 def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None:

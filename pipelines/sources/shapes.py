@@ -22,11 +22,11 @@ from fastmix.pipelines.packing.format import classes_path
 from fastmix.pipelines.packing.layouts import scan
 from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.sources import cache
+from fastmix.ranges import Range
 
 PREFIX = "shapes:"
 SPLITS = {"train": 2000, "val": 500}  # images
 DEFAULTS = {"size": 96, "seed": 0}  # pixels a side
-RANGES = {"n": (10, 1_000_000), "size": (16, 4096), "seed": (0, 2**64 - 1)}  # n: one image a class or more
 VERSION = 1  # of the drawings; part of the cached file's name
 FINE = 4  # subpixels a side
 QUALITY = 90
@@ -116,11 +116,11 @@ def parse(source: str) -> tuple[str, dict[str, int]]:
         raise ValueError(f"'{source}': no such built-in data; there are {', '.join(PREFIX + s for s in SPLITS)}")
     options = {"n": SPLITS[split], **DEFAULTS}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in RANGES:
+        allowed = {"n": Range(len(SHAPES), 1_000_000), "size": Range(16, 4096), "seed": Range(0, 2**32 - 1)}.get(key)
+        if allowed is None:
             raise ValueError(f"'{source}': unknown option '{key}'; there are {', '.join(options)}")
-        low, high = RANGES[key]
-        if not value.isdecimal() or not low <= int(value[:30]) <= high:
-            raise ValueError(f"'{source}': {key} must be a whole number from {low} to {high}")
+        if not value.isdecimal() or int(value[:20]) not in allowed:
+            raise ValueError(f"'{source}': {key} must be a whole number {allowed}")
         options[key] = int(value)
     return split, options
 

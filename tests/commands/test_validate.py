@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from fastmix import MIXERS, cli, config, convert, distributed, files, models, train, validate
-from fastmix.engine import imagenet_real, training
+from fastmix.engine import export, imagenet_real
 from fastmix.engine.evaluate import Predictions, evaluate, predict
 from fastmix.engine.per_class import as_csv, per_class
 from fastmix.engine.task import Task
@@ -184,7 +184,7 @@ def work(tmp_path_factory):
             for module in net.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.ones_(module.weight)
-        training.export(folder / "net.safetensors", net)
+        export.save(folder / "net.safetensors", net)
         yield folder
 
 
@@ -336,7 +336,7 @@ BAD = "no such run folder or checkpoint"
         (["--model", "test_resnet"], "needs --weights FILE, or --weights timm"),
         (["--model", "test_resnet5", "--weights", "x.pth"], "did you mean test_resnet"),
         ([*NET, "--weights", "x.pth"], "x.pth: no such checkpoint"),
-        ([*NET, "--weights", "small.yaml"], "not a readable checkpoint"),
+        ([*NET, "--weights", "small.yaml"], "small.yaml: not a checkpoint"),
         ([*NET, "--weights", "bad.safetensors"], "bad.safetensors: not a readable safetensors file"),
         ([*NET, "--weights", "empty.pth"], "empty.pth: no weights in it"),
         ([*NET, "--weights", "a/model.safetensors"], "the weights do not fit the model"),
@@ -344,7 +344,7 @@ BAD = "no such run folder or checkpoint"
         (["a", "--per-class", "x.csv"], "--per-class needs --ema or --raw"),
         (["a", "--ema", "--raw"], "not allowed with argument"),
         ([*NET, "--resize", "50", "--crop-pct", "0.5"], "not allowed with argument"),
-        ([*NET, "--crop-pct", "1.5"], "--crop-pct is 1.5"),
+        ([*NET, "--crop-pct", "1.5"], "argument --crop-pct: '1.5' is not a number from 0.01 to 1"),
         ([*NET, "--size", "64", "--resize", "32"], "resize is 32, smaller than the crop of 64 pixels"),
         (["a", "--size", "64"], "too small for crop 'centre' of 64"),
         (["a", "--size", "47", "--resize", "64"], "test_vit cannot see images of 47 pixels"),
