@@ -132,7 +132,8 @@ def test_an_epoch_without_a_finished_pair_is_an_error(words, tmp_path, monkeypat
     assert cli.run(supermix.main, "supermix", words()) == 2
     error = capsys.readouterr().err
     assert "in none of its 30 images, mixed with another, did the teacher see both classes" in error
-    assert len(error.strip().splitlines()) == 1 and list(tmp_path.iterdir()) == []
+    lines = [line for line in error.splitlines() if not line.startswith("drawing ")]  # of a cold cache
+    assert len(lines) == 1 and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("change, message", [
