@@ -58,6 +58,7 @@ class Target:
     """One build of a kernel for the ahead-of-time check: argument types, constants, and what must hold of the result.
 
     registers: the most a thread may use; load, store: bytes that the widest global access must have at least.
+    maxnreg: registers a thread that the compiler is held to, as at the launch; else it may spill to have fewer.
     elements: how many results a program writes, where that is one number: instructions are counted for each of them.
     """
 
@@ -70,4 +71,5 @@ class Target:
     store: int
     fused: bool = True
     num_warps: int = 4
+    maxnreg: int | None = None
     elements: int = 0

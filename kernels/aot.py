@@ -62,7 +62,7 @@ def compile_for(target: Target, architecture: int):
         raise ValueError(f"no kernel can be compiled: {why}")
     from triton.backends.compiler import GPUTarget
 
-    options = {"num_warps": target.num_warps, "enable_fp_fusion": target.fused}
+    options = {"num_warps": target.num_warps, "enable_fp_fusion": target.fused, "maxnreg": target.maxnreg}
     return triton.compile(_source(target), target=GPUTarget("cuda", architecture, 32), options=options)
 
 
