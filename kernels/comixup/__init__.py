@@ -23,8 +23,8 @@ kernel and the numba twin find the same labels on every device.
 
 One program solves a group. Counts and an output's costs are in registers; costs and paths of its lines go through a
 few kB of scratch, from which a line's blocks are read one after the other (cached). Bytes: 4 m n + 4 m m read and 4 m n
-written. It is bound by latency: 3 starts x 2 rounds x 4 kinds of lines x 2 b blocks x m x iterations dependent steps, all
-lines of a kind and all groups at once.
+written. It is bound by latency: 3 starts x 2 rounds x 4 kinds of lines x 2 b blocks x m x iterations dependent steps,
+all lines of a kind and all groups at once.
 """
 
 from __future__ import annotations

@@ -82,7 +82,8 @@ def _used(row, t, n, k):
 
 @jit(numbers=("limit", "quarter", "twin", "bonus", "iterations", "resolved", "starts", "phases", "m", "n", "columns"))
 def comixup_kernel(
-    costs, penalty, sizes, labels, scratch, limit, quarter, twin, bonus, iterations, resolved, starts, phases, m, n, columns,
+    costs, penalty, sizes, labels, scratch,
+    limit, quarter, twin, bonus, iterations, resolved, starts, phases, m, n, columns,
     N: tl.constexpr, L: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
     """One program: a group. N >= n, L >= m + 3, R >= half of the rows and of the columns, powers of two.
@@ -181,7 +182,7 @@ def comixup_kernel(
 
 
 def blocks(m: int, n: int, columns: int) -> dict[str, int]:
-    """The kernel's N, L and R, and how it is built: warps for a cost a thread, 8 or 16, and all registers they may have.
+    """The kernel's N, L and R, and how it is built: warps for a cost a thread, 8 or 16, with all their registers.
 
     With fewer warps it would not fit; without a bound compilers spill, so that more programs fit beside one another.
     """

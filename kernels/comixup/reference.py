@@ -85,7 +85,7 @@ def _settle(costs, used, shown, halves, grid, problem) -> Tensor:
 
 
 def _lines(costs, labels, gain) -> Tensor:
-    """Labels [G,R,C] of which the even rows, then the odd ones, are the best with the others fixed: a shortest path each.
+    """Labels [G,R,C] of which the even rows, then the odd ones, are the best with the others fixed: shortest paths.
 
     costs [G,R,C,L]; gain [G,L,L] is what two labels side by side save.
     """

@@ -210,8 +210,8 @@ def least_energy(problem: Problem, unary: np.ndarray, change: np.ndarray) -> flo
 
 @pytest.mark.parametrize("shape, beta", [(2.0, 0.64), (8.0, 0.32)])
 def test_grids_settle_near_their_lowest_energy(shape, beta):
-    """The last output after one time over all, from labels at random, of inputs whose saliency is rough, as of photographs.
-    Outputs that end above it show fewer inputs: blocks settled one by one end so in half of the cases, 1 % above."""
+    """The last output after one time over all, from labels at random, of inputs whose saliency is rough, as that of
+    photographs. Outputs that end above it show fewer inputs: blocks settled one by one end so in half of the cases."""
     above, scale = [], []
     for seed in range(30):
         problem = Problem(Case((6,), (4, 4), beta=beta, resolve=False), seed)
