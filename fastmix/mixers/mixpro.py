@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -92,10 +93,10 @@ class MixPro(InputMixer):
             logits = model(batch.mix(plan))
         kept = send(self.sampled(cells, patches(model, batch.size), batch.size), device).flatten(1)
         shown = attended(attention.value, kept, plan.own)
-        c = agreement(logits, Targets.of(batch.labels, plan), criterion.smoothing)
+        by_area = Targets.of(batch.labels, plan)
+        c = agreement(logits, by_area, criterion.smoothing)
         own = c * shown + (1 - c) * plan.own
-        targets = Targets.of(batch.labels, plan.labelled(own, 1 - own))
-        return criterion(logits, replace(targets, exact=True))
+        return criterion(logits, replace(by_area, weights=torch.stack([own, 1 - own], 1), exact=True))
 
 
 def agreement(logits: Tensor, targets: Targets, smoothing: float) -> Tensor:
