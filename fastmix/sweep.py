@@ -51,7 +51,7 @@ def require(jobs: list[Job]) -> None:
             try:
                 loaders.require(job.cfg, "train")
                 loaders.require(job.cfg, "val")
-                mixers.build(job.cfg.mix, job.cfg.mixers)
+                mixers.build(job.cfg.mix, job.cfg.mixers, job.cfg.fidelity)
             except ValueError as error:
                 raise ValueError(f"{' '.join(job.settings)}: {error}") from None
 

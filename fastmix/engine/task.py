@@ -22,7 +22,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Task(nn.Module):
-    """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar."""
+    """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
+
+    With a config's fidelity openmixup the batch is mixed, and goes through the model, in groups of column.gpu_batch, as
+    on several GPUs; `mixing` is what they draw from, the same for all, where rng is that of augmentation and erasing.
+    """
 
     def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
         super().__init__()
@@ -34,8 +38,15 @@ class Task(nn.Module):
         self.augmentation, self.reused = augmentation(cfg), Buffers()
         self.register_buffer("noise", erasing_noise(cfg), persistent=False)
 
-    def forward(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-        return self.mixer(self.model, self.batch(images, labels, rng), self.criterion)
+    def forward(
+        self, images: Tensor, labels: Tensor, rng: np.random.Generator, mixing: np.random.Generator | None = None
+    ) -> Tensor:
+        batch = self.batch(images, labels, rng)
+        if self.cfg.fidelity == "paper":
+            return self.mixer(self.model, batch, self.criterion)
+        batch.rng = mixing or rng
+        groups = batch.groups(self.cfg.column.gpu_batch)
+        return sum(self.mixer(self.model, group, self.criterion) for group in groups) / len(groups)
 
     def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
         """The batch as mixers see it; without a generator, as validation does: not augmented, not erased."""

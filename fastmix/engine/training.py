@@ -28,7 +28,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str:
     """
     device = distributed.init(cfg.device)
     cfg.precision = precision(cfg.precision, device)
-    mixer = mixers.build(cfg.mix, cfg.mixers)
+    mixer = mixers.build(cfg.mix, cfg.mixers, cfg.fidelity)
     data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
     cfg.model.classes = loaders.classes(cfg, data, val)
     model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
