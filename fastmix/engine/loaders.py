@@ -23,7 +23,7 @@ def training(cfg: Config, device: torch.device) -> Loader:
     part, group = cfg.batch_total // parts, cfg.column.gpu_batch
     if cfg.fidelity == "openmixup" and group and part > group and part % group:
         raise ValueError(
-            f"fidelity openmixup mixes among {group} images (column.gpu_batch), which {part} of a part are no multiple of"
+            f"fidelity openmixup mixes among {group} images (column.gpu_batch); a part of {part} is no multiple of it"
         )
     data = cfg.data
     view = View(

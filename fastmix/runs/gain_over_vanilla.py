@@ -31,7 +31,8 @@ def gains(found: Iterable[Run], column: str = "") -> list[dict]:
     order = [*base.mixers, *methods]
     return [
         {
-            "mix": mix, "fidelity": next(iter(methods[mix].values())).cfg.fidelity,
+            "mix": mix,
+            "fidelity": next(iter(methods[mix].values())).cfg.fidelity,
             **_over_vanilla(methods[mix], {} if mix == "vanilla" else methods["vanilla"]),
             "published_gain": printed.get(mix),
             "departs": _departures(base, next(iter(methods[mix].values())).cfg),
