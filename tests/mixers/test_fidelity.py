@@ -228,7 +228,7 @@ def test_processes_share_the_draws_of_the_mix_and_no_others(monkeypatch):
 
 def test_parts_that_are_no_whole_groups_are_refused():
     cfg = config.load("r50_100ep", ["fidelity=openmixup", "batch_total=96", "data.train=shapes:train"])
-    with pytest.raises(ValueError, match="mixes among 64 images .*, a part of 96 is no multiple of it$"):
+    with pytest.raises(ValueError, match="among 64 images .*; a part of 96 is no multiple of it$"):
         loaders.training(cfg, torch.device("cpu"))
 
 
