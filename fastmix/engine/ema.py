@@ -13,8 +13,8 @@ from fastmix.models.buffers import BufferCopy
 class Ema:
     """average = d * average + (1 - d) * weights after every step; buffers are copied.
 
-    d grows linearly from 0.9 * decay, after the first step, to decay over `ramp_steps`, as in the benchmark's recipes. `module` is an
-    ordinary copy of the model in eval mode.
+    d is 0.9 * decay after the first step and grows linearly to decay over `ramp_steps`, as in the benchmark's recipes.
+    `module` is an ordinary copy of the model in eval mode.
     """
 
     def __init__(self, model: nn.Module, decay: float, ramp_steps: int = 0):

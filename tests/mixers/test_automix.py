@@ -217,7 +217,7 @@ def test_adjusted_masks_have_the_mean_lambda():
         _, partner = (torch.from_numpy(rng.permutation(6)) for _ in "kq")
         clean = normalised(batch)
         others = partner != torch.arange(6)
-        mask = ((seen[0] - clean[partner]) / (clean - clean[partner]))[others, 0]
+        mask = ((seen[1] - clean[partner]) / (clean - clean[partner]))[others, 0]
         assert others.any() and mask.std() > 0.01
         assert (mask.mean((1, 2)) - lam).abs().max() < exact
     own = numbers(3, 5, 7).sigmoid()

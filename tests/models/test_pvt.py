@@ -59,7 +59,7 @@ def reference(weights: dict, images: Tensor, depths: tuple, size: tuple) -> tupl
         stage, own = f"stages.{k}", (size[0] // 2 ** (k + 2), size[1] // 2 ** (k + 2))
         x = patches(x, weights, f"{stage}.patch_embed.proj")
         grid = (x.shape[1], x.shape[2])
-        x = layer_norm(x.flatten(1, 2), weights, f"{stage}.patch_embed.norm", 1e-6)
+        x = layer_norm(x.flatten(1, 2), weights, f"{stage}.patch_embed.norm", 1e-5)
         if k == 3:
             x = torch.cat([weights[f"{stage}.cls_token"].repeat(len(x), 1, 1), x], 1)
         x = x + embedding(weights, f"{stage}.pos_embed", int(k == 3), own, grid)
