@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -72,6 +73,16 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def groups(self, size: int | None) -> list[Batch]:
+        """The batch in parts of `size` images (all that there are, where they are fewer, or it is None), each with a
+        copy of the generator: all draw the same, as GPUs of one seed do.
+        """
+        if size is None or len(self) <= size:
+            return [self]
+        rows = [slice(first, first + size) for first in range(0, len(self), size)]
+        return [replace(self, images=self.images[r], labels=self.labels[r], rng=copy.deepcopy(self.rng),
+                        erase=self.erase and self.erase.of(r)) for r in rows]  # fmt: skip
 
     def mix(self, plan: Plan | None = None) -> Tensor:
         """The model's input [B,3,H,W], channels-last, mixed by the plan (None: not mixed) and normalised."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +18,7 @@ from typing import Annotated, Literal
 import yaml
 
 from fastmix.ranges import RISING, Range, cast, fill
+from fastmix.yaml12 import parse
 
 Share = Annotated[float, Range(0, 1)]
 Part = Annotated[float, Range(0, 1, above=True)]
@@ -200,6 +200,8 @@ class Column:
     table: str = ""
     backbone: str = ""
     setting: str = ""
+    gpu_batch: int | None = None
+    """Images of one GPU in the published runs: fidelity openmixup mixes among so many. null: all of a part."""
 
 
 @dataclass
@@ -207,6 +209,9 @@ class Config:
     """A run. One file holds a column of the benchmark, `mix` picks the row from its `mixers`."""
 
     mix: str = "vanilla"
+    fidelity: Literal["paper", "openmixup"] = "paper"
+    """paper: a method does what its paper says. openmixup: what the code of the published tables does, errors included,
+    where a row says nothing else (docs/recipes.md); mixed among column.gpu_batch images, one draw for all processes."""
     mixers: dict = field(default_factory=lambda: {"vanilla": {}})
     epochs: Annotated[int, Range(1, 100_000)] = 300
     batch_total: Count = 256
@@ -245,7 +250,7 @@ class Config:
 
 
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
-FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting")
+FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting", "column.gpu_batch")
 """Keys in which a resumed run may differ."""
 
 
@@ -278,7 +283,7 @@ def over(tree: dict, words: list[str] | tuple[str, ...]) -> dict:
             node = node.setdefault(name, {})
             if not isinstance(node, dict):
                 raise ValueError(f"{word!r}: {name!r} is a single value and has no keys below it")
-        node[last] = _parse(text, f"{word!r}") if text else ""
+        node[last] = parse(text, f"{word!r}") if text else ""
     return tree
 
 
@@ -332,7 +337,7 @@ def checked(cfg: Config, where: str) -> Config:
 
 def to_tree(cfg) -> dict:
     """The config as nested dicts and lists, as YAML or JSON can hold it."""
-    return yaml.load(yaml.safe_dump(_plain(dataclasses.asdict(cfg))), _Loader)
+    return parse(yaml.safe_dump(_plain(dataclasses.asdict(cfg))), "the config")
 
 
 def dump(cfg: Config) -> str:
@@ -368,55 +373,6 @@ def differences(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> list[str]
     return [k for k in keys if k not in ignore]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans: `5e-5` is a number (PyYAML reads text), `off` is text (PyYAML reads false)."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode):
-    """A mapping, as PyYAML makes it; but a key that stands in it twice is an error."""
-    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-    if twice := [key for key in keys if keys.count(key) > 1]:
-        raise yaml.YAMLError(f"the key {twice[0]!r} stands twice in one mapping{node.start_mark}")
-    return (yield from loader.construct_yaml_map(node))
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":bool", ":float", ":int"))]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), "tTfF")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), "-+0123456789")
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan)$", re.IGNORECASE),
-    "-+.0123456789",
-)
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-_Loader.add_constructor(
-    "tag:yaml.org,2002:float",
-    lambda loader, node: float(node.value.lower().replace(".inf", "inf").replace(".nan", "nan")),
-)
-
-
-def _parse(text: str, where: str):
-    try:
-        tree = yaml.load(text, _Loader)
-        _require_ends(tree)
-        return tree
-    # A whole number of thousands of digits is a ValueError, brackets a thousand deep are a RecursionError.
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
-
-
-def _require_ends(value, above: tuple = ()) -> None:
-    """Raises ValueError for a mapping or list that holds itself, as an alias of YAML can say."""
-    if isinstance(value, dict | list):
-        if any(value is one for one in above):
-            raise ValueError("a mapping or list holds itself")
-        for one in value.values() if isinstance(value, dict) else value:
-            _require_ends(one, (*above, value))
-
-
 def _read(path: Path, above: tuple[Path, ...]) -> dict:
     if path in above:
         raise ValueError(f"{path}: `base:` leads back to itself")
@@ -426,7 +382,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not a text in UTF-8 (byte {error.start})") from error
-    tree = _parse(text, str(path)) or {}
+    tree = parse(text, str(path)) or {}
     if not isinstance(tree, dict):
         raise ValueError(f"{path}: a config is a mapping of keys to values")
     bases = cast(tree.pop("base", []), str | list[str], str(path), "base")

@@ -50,7 +50,7 @@ def require(jobs: list[Job]) -> None:
                 loaders.require(job.cfg, "train")
                 loaders.require(job.cfg, "val")
                 pipelines.loader_class(job.cfg.data.loader)
-                mixers.build(job.cfg.mix, job.cfg.mixers)
+                mixers.build(job.cfg.mix, job.cfg.mixers, job.cfg.fidelity)
             except ValueError as error:
                 raise ValueError(f"{' '.join(job.settings)}: {error}") from None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,12 @@ class Targets:
     """labels int64 [B,M] and weights float32 [B,M]: sample i has label labels[i,k] to the degree weights[i,k].
 
     Weights need not sum to one. A dense [B, classes] target is never built for cross-entropy.
+    exact: no criterion smooths these labels.
     """
 
     labels: Tensor
     weights: Tensor
+    exact: bool = False
 
     @classmethod
     def of(cls, labels: Tensor, plan: Plan | None = None) -> Targets:
@@ -60,7 +62,7 @@ class CrossEntropy(nn.Module):
         if self.class_weights is not None:
             logp = logp * self.class_weights
         loss = -(logp.gather(1, targets.labels) * targets.weights).sum(1)
-        if self.smoothing:
+        if self.smoothing and not targets.exact:
             uniform = -logp.mean(1) * targets.weights.sum(1)
             loss = (1 - self.smoothing) * loss + self.smoothing * uniform
         return loss.mean()
@@ -87,7 +89,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, targets: Targets) -> Tensor:
         """logits [B, classes] of any float type -> float32 scalar."""
-        dense = targets.dense(logits.shape[1], self.smoothing)
+        dense = targets.dense(logits.shape[1], 0.0 if targets.exact else self.smoothing)
         if self.threshold is not None:
             dense = (dense > self.threshold).float()
         loss = F.binary_cross_entropy_with_logits(logits.float(), dense, self.class_weights, reduction="none")
@@ -127,7 +129,7 @@ class Decoupled(nn.Module):
         two = (labels[:, :1] != labels[:, 1:]) & (weights > 0).all(1, keepdim=True)
         if isinstance(self.criterion, BinaryCrossEntropy):
             hot = (weights / self.threshold).pow(self.sharpness).clamp(max=1)
-            return self.criterion(logits, Targets(labels, torch.where(two, hot, weights)))
+            return self.criterion(logits, replace(targets, weights=torch.where(two, hot, weights)))
         each = without(logits, labels.flip(1)) - logits.float().gather(1, labels)
         return self.criterion(logits, targets) + self.eta * (weights.pow(self.power) * two * each).sum(1).mean()
 

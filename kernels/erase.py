@@ -33,6 +33,10 @@ class Erase:
         boxes = self.boxes.pin_memory() if pin else self.boxes
         return Erase(boxes.to(device, non_blocking=True), self.fill.to(device, non_blocking=True))
 
+    def of(self, rows: slice) -> Erase:
+        """That of some of the images."""
+        return Erase(self.boxes[rows], self.fill)
+
     @classmethod
     def draw(
         cls,

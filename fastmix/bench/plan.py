@@ -129,7 +129,7 @@ def _puzzlemix(mixer, blocks: int, batch, gradient) -> dict[str, Callable]:
     share = torch.from_numpy(batch.rng.random(len(batch), np.float32)).to(gradient.device)
     own = saliency(gradient, (blocks, blocks))
     other = own[partner.long()]
-    terms = energy_terms(own, other, share, *borders(batch.images, partner, blocks, mixer.neighbours))
+    terms = energy_terms(own, other, share, *borders(batch.images, partner, blocks, mixer.pooling(batch.size)))
 
     def moved():
         labels, grid = gridcut(*terms).flatten(1), (blocks, blocks)

@@ -38,6 +38,8 @@ def check(cfg: Config, mixer: Mixer, opt: torch.optim.Optimizer, device: torch.d
         raise ValueError(f"cuda_graph: the device is {device.type}, which has no CUDA graphs; leave cuda_graph=false")
     if world() > 1:
         raise ValueError(f"cuda_graph: {world()} processes; a captured step is one process's, leave cuda_graph=false")
+    if cfg.fidelity == "openmixup":
+        raise ValueError("cuda_graph: fidelity openmixup mixes in groups, one after the other; leave cuda_graph=false")
     if cfg.model.compile in CAPTURE_THEMSELVES:
         raise ValueError(f"cuda_graph: model.compile={cfg.model.compile} captures graphs itself; choose one of the two")
     if not mixer.only_plans:

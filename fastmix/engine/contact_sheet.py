@@ -31,7 +31,7 @@ def draw(cfg: Config, names: list[str], across: int = 1, file: Path | None = Non
 
     file: weights of the model that some methods ask; untrained: they ask one with random weights. Raises ValueError.
     """
-    rows = [mixers.build(name, cfg.mixers) for name in names]
+    rows = [mixers.build(name, cfg.mixers, cfg.fidelity) for name in names]
     device, cfg = distributed.init(cfg.device), seen.resolved(cfg)
     loader = loaders.training(cfg, device)
     images, labels, _ = next(iter(batches := loader.epoch(0)))

@@ -42,7 +42,7 @@ def describe(cfg: Config) -> dict:
     device = distributed.init(cfg.device)
     cfg = seen.resolved(copy.deepcopy(cfg))
     cfg.precision = precision(cfg.precision, device)
-    mixer = mixers.build(cfg.mix, cfg.mixers)
+    mixer = mixers.build(cfg.mix, cfg.mixers, cfg.fidelity)
     augmentation(cfg), criterion(cfg)
     data, found = _data(cfg, device)
     classes = cfg.model.classes = loaders.classes(cfg, data) if found else cfg.model.classes or data.classes

@@ -24,6 +24,11 @@ def training(cfg: Config, device: torch.device) -> Loader:
         raise ValueError(
             f"batch_total is {cfg.batch_total}, which {world()} processes with accum {cfg.accum} cannot share equally"
         )
+    part, group = cfg.batch_total // parts, cfg.column.gpu_batch
+    if cfg.fidelity == "openmixup" and group and part > group and part % group:
+        raise ValueError(
+            f"fidelity openmixup mixes among {group} images (column.gpu_batch); a part of {part} is no multiple of it"
+        )
     data = cfg.data
     view = View(
         size=data.size,

@@ -18,6 +18,8 @@ from fastmix.engine.task import Task, step_rng
 Part = tuple[Tensor, Tensor, np.random.Generator]
 """Images uint8 [B,H,W,3] and labels int64 [B] of an accumulated part, and the generator of its draws."""
 
+SHARED = 2**32  # in place of a process in the seed of what all draw alike
+
 
 class Step:
     """Step(cfg, task, opt, scaler, epoch_steps, ema)(images, labels, step) -> losses.
@@ -55,11 +57,16 @@ class Step:
         self.lr = self.set_rates(step)
         task.active.set_progress(step / (cfg.epochs * self.epoch_steps))
         parts = zip(images.tensor_split(cfg.accum), labels.tensor_split(cfg.accum), strict=True)
-        losses = self.take([(x, y, step_rng(cfg.seed, step, rank(), k)) for k, (x, y) in enumerate(parts)])
+        losses = self.take([(x, y, *self.generators(step, k)) for k, (x, y) in enumerate(parts)])
         task.active.after_step(task.model)
         if self.ema and (step + 1) % cfg.ema.every == 0:
             self.ema.update(task.model, step + 1)
         return losses
+
+    def generators(self, step: int, part: int) -> list[np.random.Generator]:
+        """What a part draws from; with fidelity openmixup its mix from another one, which all processes share."""
+        places = [rank()] if self.cfg.fidelity == "paper" else [rank(), SHARED]
+        return [step_rng(self.cfg.seed, step, place, part) for place in places]
 
     def set_rates(self, step: int) -> float:
         """Gives each parameter group its learning rate; returns the model's."""

@@ -27,6 +27,8 @@ class Task(nn.Module):
     """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
 
     mixing: whether images are mixed now. frozen: what of the model does not train now.
+    With a config's fidelity openmixup the batch is mixed, and goes through the model, in groups of column.gpu_batch, as
+    on several GPUs; `shared` is what they draw from, the same for all, where rng is that of augmentation and erasing.
     """
 
     def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
@@ -45,13 +47,20 @@ class Task(nn.Module):
         """The mixer, or none of its kind where mixing is off."""
         return self.mixer if self.mixing else self.plain
 
-    def forward(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-        return self.active(self.model, self.batch(images, labels, rng), self.criterion)
-
     def train(self, mode: bool = True) -> Task:
         super().train(mode)
         self.frozen.hold(self.model)
         return self
+
+    def forward(
+        self, images: Tensor, labels: Tensor, rng: np.random.Generator, shared: np.random.Generator | None = None
+    ) -> Tensor:
+        batch = self.batch(images, labels, rng)
+        if self.cfg.fidelity == "paper":
+            return self.active(self.model, batch, self.criterion)
+        batch.rng = shared or rng
+        groups = batch.groups(self.cfg.column.gpu_batch)
+        return sum(self.active(self.model, group, self.criterion) for group in groups) / len(groups)
 
     def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
         """The batch as mixers see it; without a generator, as validation does: not augmented, not erased."""

@@ -38,7 +38,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
     try:
         cfg = seen.resolved(cfg)
         cfg.precision = precision(cfg.precision, device)
-        mixer = mixers.build(cfg.mix, cfg.mixers)
+        mixer = mixers.build(cfg.mix, cfg.mixers, cfg.fidelity)
         data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
         cfg.model.classes = loaders.classes(cfg, data, val)
         cfg.loss.class_weights = class_weights(cfg.loss.class_weights, data.labels[data.rows], cfg.model.classes)

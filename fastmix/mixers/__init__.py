@@ -74,7 +74,7 @@ MIXERS: dict[str, type[Mixer]] = {
 }
 
 
-def build(name: str, rows: dict, path: str = "mixers") -> Mixer:
+def build(name: str, rows: dict, fidelity: str = "paper", path: str = "mixers") -> Mixer:
     """The mixer of the row `name` of a config's block `mixers:`.
 
     A row holds the options of a mixer; `mixer:` says which one, where the row has another name; the rows of a choice's
@@ -84,6 +84,7 @@ def build(name: str, rows: dict, path: str = "mixers") -> Mixer:
           cutmix: {alpha: 1.0}
           deit: {mixer: choice, of: {mixup: {prob: 0.5, alpha: 0.8}, cutmix: {prob: 0.5, alpha: 1.0}}}
 
+    fidelity openmixup: options that the row does not name are those of a mixer's `openmixup`, where it has them.
     Raises ValueError in one line for a row, mixer, option or value that is not valid; it names the place (`path`), the
     nearest valid name and what there is.
     """
@@ -105,14 +106,16 @@ def build(name: str, rows: dict, path: str = "mixers") -> Mixer:
         if option != "of":
             cast(value, hints[option], path, option)
     if issubclass(MIXERS[kind], Choice):
-        options["of"] = children(options.get("of"), f"{path}.of")
+        options["of"] = children(options.get("of"), fidelity, f"{path}.of")
+    if fidelity == "openmixup":
+        options = {key: value for key, value in MIXERS[kind].openmixup.items() if key in known} | options
     try:
         return MIXERS[kind](**options)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def children(rows: dict | None, path: str) -> dict[Mixer, float | None]:
+def children(rows: dict | None, fidelity: str, path: str) -> dict[Mixer, float | None]:
     """The mixers of a choice, with their probabilities."""
     if not isinstance(rows, dict) or not rows:
         raise ValueError(f"{path}: expected rows such as {{mixup: {{prob: 0.5}}, cutmix: {{}}}}, found {rows!r}")
@@ -120,7 +123,7 @@ def children(rows: dict | None, path: str) -> dict[Mixer, float | None]:
     for name, row in rows.items():
         options = dict(row) if isinstance(row, dict) else row
         prob = options.pop("prob", None) if isinstance(options, dict) else None
-        found[build(name, {name: options}, path)] = prob
+        found[build(name, {name: options}, fidelity, path)] = prob
     return found
 
 

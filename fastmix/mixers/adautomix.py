@@ -44,8 +44,9 @@ class AdAutoMix(MomentumMixer):
 
     Cost: k clean (1 forward pass, whose logits are also those of the partners) and mixed (2), q 3 for each of K
     batches: 3 ordinary steps for K = 2, 4 for K = 3. K = 3 mixes in plain torch.
-    Departs from the authors' code: k(x_n) are the clean logits, permuted, not new passes; projections are made once;
-    no check of each loss, no picture of each step. OpenMixup's copy has the margin's test the wrong way round for
+    Departs from the authors' code: k(x_n) are the clean logits, permuted, not new passes, which there go into k's
+    running batch-norm statistics too (they differ by half and more; no step sees them); projections are made once; no
+    check of each loss, no picture of each step. OpenMixup's copy has the margin's test the wrong way round for
     K = 3, and so trains q without the mask. The batch-norm that one setting (ResNet-50) has in the block is left out.
     """
 

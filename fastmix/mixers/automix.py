@@ -48,9 +48,10 @@ class AutoMix(MomentumMixer):
     is kept of the mask.
     Departs from the authors' code (OpenMixup): k's clean pass stops early; projections are made once for both
     pairings; no check of each loss, which waits for the device; mask_adjust follows x_mix's own lam, there that of the
-    other mixture; k is validated with q's batch statistics. Its pick of the best of four predictors is not followed:
-    the model with its own classifier counts. Left out: clean images replaced by mixup or cutmix (head_one_mix), off in
-    all settings.
+    other mixture; k is validated with q's batch statistics. Of PVT and Swin it normalises the features once more, by a
+    LayerNorm of their own, before g sees them, which moves the mask by some 0.01. Its pick of the best of four
+    predictors is not followed: the model with its own classifier counts. Left out: clean images replaced by mixup or
+    cutmix (head_one_mix), off in all settings.
     """
 
     def __init__(

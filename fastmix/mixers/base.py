@@ -27,6 +27,8 @@ class Mixer(nn.Module):
     second head) is made in prepare() and lives in the mixer, so checkpoints and DDP see it and the model stays plain.
     """
 
+    openmixup = {"variant": "openmixup"}  # the options, of those it has, that fidelity openmixup chooses
+
     def prepare(self, model: nn.Module) -> None:
         """Called once, with the model as it begins, before optimiser and DDP exist: makes what depends on it.
 

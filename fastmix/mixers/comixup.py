@@ -56,11 +56,11 @@ class CoMixup(GradientMixer):
 
     Cost: a forward and a backward pass on the clean images (GradientMixer), two reads of the gradient, a solver
     of one program a group; mixing reads one image, or two where a block is shared.
-    Departs from the authors' code: an output's labels are found by iterated conditional modes from three starts instead
-    of a graph cut on the host, with the same objective on average; costs are rounded to whole numbers; groups do not
-    stop early when they have settled; -1 does not draw 16 blocks; the most salient places are looked for in separate
-    cells of 8 x 8 pixels (as in their ImageNet code; in the CIFAR code cells overlap); the clean loss is the
-    cross-entropy, without a binary one.
+    Departs from the authors' code: an output's labels are found line by line from three starts (kernels/comixup), not
+    by graph cuts on the host, which end in other labels of as low an energy, as large weights and as many sources;
+    costs are rounded to whole numbers; groups do not stop early when they have settled; -1 does not draw 16 blocks; the
+    most salient places are looked for in separate cells of 8 x 8 pixels (as in their ImageNet code; in the CIFAR code
+    cells overlap); the clean loss is the cross-entropy, without a binary one.
     """
 
     def __init__(

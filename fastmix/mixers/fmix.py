@@ -74,6 +74,7 @@ class FMix(InputMixer):
     """
 
     redraws = 10
+    openmixup = {"variant": "openmixup", "spectrum": "official"}
 
     def __init__(
         self,

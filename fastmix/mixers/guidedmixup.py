@@ -19,7 +19,7 @@ from fastmix.targets import Targets
 SALIENCIES = ("sr", "ap")
 PAIRINGS = ("greedy", "random")
 PROBS = {"sr": 0.5, "ap": 0.8}
-GREY = (0.299, 0.587, 0.114)
+GREY = (0.2989, 0.587, 0.114)  # torchvision's
 POOLED = 28  # cells a side of the maps whose distances pair the images
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -23,8 +25,9 @@ class MixPro(InputMixer):
     r ~ Beta(alpha, alpha). Progressive attention labelling: label weight of y_i = c * attention + (1 - c) * area.
 
     area is the share of its pixels; attention the share of the class token's attention, in the last block and the
-    mixed image, that goes to its patches; c the cosine between the model's prediction for the mixed image and the
-    target by area, smoothed as the criterion does. Neither has a gradient. Early in training c is small.
+    mixed image, that goes to its patches, without a gradient; c the cosine between the model's prediction for the mixed
+    image and the target by area, smoothed as the criterion does. Early in training c is small. As in the authors' code
+    c has a gradient, so that the loss also moves it, and the labels of the loss are not smoothed.
     Zhao, Huang, Hu, Zhang, Liu, "MixPro: Data Augmentation with MaskMix and Progressive Attention Labeling for Vision
     Transformer", ICLR 2023.
 
@@ -90,9 +93,10 @@ class MixPro(InputMixer):
             logits = model(batch.mix(plan))
         kept = send(self.sampled(cells, patches(model, batch.size), batch.size), device).flatten(1)
         shown = attended(attention.value, kept, plan.own)
-        c = agreement(logits.detach(), Targets.of(batch.labels, plan), criterion.smoothing)
+        by_area = Targets.of(batch.labels, plan)
+        c = agreement(logits, by_area, criterion.smoothing)
         own = c * shown + (1 - c) * plan.own
-        return criterion(logits, Targets.of(batch.labels, plan.labelled(own, 1 - own)))
+        return criterion(logits, replace(by_area, weights=torch.stack([own, 1 - own], 1), exact=True))
 
 
 def agreement(logits: Tensor, targets: Targets, smoothing: float) -> Tensor:

@@ -79,7 +79,10 @@ class MomentumMixer(Mixer):
         self.joint = not any(isinstance(module, _BatchNorm) for module in model.modules())
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.head = nn.Linear(features, classes)
-        nn.init.normal_(self.head.weight, std=0.01)
+        if self.joint:
+            nn.init.trunc_normal_(self.head.weight, std=0.02)  # of transformers, and ConvNeXt
+        else:
+            nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
         self.block = self.mix_block(channels)
@@ -106,15 +109,16 @@ class MomentumMixer(Mixer):
     def student(self, model: nn.Module, mixed: list[Tensor], clean: Tensor) -> list[Tensor]:
         """q's logits: of mixed batches by its own classifier, then of the clean one by the second.
 
-        One pass where no statistics of a batch are involved, else one for each.
+        One pass where no statistics of a batch are involved, else one for each: as in the authors' code of the clean
+        batch first and of the first mixed one last, since the last counts most in running statistics.
         """
         second = self.head.weight, self.head.bias
         if self.joint:
             with rewrite(model, "classifier", judge, *second, len(clean) * len(mixed)):
                 return list(model(torch.cat([*mixed, clean])).chunk(len(mixed) + 1))
-        logits = [model(x) for x in mixed]
         with rewrite(model, "classifier", judge, *second, 0):
-            return [*logits, model(clean)]
+            one = model(clean)
+        return [*[model(x) for x in reversed(mixed)][::-1], one]
 
     def param_groups(self) -> list[dict]:
         return [

@@ -18,6 +18,7 @@ from fastmix.kernels.transport.reference import MOST
 from fastmix.mixers.base import SHARE, WEIGHT, positive, whole, within
 from fastmix.mixers.gradient import GradientMixer, saliency
 
+SMALL = 64  # pixels a side of the largest images that the authors pool by 4
 BLOCKS = {"paper": [2, 4, 8, 16], "openmixup": [2, 4, 8]}
 
 
@@ -77,7 +78,8 @@ class PuzzleMix(GradientMixer):
     blocks  b: a number, or a list from which each batch draws one; default 2, 4, 8 or 16
     labels  levels of the mask, 2 to 4
     beta, gamma, eta  smoothness of the mask, share of the data in it (0 to 1), weight of p
-    neighbours  pixels by which images are pooled to compare borders (k in kernels/borders)
+    neighbours  pixels by which images are pooled to compare borders (k in kernels/borders); none: the authors' 4 for
+            images of up to 64 pixels (CIFAR, Tiny-ImageNet) and 2 for larger ones (ImageNet)
     transport, t_eps  whether blocks move, and what it costs
     t_size  move cells of so many pixels where blocks are larger (the authors' CIFAR setting: 4); the grid, which has at
             most 16 cells a side, takes the mask of its block and the saliency of its own cells
@@ -92,7 +94,8 @@ class PuzzleMix(GradientMixer):
     than it gains, if nobody else bids (theirs then leaves it black); losers pay in every round (the penalty is outside
     of the loop in the authors' script, inside in the paper and in OpenMixup). Border differences are those of the
     images before erasing. The optional adversarial noise is left out; clean_lam is not divided by the classes.
-    variant openmixup: b of 2, 4 or 8, partners by a random permutation, and the gradient of the training criterion.
+    variant openmixup: b of 2, 4 or 8, partners by a random permutation, images pooled by 4, and the gradient of the
+    training criterion.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class PuzzleMix(GradientMixer):
         beta: float = 1.2,
         gamma: float = 0.5,
         eta: float = 0.2,
-        neighbours: int = 4,
+        neighbours: int | None = None,
         transport: bool = True,
         t_eps: float = 0.8,
         t_size: int | None = None,
@@ -122,7 +125,7 @@ class PuzzleMix(GradientMixer):
             # With a gamma above 1 borders could repel each other: W < 0.
             within(self.name, option, value, SHARE if option == "gamma" else WEIGHT)
         self.beta, self.gamma, self.eta, self.t_eps = beta, gamma, eta, t_eps
-        self.neighbours = whole(self.name, "neighbours", neighbours, most=4096)
+        self.neighbours = None if neighbours is None else whole(self.name, "neighbours", neighbours, most=4096)
         self.t_size = None if t_size is None else whole(self.name, "t_size", t_size, most=4096)
         self.transport = transport
         self.unseen = True
@@ -142,7 +145,7 @@ class PuzzleMix(GradientMixer):
         """The plan on b x b blocks, for partner i32 [B] and share f32 [B] or [1], the p of the images."""
         device, batch, size = images.device, len(images), tuple(images.shape[1:3])
         own = saliency(gradient, (b, b))
-        differences = borders(images, partner, b, self.neighbours)
+        differences = borders(images, partner, b, self.pooling(size))
         other = own[partner.long()]
         terms = energy_terms(own, other, share, *differences, self.labels, self.beta, self.gamma, self.eta)
         mask = 1 - gridcut(*terms) / (self.labels - 1)
@@ -160,6 +163,12 @@ class PuzzleMix(GradientMixer):
             first = second = torch.arange(n, dtype=torch.int32, device=device)
         image = torch.arange(batch, dtype=torch.int32, device=device)
         return Plan.block(partner, image[:, None] * n + first, partner[:, None] * n + second, mask, grid, size)
+
+    def pooling(self, size: tuple[int, int]) -> int:
+        """The pixels by which images are pooled to compare borders."""
+        if self.neighbours is not None:
+            return self.neighbours
+        return 4 if self.variant == "openmixup" or max(size) <= SMALL else 2
 
     def places(self, size: tuple[int, int], b: int) -> tuple[int, int]:
         """The grid of places between which cells move."""

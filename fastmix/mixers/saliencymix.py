@@ -28,7 +28,9 @@ class SaliencyMix(InputMixer):
     variant openmixup: a random permutation and CutMix boxes, one place a batch, whose law is that of the place which
     that mistaken map has its maximum at: the column uniform; the row, first of many equal maxima, near the top. Row / H
     ~ Beta(2.5 m, 2.5 (1 - m)) with mean m = 2 / sqrt(H), fitted on crops of photographs of 32 to 224 pixels, where it
-    gives the boxes' mean heights to 4 %. The share of the partner is smaller than in CutMix, most so in large images.
+    gives the boxes' mean heights to 4 %: near the law, not the law itself. The mean share of the partner at 224 pixels
+    is 0.253 here; there it was 0.246 of one set of photographs and 0.254 of another. It is smaller than in CutMix, most
+    so in large images.
     """
 
     def __init__(self, alpha: float = 1.0, granularity: str = "batch", variant: str = "paper"):

@@ -74,7 +74,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_chans: int, dim: int, patch: int):
         super().__init__()
         self.proj = nn.Conv2d(in_chans, dim, patch, patch)
-        self.norm = _norm(dim)
+        self.norm = LayerNorm(dim, eps=1e-5)  # as the authors; OpenMixup: 1e-6
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         x = self.proj(x)

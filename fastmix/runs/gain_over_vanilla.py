@@ -26,12 +26,13 @@ def gains(found: Iterable[Run], column: str = "") -> list[dict]:
     if "vanilla" not in methods:
         raise ValueError("none of the runs is of vanilla, over which gains are told")
     base = next(iter(methods["vanilla"].values())).cfg
-    column = column or "/".join(filter(None, vars(base.column).values()))
+    column = column or "/".join(filter(None, (base.column.table, base.column.backbone, base.column.setting)))
     printed = _published(column) if column else {}
     order = [*base.mixers, *methods]
     return [
         {
             "mix": mix,
+            "fidelity": next(iter(methods[mix].values())).cfg.fidelity,
             **_over_vanilla(methods[mix], {} if mix == "vanilla" else methods["vanilla"]),
             "published_gain": printed.get(mix),
             "departs": _departures(base, next(iter(methods[mix].values())).cfg),

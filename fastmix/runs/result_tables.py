@@ -13,14 +13,26 @@ def by_run(rows: list[dict], script: bool) -> tuple[list[str], list[list[str]]]:
     order = sorted(SCORES, key=lambda key: ("ema_" in key, ("script" in key) != script))
     shown = [key for key in order if any(key in row for row in rows)]
     best = {key: max(row[key] for row in rows if key in row) for key in shown}
-    header = ["run", "column", "mix", "seed", "epochs", *(key.replace("_", " ") for key in shown), "hours", "images/s"]
+    header = [
+        "run",
+        "column",
+        "mix",
+        "fidelity",
+        "seed",
+        "epochs",
+        *(key.replace("_", " ") for key in shown),
+        "hours",
+        "images/s",
+    ]
     lines = []
     for row in rows:
         seed = f"mean of {row['n']}" if row["run"] == "mean" else str(row["seed"])
         epochs = f"{row['epochs']}/{row['of_epochs']}" + " unfinished" * (not row["finished"])
         cells = [_percent(row.get(key), row.get("std", {}).get(key), row.get(key) == best[key]) for key in shown]
         pace = "–" if row.get("images_per_s") is None else f"{row['images_per_s']:.0f}"
-        lines.append([row["run"], row["column"], row["mix"], seed, epochs, *cells, f"{row['hours']:.2f}", pace])
+        lines.append(
+            [row["run"], row["column"], row["mix"], row["fidelity"], seed, epochs, *cells, f"{row['hours']:.2f}", pace]
+        )
     return header, lines
 
 
@@ -71,6 +83,8 @@ def gains_legend(rows: list[dict]) -> str:
     )
     text += "the differences between runs of one seed; in brackets how many, where vanilla has not all the seeds."
     text += "\nPublished: the benchmark's." * any(row["published_gain"] is not None for row in rows) + "\n"
+    if all(row["fidelity"] == "openmixup" for row in rows):
+        text += "Masks and labels: the benchmark's (fidelity openmixup).\n"
     odd = [row for row in rows if row["departs"]]
     notes = [f"\n- † {row['mix']}: not trained as vanilla in {', '.join(row['departs'])}" for row in odd]
     return text + "".join(notes) + "\n" * bool(notes)

@@ -35,7 +35,7 @@ def summary(found: Iterable[Run]) -> list[dict]:
         rows += [_row(run) for run in group]
         seeds = _seeds(group)
         if len(seeds) > 1:
-            head = {key: rows[-1][key] for key in ("column", "mix")}
+            head = {key: rows[-1][key] for key in ("column", "mix", "fidelity")}
             rows.append({"run": "mean", **head, "seed": None, "n": len(seeds), **_mean(seeds)})
     return rows
 
@@ -140,7 +140,8 @@ def _row(run: Run) -> dict:
     column = run.cfg.column
     where = " ".join(filter(None, (column.backbone, column.setting))) or run.cfg.model.name
     return {
-        "run": str(run.folder), "column": where, "mix": run.cfg.mix, "seed": run.cfg.seed, "n": 1,
+        "run": str(run.folder), "column": where, "mix": run.cfg.mix, "fidelity": run.cfg.fidelity,
+        "seed": run.cfg.seed, "n": 1,
         "epochs": run.epochs, "of_epochs": run.cfg.epochs, "finished": run.finished, **_scores(run),
         "hours": run.seconds / 3600, "images_per_s": run.images_per_s,
     }  # fmt: skip

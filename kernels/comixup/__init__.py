@@ -12,17 +12,19 @@ the lower index), at the mean of both costs - 5e-4; next to a block of one of it
 label change. Before the last time, of two outputs that show one set of several inputs, the earlier pays gamma/n for
 the first of the set, the later for the second (`resolve`).
 
-An output's grid is settled by iterated conditional modes: blocks of one colour of the checkerboard take their best
-label given the other colour's, at most SWEEPS times or until none changes, from three starts: as it is, each block's
-cheapest label, and the one that is cheapest all over; the lowest energy wins, the first of equals. So no step raises
-an output's energy. Alpha-beta swap by graph cuts, which the authors use, is not better on average.
+An output's grid is settled row by row and column by column, ROUNDS times: even rows, odd rows, even columns, odd ones,
+each line at its best labels with all others fixed (a shortest path), from three starts: as it is, each block's cheapest
+label, and the one that is cheapest all over; the lowest energy wins, the first of equals. So no step raises an output's
+energy. Alpha-beta swap by graph cuts, which the authors use, ends as low. Blocks settled one by one do not, and
+outputs then show fewer inputs.
 
 Costs are rounded once, to 2**-SCALE (`fixed_point`); all that follows is in whole numbers, so the reference, the Triton
 kernel and the numba twin find the same labels on every device.
 
-One program solves a group: costs, penalties and counts in registers; the result is its only memory, from which a
-block's neighbours are read (cached). Bytes: 4 m n + 4 m m read and 4 m n written, a few kB. It is bound by latency:
-3 starts x about 3 sweeps x 2 colours x m x iterations dependent steps, all groups at once.
+One program solves a group. Counts and an output's costs are in registers; costs and paths of its lines go through a
+few kB of scratch, from which a line's blocks are read one after the other (cached). Bytes: 4 m n + 4 m m read and 4 m n
+written. It is bound by latency: 3 starts x 2 rounds x 4 kinds of lines x 2 b blocks x m x iterations dependent steps,
+all lines of a kind and all groups at once.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from torch import Tensor
 from fastmix.kernels._triton import INTERPRETED
 from fastmix.kernels.comixup.cases import CASES
 from fastmix.kernels.comixup.gpu import AOT, blocks, comixup_kernel
-from fastmix.kernels.comixup.problem import BASE, CELLS, MOST, fixed_point
+from fastmix.kernels.comixup.problem import BASE, CELLS, MOST, ROUNDS, fixed_point
 from fastmix.kernels.comixup.reference import DTYPES, reference
 
 __all__ = ["AOT", "CASES", "DTYPES", "comixup", "reference"]
@@ -78,12 +80,15 @@ def comixup(
 
 def _launch(problem, sizes, labels, grid, iterations, resolve) -> None:
     groups, m, n = labels.shape
+    chosen = blocks(m, n, grid[1])
+    scratch = torch.empty(groups, 2, n, chosen["L"], dtype=torch.int32, device=labels.device)
     with torch.cuda.device_of(labels):
         comixup_kernel[(groups,)](
             problem.costs.contiguous(),
             problem.penalty.contiguous(),
             sizes.int().contiguous(),
             labels,
+            scratch,
             problem.limit,
             problem.quarter,
             problem.twin,
@@ -91,10 +96,11 @@ def _launch(problem, sizes, labels, grid, iterations, resolve) -> None:
             iterations,
             iterations - 2 if resolve else -1,
             3,
+            4 * ROUNDS,
             m,
             n,
             grid[1],
-            **blocks(m, n),
+            **chosen,
         )
 
 

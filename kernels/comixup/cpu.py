@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.comixup.problem import BASE, SPARE, SWEEPS, Problem
+from fastmix.kernels.comixup.problem import BASE, ROUNDS, SPARE, Problem
 from fastmix.kernels.compiled import compiled
 from fastmix.kernels.threads import share
 
@@ -50,42 +50,52 @@ def _cheapest(costs):
 
 
 @njit(nogil=True)
-def _near(alike, labels, t, rows, columns, near):
-    """How much each label is like those of the blocks around block t."""
-    near[:] = 0
-    if t >= columns:
-        near += alike[labels[t - columns]]
-    if t < (rows - 1) * columns:
-        near += alike[labels[t + columns]]
-    if t % columns > 0:
-        near += alike[labels[t - 1]]
-    if t % columns < columns - 1:
-        near += alike[labels[t + 1]]
+def _line(costs, gain, labels, wholes, first, step, length, beside, paths):
+    """The best labels of a line of blocks with the others fixed: a shortest path.
+
+    Block x of the line is first + x step; beside: what to add for the lines before and after it, 0 where there is none.
+    Labels from `wholes` on are halves: only they save something beside labels other than themselves.
+    """
+    count = len(gain)
+    for x in range(length):
+        t = first + x * step
+        paths[x] = costs[t]
+        for side in beside:
+            if side:
+                paths[x] -= gain[labels[t + side]]
+        if x:
+            before = paths[x - 1]
+            lowest = before.min()
+            for k in range(count):
+                least = min(lowest, before[k] - gain[k, k])
+                for j in range(wholes if k < wholes else 0, count):
+                    least = min(least, before[j] - gain[k, j])
+                paths[x, k] += least
+    for x in range(length - 1, -1, -1):
+        if x < length - 1:
+            paths[x] -= gain[labels[first + (x + 1) * step]]
+        labels[first + x * step] = _cheapest(paths[x])
 
 
 @njit(nogil=True)
-def _settle(costs, alike, labels, rows, columns, quarter, near):
-    """Iterated conditional modes, in place; twice the energy."""
-    changed, sweep = True, 0
-    while changed and sweep < SWEEPS:
-        changed, sweep = False, sweep + 1
-        for colour in range(2):
-            for y in range(rows):
-                for x in range((colour + y) % 2, columns, 2):
-                    t = y * columns + x
-                    _near(alike, labels, t, rows, columns, near)
-                    best = 0
-                    least = costs[t, 0] - quarter * near[0]
-                    for k in range(1, len(near)):
-                        energy = costs[t, k] - quarter * near[k]
-                        if energy < least:
-                            best, least = k, energy
-                    changed |= labels[t] != best
-                    labels[t] = best
+def _settle(costs, gain, labels, wholes, rows, columns, paths):
+    """Rows, then columns, ROUNDS times, in place; twice the energy."""
+    for _ in range(ROUNDS):
+        for parity in range(2):
+            for y in range(parity, rows, 2):
+                beside = (-columns if y else 0, columns if y < rows - 1 else 0)
+                _line(costs, gain, labels, wholes, y * columns, 1, columns, beside, paths)
+        for parity in range(2):
+            for x in range(parity, columns, 2):
+                beside = (-1 if x else 0, 1 if x < columns - 1 else 0)
+                _line(costs, gain, labels, wholes, x, columns, rows, beside, paths)
     twice = np.int64(0)
     for t in range(len(labels)):
-        _near(alike, labels, t, rows, columns, near)
-        twice += 2 * np.int64(costs[t, labels[t]]) - quarter * near[labels[t]]
+        twice += 2 * costs[t, labels[t]]
+        if t >= columns:
+            twice -= 2 * gain[labels[t], labels[t - columns]]
+        if t % columns:
+            twice -= 2 * gain[labels[t], labels[t - 1]]
     return twice
 
 
@@ -104,9 +114,9 @@ def _twins(avoid, shows, size):
 def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, iterations, resolved):
     limit, quarter, twin, bonus = numbers
     m, n = unary.shape[1:]
-    costs, alike = np.empty((n, m + 3), np.int64), np.empty((m + 3, m + 3), np.int64)
+    costs, gain = np.empty((n, m + 3), np.int64), np.empty((m + 3, m + 3), np.int64)
     ends = np.empty((m + 3, 2), np.int64)
-    near, over = np.empty(m + 3, np.int64), np.empty(m + 3, np.int64)
+    paths, over = np.empty((max(rows, columns), m + 3), np.int64), np.empty(m + 3, np.int64)
     used, total = np.empty(m, np.int64), np.empty(m, np.int64)
     avoid, shows = np.empty(m, np.int64), np.empty(m, np.int64)
     tries = np.empty((3, n), np.int64)
@@ -144,7 +154,7 @@ def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, it
                         touch = ends[a, 0] == ends[b, 0] or ends[a, 0] == ends[b, 1]
                         touch |= ends[a, 1] == ends[b, 0] or ends[a, 1] == ends[b, 1]
                         quarters = 3 if touch and whole != (ends[b, 0] == ends[b, 1]) else 0
-                        alike[a, b] = 4 if a == b else quarters
+                        gain[a, b] = quarter * (4 if a == b else quarters)
                 over[:count] = 0
                 for t in range(n):
                     tries[0, t] = labels[t] // BASE
@@ -156,8 +166,8 @@ def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, it
                 tries[2] = _cheapest(over[:count])
                 best, least = 0, np.int64(1) << 62
                 for i in range(3):
-                    part = alike[:count, :count]
-                    twice = _settle(costs, part, tries[i], rows, columns, quarter, near[:count])
+                    part, settled = gain[:count, :count], tries[i]
+                    twice = _settle(costs[:, :count], part, settled, size, rows, columns, paths[:, :count])
                     if twice < least:
                         best, least = i, twice
                 shows[j] = 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from fastmix.kernels._triton import Target, constant, jit, tl
-from fastmix.kernels.comixup.problem import BASE, NEVER, SPARE, SWEEPS
+from fastmix.kernels.comixup.problem import BASE, NEVER, SPARE
 
-HALVES, TIMES, MISSING, COARSE = map(constant, (BASE, SWEEPS, NEVER, SPARE))
+HALVES, MISSING, COARSE = map(constant, (BASE, NEVER, SPARE))
 
 
 @jit
 def _alike(code, near, ends_first, ends_second):
-    """How much the labels are like a neighbour's, [N,L]: 4 the same, 3 a half and one of its two, 0 others."""
+    """How much the labels are like a neighbour's: 4 the same, 3 a half and one of its two, 0 others."""
     first, second = near // HALVES, near % HALVES
     touch = (ends_first == first) | (ends_first == second) | (ends_second == first) | (ends_second == second)
     mixed = (ends_first == ends_second) != (first == second)
@@ -18,20 +18,59 @@ def _alike(code, near, ends_first, ends_second):
 
 
 @jit
-def _energies(costs, row, t, n, columns, quarter, active, code, ends_first, ends_second):
-    """The energy of each label in each block that is active, given the neighbours' in memory. int32 [N,L]"""
-    near = tl.zeros_like(costs)
-    for side in tl.static_range(4):
-        if side < 2:
-            step = columns * (2 * side - 1)
-            inside = (t + step >= 0) & (t + step < n)
-        else:
-            step = 2 * side - 5
-            inside = (t % columns + step >= 0) & (t % columns + step < columns)
-        inside &= active
-        label = tl.load(row + (t + step), mask=inside, other=0)
-        near += tl.where(inside[:, None], _alike(code, label[:, None], ends_first, ends_second), 0)
-    return costs - quarter * near
+def _beside(row, block, inside, code, ends_first, ends_second):
+    """Likewise, to the label in memory of a block beside; 0 where it is not inside. block and code broadcast."""
+    label = tl.load(row + block, mask=inside, other=0)
+    return tl.where(inside, _alike(code, label, ends_first, ends_second), 0)
+
+
+@jit
+def _pick(values, k, index):
+    """values[..., index] of [N,L], by a sum over what is not it. [N,1]"""
+    return tl.sum(tl.where(k == index, values, 0), 1, keep_dims=True)
+
+
+@jit
+def _onwards(best, label, quarter, a, b, c, m):
+    """The cheapest way to each label of a next block, of the ways to those of this one whose least is 0. [R,L]"""
+    at_a, at_b, at_c = _pick(best, label, a), _pick(best, label, b), _pick(best, label, c)
+    at_ab, at_ac, at_bc = _pick(best, label, m), _pick(best, label, m + 1), _pick(best, label, m + 2)
+    touching = tl.where(label == a, tl.minimum(at_ab, at_ac), MISSING)
+    touching = tl.where(label == b, tl.minimum(at_ab, at_bc), touching)
+    touching = tl.where(label == c, tl.minimum(at_ac, at_bc), touching)
+    touching = tl.where(label == m, tl.minimum(at_a, at_b), touching)
+    touching = tl.where(label == m + 1, tl.minimum(at_a, at_c), touching)
+    touching = tl.where(label == m + 2, tl.minimum(at_b, at_c), touching)
+    return tl.minimum(tl.minimum(best - 4 * quarter, touching - 3 * quarter), 0)
+
+
+@jit
+def _lines(row, priced, paths, quarter, parity, count, length, across, step, code, ends_first, ends_second, a, b, c, m,
+           R: tl.constexpr, L: tl.constexpr):  # fmt: skip
+    """Gives every second of `count` lines its best labels with the others fixed: a shortest path each, side by side.
+
+    Block x of line y is y across + x step; priced, paths: memory [n,L].
+    """
+    line, label = 2 * tl.arange(0, R) + parity, tl.arange(0, L)[None, :]
+    there, at = line < count, line * across
+    inside, first = there[:, None], at[:, None]
+    above, below, place = inside & (line > 0)[:, None], (line + 1 < count)[:, None], first * L + label
+    best = tl.zeros([R, L], tl.int32)
+    for x in range(length):
+        near = _beside(row, first + x * step - across, above, code, ends_first, ends_second)
+        near += _beside(row, first + x * step + across, below, code, ends_first, ends_second)
+        cost = tl.load(priced + (place + x * step * L), mask=inside, other=0) - quarter * near
+        best = cost + _onwards(best - tl.min(best, 1, keep_dims=True), label, quarter, a, b, c, m)
+        tl.store(paths + (place + x * step * L), best, mask=inside)
+    tl.debug_barrier()
+    behind = tl.zeros([R], tl.int32)
+    for y in range(length):
+        x = length - 1 - y
+        after = tl.where(y > 0, _alike(code, behind[:, None], ends_first, ends_second), 0)
+        best = tl.load(paths + (place + x * step * L), mask=inside, other=0) - quarter * after
+        behind = tl.sum(tl.where(label == tl.argmin(best, 1)[:, None], code, 0), 1)
+        tl.store(row + (at + x * step), behind, mask=there)
+    tl.debug_barrier()
 
 
 @jit
@@ -41,28 +80,26 @@ def _used(row, t, n, k):
     return tl.sum(tl.where(label < 0, 0, (label // HALVES == k) + (label % HALVES == k).to(tl.int32)), 0)
 
 
-@jit
-def _pick(values, k, index):
-    """values[..., index] of [N,L], by a sum over what is not it. [N,1]"""
-    return tl.sum(tl.where(k == index, values, 0), 1, keep_dims=True)
-
-
-@jit(numbers=("limit", "quarter", "twin", "bonus", "iterations", "resolved", "starts", "m", "n", "columns"))
+@jit(numbers=("limit", "quarter", "twin", "bonus", "iterations", "resolved", "starts", "phases", "m", "n", "columns"))
 def comixup_kernel(
-    costs, penalty, sizes, labels, limit, quarter, twin, bonus, iterations, resolved, starts, m, n, columns,
-    N: tl.constexpr, L: tl.constexpr,
+    costs, penalty, sizes, labels, scratch,
+    limit, quarter, twin, bonus, iterations, resolved, starts, phases, m, n, columns,
+    N: tl.constexpr, L: tl.constexpr, R: tl.constexpr,
 ):  # fmt: skip
-    """One program: a group. N >= n, L >= m + 3, powers of two; outputs, too, are numbered along L."""
+    """One program: a group. N >= n, L >= m + 3, R >= half of the rows and of the columns, powers of two.
+
+    Outputs, too, are numbered along L. scratch: int32 [G,2,n,L], the costs of an output's labels, and of paths to them.
+    """
     group = tl.program_id(0).to(tl.int64)
     size = tl.load(sizes + group)
     t, k = tl.arange(0, N), tl.arange(0, L)
     block, input = t[:, None], k[None, :]
-    black = (t // columns + t % columns) % 2
+    rows = n // columns
     table = labels + group * (m * n)
+    priced_at = scratch + group * (2 * n * L)
+    paths_at = priced_at + n * L
     there = (block < n) & (input < size)
-    plain = tl.load(costs + group * (m * n) + (input * n + block), mask=there, other=0)
     pair = (k[:, None] < size) & (input < size)
-    weights = tl.load(penalty + group * (m * m) + (k[:, None] * m + input), mask=pair, other=0)
     total = tl.zeros([L], tl.int32)
     for j in range(size):
         total += _used(table + j * n, t, n, input)
@@ -74,6 +111,9 @@ def comixup_kernel(
             row = table + j * n
             used = _used(row, t, n, input)
             total -= used
+            # Read for each output: kept, they would not fit the registers.
+            plain = tl.load(costs + group * (m * n) + (input * n + block), mask=there, other=0)
+            weights = tl.load(penalty + group * (m * m) + (k[:, None] * m + input), mask=pair, other=0)
             paid = tl.sum(weights * total[None, :], 1)
             own = tl.sum(tl.where(k == j, sets, 0), 0)
             others = own & (own - 1)  # without its first
@@ -108,6 +148,7 @@ def comixup_kernel(
             before = tl.where(known, before, before // HALVES * (HALVES + 1))
             cheapest = tl.argmin(priced, 1)
             all_over = tl.argmin(tl.sum(tl.where(block < n, priced >> COARSE, 0), 0), 0)
+            tl.store(priced_at + (block * L + input), priced, mask=block < n)
             best, least = before, tl.full((), 1 << 62, tl.int64)
             for begin in range(starts):  # no constant: unrolled, it would not fit the registers
                 chosen = tl.where(begin == 1, cheapest, all_over)
@@ -116,22 +157,20 @@ def comixup_kernel(
                 tl.debug_barrier()  # others may still read the row
                 tl.store(row + t, label, mask=t < n)
                 tl.debug_barrier()
-                step, settled = 0, 0  # colours, and how many in a row did not change
-                while settled < 2 and step < 2 * TIMES:
-                    active = (black == step % 2) & (t < n)
-                    energy = _energies(priced, row, t, n, columns, quarter, active, code, first, second)
-                    better = tl.sum(tl.where(input == tl.argmin(energy, 1)[:, None], code, 0), 1)
-                    changed = tl.max((active & (better != label)).to(tl.int32), 0)
-                    label = tl.where(active, better, label)
-                    tl.store(row + t, label, mask=active)
-                    tl.debug_barrier()
-                    step, settled = step + 1, (settled + 1) * (1 - changed)
-                energy = _energies(priced, row, t, n, columns, quarter, t < n, code, first, second)
-                taken = (code == label[:, None]) & (block < n)
-                one = tl.sum(tl.where(taken, energy, 0), 1)
-                twice = tl.sum(one.to(tl.int64) + tl.sum(tl.where(taken, priced, 0), 1), 0)
-                best = tl.where(twice < least, label, best)
-                least = tl.minimum(twice, least)
+                for phase in range(phases):  # even rows, odd rows, even columns, odd columns, and again
+                    along = phase // 2 % 2 == 0
+                    count, length = tl.where(along, rows, columns), tl.where(along, columns, rows)
+                    across, step = tl.where(along, columns, 1), tl.where(along, 1, columns)
+                    _lines(row, priced_at, paths_at, quarter, phase % 2, count, length, across, step,
+                           code, first, second, a, b, c, m, R, L)  # fmt: skip
+                label = tl.load(row + t, mask=t < n, other=0)
+                one, two = label // HALVES, label % HALVES
+                near = _beside(row, t - columns, (t >= columns) & (t < n), label, one, two)
+                near += _beside(row, t - 1, (t % columns > 0) & (t < n), label, one, two)
+                cost = tl.sum(tl.where((code == label[:, None]) & (block < n), priced, 0), 1)
+                energy = tl.sum((cost - quarter * near).to(tl.int64), 0)
+                best = tl.where(energy < least, label, best)
+                least = tl.minimum(energy, least)
             tl.debug_barrier()
             tl.store(row + t, best, mask=t < n)
             tl.debug_barrier()
@@ -142,21 +181,25 @@ def comixup_kernel(
         sets = tl.where(iteration == resolved, shows, sets)
 
 
-def blocks(m: int, n: int) -> dict[str, int]:
-    """The kernel's N and L, and warps for 2 costs a thread, up to 16: 4 of few blocks would not fit everywhere."""
-    blocks = dict(N=1 << (n - 1).bit_length(), L=1 << (m + 2).bit_length())
-    return blocks | dict(num_warps=min(16, max(1, blocks["N"] * blocks["L"] // 64)))
+def blocks(m: int, n: int, columns: int) -> dict[str, int]:
+    """The kernel's N, L and R, and how it is built: warps for a cost a thread, 8 or 16, with all their registers.
+
+    With fewer warps it would not fit; without a bound compilers spill, so that more programs fit beside one another.
+    """
+    half = (max(columns, n // columns) + 1) // 2
+    blocks = dict(N=1 << (n - 1).bit_length(), L=1 << (m + 2).bit_length(), R=1 << (half - 1).bit_length())
+    return blocks | dict(num_warps=min(16, max(8, blocks["N"] * blocks["L"] // 32)), maxnreg=112)
 
 
-def _target(name: str, m: int, n: int) -> Target:
-    types = dict.fromkeys(("costs", "penalty", "sizes", "labels"), "*i32")
-    numbers = ("limit", "quarter", "twin", "bonus", "iterations", "resolved", "starts", "m", "n", "columns")
-    chosen = blocks(m, n)
-    warps = chosen.pop("num_warps")
-    return Target(name, comixup_kernel, types | dict.fromkeys(numbers, "i32"), chosen, 168, 4, 4, num_warps=warps)
+def _target(name: str, m: int, n: int, columns: int) -> Target:
+    types = dict.fromkeys(("costs", "penalty", "sizes", "labels", "scratch"), "*i32")
+    numbers = ("limit", "quarter", "twin", "bonus", "iterations", "resolved", "starts", "phases", "m", "n", "columns")
+    chosen = blocks(m, n, columns)
+    built = {option: chosen.pop(option) for option in ("num_warps", "maxnreg")}
+    return Target(name, comixup_kernel, types | dict.fromkeys(numbers, "i32"), chosen, 112, 4, 4, **built)
 
 
 AOT = [
-    _target("comixup 4x4, 16 inputs", 16, 16),
-    _target("comixup 8x8, 20 inputs", 20, 64),
+    _target("comixup 4x4, 16 inputs", 16, 16, 4),
+    _target("comixup 8x8, 20 inputs", 20, 64, 8),
 ]

@@ -11,10 +11,10 @@ from torch import Tensor
 MOST = 29  # inputs of a group: with three halves 32 labels
 CELLS = 64  # blocks of an output
 SPARE = 6  # bits that a sum over CELLS costs needs
-SWEEPS = 8  # colours settle in 3 on average
+ROUNDS = 2  # over the rows and the columns of a grid
 BASE = 32  # a label is first * BASE + second
 HALF_BONUS = 5e-4  # by which a half is cheaper than the mean of its two costs
-NEVER = (1 << 31) - 1  # cost of a label that there is not
+NEVER = 1 << 30  # cost of a label that there is not: all others, and what a path adds to them, are below half of it
 
 
 @dataclass

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmix.kernels.comixup.problem import BASE, NEVER, SPARE, SWEEPS, fixed_point
+from fastmix.kernels.comixup.problem import BASE, NEVER, ROUNDS, SPARE, fixed_point
 
 DTYPES = (torch.float32,)
 
@@ -63,26 +63,54 @@ def _settle(costs, used, shown, halves, grid, problem) -> Tensor:
     same = torch.eye(costs.shape[2], dtype=torch.bool, device=costs.device)
     alike = torch.where(same, 4, torch.where(touch & (whole[:, :, None] != whole[:, None]), 3, 0))
 
-    def energies(labels: Tensor) -> Tensor:
-        near = F.pad(_rows(alike, labels).view(groups, *grid, -1), (0, 0, 1, 1, 1, 1))
-        near = near[:, :-2, 1:-1] + near[:, 2:, 1:-1] + near[:, 1:-1, :-2] + near[:, 1:-1, 2:]
-        return costs - problem.quarter * near.flatten(1, 2)
-
-    black = (torch.arange(grid[0])[:, None] + torch.arange(grid[1])).flatten().to(costs.device) % 2 == 0
+    blocks, gain = costs.view(groups, *grid, -1), problem.quarter * alike
     here = (shown[..., :1] == ends[0][:, None]) & (shown[..., 1:] == ends[1][:, None])
     here &= costs < NEVER
     begin = torch.where(here.any(2), here.int().argmax(2), shown[..., 0])
     all_over = (costs >> SPARE).sum(1).argmin(1)[:, None].expand(groups, n)
     least = best = None
     for labels in (begin, costs.argmin(2), all_over):
-        for _ in range(SWEEPS):
-            for colour in (black, ~black):
-                labels = torch.where(colour, energies(labels).argmin(2), labels)
-        twice = (costs.long() + energies(labels)).gather(2, labels[..., None]).sum((1, 2))
+        labels = labels.view(groups, *grid)
+        for _ in range(ROUNDS):
+            labels = _lines(blocks, labels, gain)
+            labels = _lines(blocks.transpose(1, 2), labels.mT, gain).mT
+        near = _rows(gain, labels.flatten(1)).view(blocks.shape)
+        near = _beside(near) + _beside(near.transpose(1, 2)).transpose(1, 2)
+        twice = (2 * blocks.long() - near).gather(3, labels[..., None]).sum((1, 2, 3))
+        labels = labels.flatten(1)
         lower = twice < least if least is not None else torch.ones_like(twice, dtype=torch.bool)
         least = torch.where(lower, twice, least) if least is not None else twice
         best = torch.where(lower[:, None], labels, best) if best is not None else labels
     return torch.stack([ends[0].gather(1, best), ends[1].gather(1, best)], 2)
+
+
+def _lines(costs, labels, gain) -> Tensor:
+    """Labels [G,R,C] of which the even rows, then the odd ones, are the best with the others fixed: shortest paths.
+
+    costs [G,R,C,L]; gain [G,L,L] is what two labels side by side save.
+    """
+    for parity in (0, 1):
+        paths = costs - _beside(
+            _rows(gain, labels.flatten(1)).view(costs.shape)
+        )  # [G,R,C,L] of the best way to a label
+        for x in range(1, costs.shape[2]):
+            before = paths[:, :, x - 1]
+            before = before - before.amin(2, keepdim=True)
+            paths[:, :, x] += (before[..., None] - gain[:, None]).amin(2)
+        best = paths[:, :, -1].argmin(2)
+        found = [best]
+        for x in reversed(range(costs.shape[2] - 1)):
+            best = (paths[:, :, x] - _rows(gain, best)).argmin(2)
+            found.insert(0, best)
+        changed = torch.arange(costs.shape[1], device=costs.device)[:, None] % 2 == parity
+        labels = torch.where(changed, torch.stack(found, 2), labels)
+    return labels
+
+
+def _beside(values) -> Tensor:
+    """Sums of the rows above and below, [G,R,C,L]; none beyond the edge."""
+    padded = F.pad(values, (0, 0, 0, 0, 1, 1))
+    return padded[:, :-2] + padded[:, 2:]
 
 
 def _at(costs, index) -> Tensor:

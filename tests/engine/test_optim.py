@@ -101,7 +101,7 @@ def test_ema_equals_the_recursion_in_float64():
             model[0].weight += step
             model[1].running_mean += 1
         ema.update(model, step)
-        d = 0.9 * (0.9 + 0.1 * min(1, step / 4))
+        d = 0.9 * (0.9 + 0.1 * min(1, (step - 1) / 4))
         expected = d * expected + (1 - d) * model[0].weight.double()
     torch.testing.assert_close(ema.module[0].weight.double(), expected.detach(), rtol=1e-6, atol=0)
     assert torch.equal(ema.module[1].running_mean, model[1].running_mean)

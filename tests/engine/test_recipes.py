@@ -262,7 +262,7 @@ def test_the_average_reaches_its_decay_after_twenty_epochs(name, decay, ramp):
         nn.init.zeros_(model.weight)
         ema = Ema(model, cfg.decay, cfg.ramp_steps)
         nn.init.ones_(model.weight)
-        ema.update(model, step)
+        ema.update(model, step + 1)
         assert 1 - ema.module.weight.item() == pytest.approx(decay * share, rel=1e-9)
 
 
@@ -340,7 +340,7 @@ def test_a_columns_file_is_short_and_its_comments_are_right(nets, name):
     with FlopCounterMode(display=False) as counter:
         nets(cfg)(torch.empty(1, 3, cfg.data.size, cfg.data.size, device="meta"))
     assert multiplications == pytest.approx(3 * shown * counter.get_total_flops() / 2, rel=0.08)
-    here = tuple(vars(cfg.column).values())
+    here = cfg.column.table, cfg.column.backbone, cfg.column.setting
     cells = {c.method: c.top1 for c in published.cells() if (c.table, c.backbone, c.setting) == here}
     first, low, best, method = re.search(r"Published: (\w+) ([\d.]+), best ([\d.]+) \((\w+)\)", text).groups()
     assert cells[published.METHODS[first]] == float(low)
@@ -371,8 +371,38 @@ def test_the_quarter_is_its_columns_recipe_with_less_work():
 def test_a_row_changes_the_recipe_under_the_words():
     row = ["mix=transmix"]
     assert config.differences(column("deit_s"), column("deit_s", *row), ("mix",)) == [
-        "ema.decay", "ema.ramp_steps", "schedule.min_lr",
+        "column.gpu_batch", "ema.decay", "ema.ramp_steps", "schedule.min_lr",
     ]  # fmt: skip
     cfg = column("deit_s", *row, "schedule.min_lr=2e-4")
     assert (cfg.schedule.min_lr, cfg.ema.decay, cfg.ema.ramp_steps) == (2e-4, 0.99996, 20 * 1252)
     assert column("tiny_r18_400ep", "mix=samix").schedule.min_lr == 0.05
+
+
+@pytest.mark.parametrize("name", ["deit_t", "deit_s", "deit_b"])
+def test_tokenmix_trains_as_its_authors(name):
+    """Their script: timm's erasing and fill, drop path 0.1, no bound of the gradient, an average without a ramp."""
+    cfg = column(name, "mix=tokenmix")
+    assert cfg.optim.clip is None and cfg.model.args["drop_path_rate"] == 0.1
+    assert (cfg.ema.decay, cfg.ema.ramp_steps) == (0.99996, 0)
+    assert (cfg.erase.mode, cfg.augment.fill, cfg.augment.variant) == ("pixel", None, "timm")
+    model = nn.Linear(1, 1)
+    ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps)
+    nn.init.constant_(model.weight, 5.0)
+    before = ema.module.weight.item()
+    ema.update(model, 1)
+    assert ema.module.weight.item() - before == pytest.approx(4e-5 * (5 - before), rel=0.02), (
+        "of the whole decay at once"
+    )
+
+
+@pytest.mark.parametrize("name", ["swin_t", "convnext_t"])
+def test_learned_masks_warm_up_from_their_own_rate(name):
+    for mix, factor in (("deit", 1e-6), ("automix", 1e-5), ("samix", 1e-5)):
+        cfg = column(name, f"mix={mix}")
+        first = optim.learning_rate(cfg.schedule, cfg.optim.lr, 0, steps(cfg), cfg.epochs)
+        assert first == pytest.approx(cfg.optim.lr * factor, rel=1e-3)
+
+
+def test_settings_of_nobody_are_called_ours():
+    text = (CONFIGS / "base" / "cifar10.yaml").read_text()
+    assert "Of automix and samix ours" in text and "CIFAR-100's end at a rate of 0.05" in text

@@ -164,10 +164,10 @@ def test_near_the_ends_the_student_sees_ordinary_mixup_and_the_teacher_the_mask(
     rng = FixedLam(lam)
     for_k, for_q = (torch.from_numpy(rng.permutation(6)) for _ in "kq")
     x = normalised(batch)
-    assert torch.equal(student[0], batch.mix(Plan.blend(for_q.int(), lam)))
-    assert (student[0] - (lam * x + (1 - lam) * x[for_q])).abs().max() < 1e-4
+    assert torch.equal(student[1], batch.mix(Plan.blend(for_q.int(), lam)))
+    assert (student[1] - (lam * x + (1 - lam) * x[for_q])).abs().max() < 1e-4
     assert (teacher[0] - (lam * x + (1 - lam) * x[for_k])).abs().max() > 0.1
-    assert torch.equal(student[1], batch.mix())
+    assert torch.equal(student[0], batch.mix()), "the clean batch comes first"
 
 
 def test_inside_the_margin_the_student_sees_the_mask():
@@ -177,7 +177,7 @@ def test_inside_the_margin_the_student_sees_the_mask():
     mixer(model, batch, CrossEntropy())
     rng = FixedLam(lam)
     _, for_q = (torch.from_numpy(rng.permutation(6)) for _ in "kq")
-    assert (student[0] - batch.mix(Plan.blend(for_q.int(), lam))).abs().max() > 0.1
+    assert (student[1] - batch.mix(Plan.blend(for_q.int(), lam))).abs().max() > 0.1
 
 
 def test_labels_are_the_lambda_that_was_drawn():
@@ -217,7 +217,7 @@ def test_adjusted_masks_have_the_mean_lambda():
         _, partner = (torch.from_numpy(rng.permutation(6)) for _ in "kq")
         clean = normalised(batch)
         others = partner != torch.arange(6)
-        mask = ((seen[0] - clean[partner]) / (clean - clean[partner]))[others, 0]
+        mask = ((seen[1] - clean[partner]) / (clean - clean[partner]))[others, 0]
         assert others.any() and mask.std() > 0.01
         assert (mask.mean((1, 2)) - lam).abs().max() < exact
     own = numbers(3, 5, 7).sigmoid()

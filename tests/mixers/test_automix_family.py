@@ -361,3 +361,11 @@ def test_the_mask_of_a_grid_is_that_of_the_pixels():
     assert torch.allclose(area.double(), s.sum((1, 2)), rtol=1e-6)
     assert torch.allclose(s.mean((1, 2)), logits.double().sigmoid().mean((1, 2)), rtol=1e-6)
     assert torch.allclose(square.double(), s.square().sum((1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("net, std", [("test_resnet", 0.01), ("deit_tiny_patch16_224", 0.02)])
+def test_the_second_head_begins_as_the_benchmarks_does(net, std):
+    mixer = MIXERS["automix"]()
+    mixer.prepare(network(net))
+    weights = mixer.head.weight.detach()
+    assert weights.std().item() == pytest.approx(std, rel=0.15) and not mixer.head.bias.any()

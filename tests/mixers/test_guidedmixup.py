@@ -100,6 +100,12 @@ def test_an_image_of_one_level_is_salient_everywhere_alike():
         assert (spectral_residual(torch.full((2, 33, 20), value)) == 1).all()
 
 
+def test_the_grey_is_torchvisions():
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    assert rgb_to_grayscale(torch.eye(3)[:, :, None, None]).flatten().tolist() == pytest.approx(GREY, abs=1e-7)
+
+
 def test_saliency_is_that_of_the_grey_normalised_image():
     batch = noise(4, (32, 24))
     batch.mean, batch.std, batch.dtype = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), torch.bfloat16

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy import stats
 
 from fastmix import MIXERS, Batch
@@ -109,8 +110,36 @@ def test_without_attention_to_patches_the_area_counts(monkeypatch):
     assert (weights[:, 0] - MixPro(cell=16).plan(batch_of(5)).own).abs().max() < 1e-6
 
 
-def test_no_gradient_flows_through_attention_or_progress():
-    constant_weights(MixPro(cell=16), vit(), 6, smoothing=0.1)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_loss_and_gradient_are_those_of_the_formula(smoothing):
+    """With the smoothing in the target of the cosine alone, whose gradient counts; the attention has none."""
+    model, mixer = vit(), MixPro(cell=16)
+    found = heard(mixer, model, batch_of(6), smoothing)
+    plan = mixer.plan(batch_of(6))
+    kept = torch.from_numpy(mixer.sampled(mixer.kept(batch_of(6)), (4, 4), (SIDE, SIDE))).flatten(1)
+    attention = matrices(model, batch_of(6).mix(plan))[-1][:, 0, 1:]
+    logits = found.logits.detach().double().requires_grad_()
+    own, other = (F.one_hot(labels, CLASSES).double() for labels in found.targets.labels.unbind(1))
+    area = plan.own.double()[:, None]
+    target = (1 - smoothing) * (area * own + (1 - area) * other) + smoothing / CLASSES
+    c = F.cosine_similarity(target, logits.softmax(1))
+    shown = (attention * kept).sum(1) / attention.sum(1)
+
+    def gradient(c):
+        lam = c * shown + (1 - c) * area[:, 0]
+        each = -logits.log_softmax(1)
+        loss = (lam * (each * own).sum(1) + (1 - lam) * (each * other).sum(1)).mean()
+        assert found.loss.item() == pytest.approx(loss.item(), abs=1e-5)
+        return torch.autograd.grad(loss, logits, retain_graph=True)[0]
+
+    got = torch.autograd.grad(found.loss, found.logits)[0]
+    assert (got - gradient(c)).abs().max() < 1e-5
+    assert (got - gradient(c.detach())).abs().max() > 1e-3, "the cosine's gradient counts"
+
+
+def test_no_gradient_flows_through_attention(monkeypatch):
+    monkeypatch.setattr(mixpro, "agreement", lambda logits, targets, smoothing: torch.full((len(logits),), 0.7))
+    constant_weights(MixPro(cell=16), vit(), 6)
 
 
 def test_weights_belong_to_samples():

@@ -11,6 +11,7 @@ from scipy import stats
 from fastmix import Batch
 from fastmix.kernels.borders import borders
 from fastmix.kernels.gridcut import energy, gridcut
+from fastmix.mixers import puzzlemix
 from fastmix.mixers.gradient import saliency
 from fastmix.mixers.puzzlemix import PuzzleMix, energy_terms
 from fastmix.targets import CrossEntropy
@@ -268,6 +269,17 @@ def test_grids_are_drawn_uniformly():
         for _ in range(300):
             counts[int(mixer.plan(batch, gradient).table[0, 4])] += 1
         assert stats.chisquare(list(counts.values())).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    "size, variant, wanted", [(32, "paper", 4), (64, "paper", 4), (224, "paper", 2), (224, "openmixup", 4)]
+)
+def test_borders_are_compared_at_the_resolution_of_the_authors(size, variant, wanted, monkeypatch):
+    seen = []
+    monkeypatch.setattr(puzzlemix, "borders", lambda *args: seen.append(args[3]) or borders(*args))
+    for options, pixels in (({}, wanted), ({"neighbours": 3}, 3)):
+        PuzzleMix(blocks=4, variant=variant, **options).plan(noise(2, (size, size)), torch.ones(2, 3, size, size))
+        assert seen.pop() == pixels
 
 
 def test_options_that_make_no_sense_are_refused():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastmix.models import load_timm
+from fastmix.models import load_timm, pvt
 
 HEADS, REDUCTIONS = (1, 2, 5, 8), (8, 4, 2, 1)
 
@@ -59,7 +59,7 @@ def reference(weights: dict, images: Tensor, depths: tuple, size: tuple) -> tupl
         stage, own = f"stages.{k}", (size[0] // 2 ** (k + 2), size[1] // 2 ** (k + 2))
         x = patches(x, weights, f"{stage}.patch_embed.proj")
         grid = (x.shape[1], x.shape[2])
-        x = layer_norm(x.flatten(1, 2), weights, f"{stage}.patch_embed.norm", 1e-6)
+        x = layer_norm(x.flatten(1, 2), weights, f"{stage}.patch_embed.norm", 1e-5)
         if k == 3:
             x = torch.cat([weights[f"{stage}.cls_token"].repeat(len(x), 1, 1), x], 1)
         x = x + embedding(weights, f"{stage}.pos_embed", int(k == 3), own, grid)
@@ -157,3 +157,16 @@ def test_initialisation():
 def test_images_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="img_size must be at least 32, not 16"):
         load_timm().create_model("pvt_tiny", img_size=16)
+
+
+def test_patches_are_normed_with_the_authors_eps():
+    """Seen where an image has next to no contrast."""
+    embed = pvt.PatchEmbed(3, 16, 4)
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1e-3
+    tokens = embed.proj(x).flatten(2).mT
+    tokens = tokens - embed.proj.bias.detach()
+    with torch.no_grad():
+        embed.proj.bias.zero_()
+    spread = tokens.var(2, unbiased=False, keepdim=True)
+    wanted = (tokens - tokens.mean(2, keepdim=True)) / (spread + 1e-5).sqrt()
+    assert spread.max() < 1e-5 and (embed(x)[0] - wanted).abs().max() < 1e-4
