@@ -18,6 +18,8 @@ VERBS = {
     "sweep": "train many runs, one after another or on several GPUs",
     "report": "tell what runs reached, beside the published numbers",
     "validate": "measure a trained model on validation data",
+    "predict": "tell what images show, with a trained model",
+    "export": "write a trained model as ONNX, TorchScript, torch.export or plain weights",
     "draw": "draw images as training methods mix them",
     "doctor": "tell what this machine has, and what each missing part would give",
     "bench": "measure the mix pass, the loaders and the training step",
@@ -34,11 +36,14 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[list[str] | None], int | None], name: str, argv: list[str] | None = None) -> int:
     """Calls a command's main(argv) and returns its exit code.
 
-    ValueError and OSError become one line on stderr, `fastmix NAME: error: ...`, and 2; Ctrl-C becomes 130. With
-    FASTMIX_TRACEBACK set in the environment they are raised as they are.
+    ValueError and OSError become one line on stderr, `fastmix NAME: error: ...`, and 2; Ctrl-C becomes 130, and output
+    that nobody reads to its end 1. With FASTMIX_TRACEBACK set in the environment errors are raised as they are.
     """
     try:
         return main(argv) or 0
+    except BrokenPipeError:  # who reads the output has had enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print(f"\nfastmix {name}: interrupted", file=sys.stderr)
         return 130

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastmix import cli
+from fastmix import cli, files
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,10 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     if out.suffix != ".beton":
         raise ValueError(f"{out}: give the packed file a name that ends in .beton")
-    if out.exists() and not args.overwrite:
-        raise ValueError(f"{out}: exists already; remove it or give --overwrite")
-    if not out.parent.is_dir():
-        raise ValueError(f"{out.parent}: no such folder to write {out.name} into")
+    files.check_free(out, args.overwrite)
     for option, least in (("count", 1), ("size", 32), ("batch", 2), ("steps", 1), ("side", 1)):
         if getattr(args, option) < least:
             raise ValueError(f"--{option} is {getattr(args, option)}; it must be at least {least}")

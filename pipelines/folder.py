@@ -11,7 +11,7 @@ from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import plain_size
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.images import rgb
-from fastmix.pipelines.packing.layouts import scan, with_jpegs
+from fastmix.pipelines.packing.layouts import Listing, scan, with_jpegs
 
 
 class Folder(Jpegs):
@@ -19,10 +19,13 @@ class Folder(Jpegs):
 
     def open(self) -> None:
         super().open()
-        self.files, labels, names = scan(self.source)
+        self.files, labels, names = self.listing()
         need(self.source, with_jpegs(self.files))
         self.labels = np.array(labels, np.int64)
         self.class_names = names or [str(k) for k in range(self.labels.max() + 1)]
+
+    def listing(self) -> Listing:
+        return scan(self.source)
 
     def record(self, row: int) -> Record:
         data = Path(self.files[row]).read_bytes()

@@ -107,7 +107,7 @@ class Loader:
             try:
                 found.append((row, *self.record(row)))
             except (OSError, ValueError) as error:
-                failed[k] = str(error)
+                failed[k] = getattr(error, "strerror", None) or str(error)
         row, heights, widths, data, raw = zip(*found, strict=True) if found else [()] * 5
         numbers = [np.array(column, np.int64) for column in (row, heights, widths)]
         return [*numbers, np.array(raw, bool), data], failed

@@ -17,6 +17,7 @@ from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
+from fastmix.models import weights
 from fastmix.models.info import KEY, Info
 from fastmix.runs import run_folder
 
@@ -100,8 +101,5 @@ def described(cfg: Config, classes: list[str]) -> Info:
 
 def export(path: Path, model: nn.Module, info: Info) -> None:
     """The weights alone, as timm loads them, and in the file's metadata what the model is; atomic."""
-    from safetensors.torch import save_file
-
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with files.whole(path) as part:
-        save_file(weights, part, metadata={KEY: info.text})
+        weights.write(part, model, {KEY: info.text})

@@ -42,7 +42,9 @@ def of_run(where: Path, checkpoint: str, words: list[str]) -> Subject:
     elif (path.parent / "config.yaml").is_file():
         cfg = config.load(path.parent / "config.yaml", words)
     else:
-        raise ValueError(f"{path}: no config.yaml beside it says what model it is; give --model NAME --weights {path}")
+        raise ValueError(
+            f"{path}: no config.yaml beside it says what model it is; validate it with --model NAME --weights {path}"
+        )
     if path.suffix == ".safetensors" and cfg.ema.decay:  # a run exports its average
         found.sets = {"ema": found.sets["raw"]}
     cfg.model.args.pop("checkpoint_path", None)
@@ -105,7 +107,7 @@ def validate(
     kind the first ones are. With checkpoint, model, size, resize, interpolation, flip, precision, device, processes,
     seconds, images_per_s (loading included) and versions. Raises ValueError.
     """
-    cfg, sets = subject.cfg, _chosen(subject, kind, by_class)
+    cfg, sets = subject.cfg, chosen(subject, kind, by_class)
     device = distributed.init(cfg.device)
     cfg.precision = precision(cfg.precision, device)
     val = loaders.validation(cfg, device)
@@ -114,10 +116,7 @@ def validate(
     torch.backends.cudnn.benchmark = True
     result, table, seconds = {}, "", 0.0
     for one, values in sets.items():
-        model = _pretrained(cfg, classes, device) if values is None else models.build(cfg.model, classes, 0, device)
-        if values is not None:
-            weights.put(values, model, subject.checkpoint)
-        models.to_size(model, val.view.size, cfg.model.name)
+        model = network(cfg, classes, values, subject.checkpoint, val.view.size, device)
         task = Task(model, mixers.MIXERS["vanilla"](), cfg).to(device)
         began = time.perf_counter()
         found = predict(model, task, val, flip, bar=True)
@@ -134,7 +133,22 @@ def validate(
     return result | told | pace | {"versions": run_folder.versions()}, table
 
 
-def _chosen(subject: Subject, kind: str | None, by_class: bool) -> dict[str, dict | None]:
+def network(cfg: config.Config, classes: int, values: dict | None, where: str, size: int, device) -> torch.nn.Module:
+    """The config's model with these weights (None: timm's published ones), in eval mode, for images of `size` pixels.
+
+    `where` the weights come from begins the errors, which are ValueErrors.
+    """
+    if values is None:
+        model = _pretrained(cfg, classes, device)
+    else:
+        model = models.build(cfg.model, classes, 0, device)
+        weights.put(values, model, where)
+    models.to_size(model, size, cfg.model.name)
+    return model
+
+
+def chosen(subject: Subject, kind: str | None, by_class: bool = False) -> dict[str, dict | None]:
+    """The weights of that kind, or all. Raises ValueError where there are none of it, or where a table needs one."""
     if kind and kind not in subject.sets:
         raise ValueError(f"{subject.checkpoint}: only {' and '.join(subject.sets)} weights are in it, no {kind} ones")
     if by_class and not kind and len(subject.sets) > 1:

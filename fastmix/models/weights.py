@@ -46,6 +46,14 @@ def read(path: Path) -> Weights:
     return Weights({kind: clean(sets[kind]) for kind in sorted(sets, reverse=True)})
 
 
+def write(path: Path, model: nn.Module, told: dict[str, str]) -> None:
+    """The model's weights as safetensors, as timm loads them, and texts in the file's metadata."""
+    from safetensors.torch import save_file
+
+    values = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(values, path, metadata=told)
+
+
 def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:
     """Gives the model these weights. Raises ValueError of one line unless they are the model's, all and only."""
     try:

@@ -81,6 +81,19 @@ def class_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
+def images_below(folder: str | Path) -> list[str]:
+    """The image files in a folder at any depth, by their names' endings, folder by folder in the order of names."""
+    found = []
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            os.path.join(root, name)
+            for name in sorted(names)
+            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+        ]
+    return found
+
+
 def _folders(source: Path, classes: list[str] | None) -> Listing:
     found = class_folders(source)
     if not found:
@@ -92,24 +105,12 @@ def _folders(source: Path, classes: list[str] | None) -> Listing:
     for name in found:
         if name not in index:
             raise ValueError(f"{source / name}: not one of the {len(index)} given classes")
-        images = _images(source / name)
+        images = images_below(source / name)
         if not images:
             raise ValueError(f"{source / name}: class folder without images ({' '.join(EXTENSIONS)})")
         files += images
         labels += [index[name]] * len(images)
     return Listing(files, labels, classes or found)
-
-
-def _images(folder: Path) -> list[str]:
-    found = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(root, name)
-            for name in sorted(names)
-            if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-        ]
-    return found
 
 
 def _annotated(source: Path, classes: list[str] | None) -> Listing:
