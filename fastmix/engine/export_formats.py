@@ -37,7 +37,7 @@ class Format(NamedTuple):
     packages  that it needs
     graph     whether the file can be run by itself; else it holds weights alone
     write     (model, example, path, told): the model, for inputs like `example` with any number of images, and texts
-    read      (path, model) -> what runs the file, and its texts; the model tells the architecture where there is no graph
+    read      (path, model) -> what runs the file, and its texts; without a graph the model tells the architecture
     """
 
     suffix: str

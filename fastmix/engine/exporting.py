@@ -17,6 +17,7 @@ from fastmix.kernels.mix.reference import constants
 from fastmix.pipelines.unlabelled import unlabelled
 
 COUNT = 8  # images that are compared,
+DRAWINGS = 10  # or one of each shape, where there are none,
 BATCHES = (1, 5)  # in batches of these sizes; the one that is traced has two
 TOLERANCE = 1e-4  # of logits, and of their largest where that is above 1
 
@@ -104,5 +105,5 @@ def _images(trained: Trained) -> tuple[Tensor, str]:
         pass
     view = prediction.view(trained.info)
     side = max(view.size, view.resize or 0)
-    loader = unlabelled(f"shapes:val?n={COUNT}&size={side}", COUNT, view=view)
-    return next(iter(loader.epoch(0)))[0], f"{COUNT} drawings"
+    loader = unlabelled(f"shapes:val?n={DRAWINGS}&size={side}", DRAWINGS, view=view)
+    return next(iter(loader.epoch(0)))[0], f"{DRAWINGS} drawings"

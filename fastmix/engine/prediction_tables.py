@@ -28,11 +28,11 @@ def columns(top: int) -> dict[str, type]:
 
 
 def record(row: Row, top: int) -> dict:
-    """A row by column, None where it has nothing; probabilities to six digits after the point."""
+    """A row by column, None where it has nothing; probabilities to six digits."""
     path = row.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")  # a name may be any bytes
     best = {}
     for k, (name, share) in enumerate(row.top, 1):
-        best |= {f"class_{k}": name, f"probability_{k}": round(share, 6)}
+        best |= {f"class_{k}": name, f"probability_{k}": float(f"{share:.6g}")}
     return dict.fromkeys(columns(top)) | {"path": path, "row": row.row, **best, "reason": row.reason or None}
 
 
