@@ -42,5 +42,5 @@ $(CORE): setup.py constraints.txt
 	@touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e ".[dev]"
+	$(PIP) -e ".[dev,export,parquet]"
 	@touch $@
