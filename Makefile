@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+N ?= 10000
 
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 CORE = $(VENV)/fastmix-core
 DEV = $(VENV)/fastmix-dev
 
-.PHONY: quickstart test test-all lint bench venv
+.PHONY: quickstart test test-all fuzz lint bench venv
 
 quickstart: $(CORE)
 	$(VENV)/bin/python -m fastmix.train configs/quickstart.yaml $(ARGS)
@@ -20,6 +21,10 @@ test-all: $(DEV)
 	$(VENV)/bin/python -m pytest -q $(ARGS)
 	ATEN_CPU_CAPABILITY=default $(VENV)/bin/python -m pytest -q -m "gradient and not long" $(ARGS)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/python -m pytest -q -m "gradient and not long" $(ARGS)
+
+# N files, changed at random, through all that reads them. The tests try 300.
+fuzz: $(DEV)
+	PYTHONPATH=.:tests $(VENV)/bin/python -m faults.fuzz $(N) $(ARGS)
 
 # The floors are those of the package, where kernels/ and pipelines/ are inside: an installed one is looked at.
 lint: $(DEV)

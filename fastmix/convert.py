@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 from fastmix.cli import Parser, run
+from fastmix.pipelines.jpeg.limits import MAX_PIXELS
+from fastmix.reading import shown
 
 
 def parser() -> Parser:
@@ -24,6 +26,13 @@ def parser() -> Parser:
     p.add_argument(
         "--max-resolution", type=_whole, metavar="N", help="longest side, in pixels; larger ones are reduced"
     )
+    p.add_argument(
+        "--max-pixels",
+        type=_whole,
+        default=MAX_PIXELS,
+        metavar="N",
+        help="an image of more, as it comes, counts as damaged (%(default)s)",
+    )
     p.add_argument("--quality", type=_quality, default=90, metavar="Q", help="of newly encoded JPEGs (%(default)s)")
     p.add_argument("--recompress", action="store_true", help="encode every JPEG anew at --quality; not lossless")
     p.add_argument("--seekable", action="store_true", help="put restart markers into JPEGs, lossless: fast crops")
@@ -31,6 +40,7 @@ def parser() -> Parser:
     p.add_argument("--workers", type=_whole, metavar="N", help="threads (default: one a core)")
     p.add_argument("--classes", metavar="FROM", help="class names in order: a .beton, a class folder or a text file")
     p.add_argument("--skip-bad", action="store_true", help="leave damaged images out and list them in OUT.bad.csv")
+    p.add_argument("--list-skipped", action="store_true", help="name the files in SOURCE that were passed over")
     p.add_argument("--verify", action="store_true", help="read the file back and compare; or check a finished file")
     p.add_argument("--overwrite", action="store_true", help="replace OUT")
     return p
@@ -48,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from fastmix.pipelines.packing.layouts import load_classes, scan
     from fastmix.pipelines.packing.pack import bad_path, pack
+    from fastmix.pipelines.packing.walk import summary
 
     start = time.perf_counter()
     listing = scan(args.source, load_classes(args.classes) if args.classes else None)
@@ -55,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         listing,
         args.out,
         max_resolution=args.max_resolution,
+        max_pixels=args.max_pixels,
         quality=args.quality,
         recompress=args.recompress,
         jpeg_share=args.jpeg_share,
@@ -71,11 +83,21 @@ def main(argv: list[str] | None = None) -> int:
         ways = [f"{packed.seekable} JPEGs made seekable", f"{packed.kept} kept untouched (progressive and the like)"]
     ways += [f"{packed.encoded} encoded anew"] * (packed.encoded > 0) + [f"{packed.raw} raw"] * (packed.raw > 0)
     print(
-        f"{args.out}: {packed.rows} images{classes}, {packed.bytes / 1e6:.1f} MB, {', '.join(ways)}, "
+        f"{shown(args.out)}: {packed.rows} images{classes}, {packed.bytes / 1e6:.1f} MB, {', '.join(ways)}, "
         f"{packed.rows / seconds:.0f} images/s" + (", verified" if args.verify else "")
     )
     if packed.bad:
-        print(f"{len(packed.bad)} damaged images left out, listed in {bad_path(args.out)}")
+        print(f"{len(packed.bad)} damaged images left out, listed in {shown(bad_path(args.out))}")
+    if listing.passed:
+        hint = "" if args.list_skipped else "; --list-skipped names them"
+        print(f"{len(listing.passed)} files passed over: {summary(listing.passed)}{hint}")
+    for file in listing.passed if args.list_skipped else ():
+        print(f"  {file}")
+    warnings = [*listing.warnings]
+    if packed.emptied:
+        warnings.append(f"{shown(args.source)}: all images of these classes were damaged: {', '.join(packed.emptied)}")
+    for line in warnings:
+        print(f"fastmix convert: warning: {line}", file=sys.stderr)
     return 0
 
 
@@ -84,8 +106,8 @@ def _check(path: str, workers: int | None) -> int:
     from fastmix.pipelines.packing.checksums import sums_path
 
     rows, sums = check(path, workers)
-    compared = "all as they were written" if sums else f"not compared, as there is no {sums_path(path)}"
-    print(f"{path}: {rows} images, {compared}; they decode whole")
+    compared = "all as they were written" if sums else f"not compared, as there is no {shown(sums_path(path))}"
+    print(f"{shown(path)}: {rows} images, {compared}; they decode whole")
     return 0
 
 

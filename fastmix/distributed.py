@@ -45,11 +45,23 @@ def total(values: Tensor) -> Tensor:
     return values
 
 
+def gather(value: object) -> list:
+    """The values of all processes, in their order, on the first of them; tensors come to the host. Called by all."""
+    found = [None] * world() if rank() == 0 else None
+    dist.gather_object(_on_host(value), found)
+    return found or []
+
+
 def parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The module with gradients averaged over the processes; each keeps its own buffers between validations."""
+    """The module with gradients averaged over the processes; each has its own buffers between validations."""
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.13 renamed it
-    return DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
+    buffers = [buffer.clone() for buffer in module.buffers()]
+    wrapped = DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
+    with torch.no_grad():
+        for buffer, own in zip(module.buffers(), buffers, strict=True):  # which it overwrote with the first process's
+            buffer.copy_(own)
+    return wrapped
 
 
 def average_buffers(module: nn.Module) -> None:
@@ -60,6 +72,12 @@ def average_buffers(module: nn.Module) -> None:
             dist.all_reduce(b)
         if buffers:
             torch._foreach_div_(buffers, world())
+
+
+def _on_host(value):
+    if isinstance(value, dict):
+        return {key: _on_host(one) for key, one in value.items()}
+    return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def barrier() -> None:

@@ -31,15 +31,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     from fastmix import distributed
-    from fastmix.engine import exporting, trained
+    from fastmix.engine import exchange, trained
 
-    kind = exporting.check(args.to, args.with_preprocessing)
+    kind = exchange.check(args.to, args.with_preprocessing)
     folder = args.run if args.run.is_dir() else args.run.parent
     out = args.out or folder / f"model{kind.suffix}"
     files.check_free(out, args.overwrite)
     try:
         model = trained.load(args.run, args.checkpoint, args.raw, args.classes, "cpu", "fp32")
-        done = exporting.export(model, kind, out, args.with_preprocessing)
+        if model.note:
+            print(model.note, file=sys.stderr)
+        done = exchange.export(model, kind, out, args.with_preprocessing)
     finally:
         distributed.close()
     average = " (average)" if model.kind == "ema" else ""

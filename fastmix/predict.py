@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     parts = named(args.sources, sys.stdin)
     try:
         model = trained.load(args.run, args.checkpoint, args.raw, args.classes, args.device, args.precision)
+        if model.note:
+            print(model.note, file=sys.stderr)
         loaders = prediction.opened(model, parts, args.batch, args.workers)
         temperature, top = args.temperature, min(args.top, len(model.info.classes))
         words = sys.stdout if args.out else sys.stderr

@@ -35,7 +35,9 @@ class Range:
         if math.isinf(self.high):
             return f"above {self.low:,}" if self.above else f"of at least {self.low:,}"
         below = "below " * self.below
-        return f"above {self.low:,}, at most {self.high:,}" if self.above else f"from {self.low:,} to {below}{self.high:,}"
+        return (
+            f"above {self.low:,}, at most {self.high:,}" if self.above else f"from {self.low:,} to {below}{self.high:,}"
+        )
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,22 @@ def _is(value, kind: type) -> bool:
 
 
 def _one_of(value, kinds: tuple, where: str, key: str):
-    """The value as one of these types: a list as the one that is a list."""
+    """The value as one of these types: a word that one names as it is, a list as the one that is a list."""
     if value is None and type(None) in kinds:
         return None
-    some = {typing.get_origin(kind) in (list, tuple): kind for kind in kinds if kind is not type(None)}
-    return cast(value, some.get(isinstance(value, list | tuple)) or next(iter(some.values())), where, key)
+    words = [word for kind in kinds if typing.get_origin(kind) is typing.Literal for word in typing.get_args(kind)]
+    if isinstance(value, str) and value in words:
+        return value
+    others = [kind for kind in kinds if kind is not type(None) and typing.get_origin(kind) is not typing.Literal]
+    some = {_bare(kind) in (list, tuple): kind for kind in reversed(others)}
+    try:
+        return cast(value, some.get(isinstance(value, list | tuple)) or next(iter(some.values())), where, key)
+    except ValueError as error:
+        raise ValueError(f"{error}{''.join(f', or {word}' for word in words)}") from None
+
+
+def _bare(kind):
+    """list, tuple and the like of a type with or without marks."""
+    if typing.get_origin(kind) is typing.Annotated:
+        kind = typing.get_args(kind)[0]
+    return typing.get_origin(kind) or kind

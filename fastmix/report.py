@@ -37,6 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     if not folders and not args.table:
         raise ValueError(f"{args.runs}: no runs below it" if args.runs else "give run folders, or --table NAME")
     found = [run_folder.read(folder) for folder in dict.fromkeys(folders)]
+    for line in (line for run in found for line in run.passed):
+        print(f"fastmix report: {line} is no log line; passed over", file=sys.stderr)
     script = args.metric_compat == "openmixup"
     if cells:
         rows, notes = compare(cells, found, "script_median" if script else "median")

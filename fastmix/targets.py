@@ -45,15 +45,20 @@ class CrossEntropy(nn.Module):
     """Soft-target cross-entropy, mean over the batch of sum_k w_k * CE(z, y_k), weighted before the reduction.
 
     smoothing e: each label becomes (1-e) * onehot + e / classes (Szegedy et al. 2016, eq. 9), then is weighted.
+    class_weights: a factor for each class's term, smoothed or not; the mean stays one over the batch, as torch's is for
+    soft targets.
     """
 
-    def __init__(self, smoothing: float = 0.0):
+    def __init__(self, smoothing: float = 0.0, class_weights: list[float] | None = None):
         super().__init__()
         self.smoothing = smoothing
+        self.register_buffer("class_weights", of_classes(class_weights), persistent=False)
 
     def forward(self, logits: Tensor, targets: Targets) -> Tensor:
         """logits [B, classes] of any float type -> float32 scalar."""
         logp = F.log_softmax(logits.float(), 1)
+        if self.class_weights is not None:
+            logp = logp * self.class_weights
         loss = -(logp.gather(1, targets.labels) * targets.weights).sum(1)
         if self.smoothing:
             uniform = -logp.mean(1) * targets.weights.sum(1)
@@ -66,10 +71,18 @@ class BinaryCrossEntropy(nn.Module):
 
     reduction "sum" adds the classes up, "mean" averages them (timm's default). With a threshold every class whose
     target is above it becomes 1 and the others 0; smoothing e comes before it: (1-e) * target + e / classes.
+    class_weights: a factor for each class's classifier.
     """
 
-    def __init__(self, smoothing: float = 0.0, threshold: float | None = None, reduction: str = "sum"):
+    def __init__(
+        self,
+        smoothing: float = 0.0,
+        threshold: float | None = None,
+        reduction: str = "sum",
+        class_weights: list[float] | None = None,
+    ):
         super().__init__()
+        self.register_buffer("class_weights", of_classes(class_weights), persistent=False)
         self.smoothing, self.threshold, self.reduction = smoothing, threshold, reduction
 
     def forward(self, logits: Tensor, targets: Targets) -> Tensor:
@@ -77,8 +90,12 @@ class BinaryCrossEntropy(nn.Module):
         dense = targets.dense(logits.shape[1], self.smoothing)
         if self.threshold is not None:
             dense = (dense > self.threshold).float()
-        loss = F.binary_cross_entropy_with_logits(logits.float(), dense, reduction="none")
+        loss = F.binary_cross_entropy_with_logits(logits.float(), dense, self.class_weights, reduction="none")
         return (loss.sum(1) if self.reduction == "sum" else loss.mean(1)).mean()
+
+
+def of_classes(weights: list[float] | None) -> Tensor | None:
+    return None if weights is None else torch.tensor(weights)
 
 
 class Decoupled(nn.Module):

@@ -6,6 +6,7 @@ batch, and model.safetensors, which timm.create_model(..., checkpoint_path=...) 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,15 +22,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     cfg = config.load(args.config, args.settings)
     if not args.dry_run:
-        from fastmix.engine.training import train
+        from fastmix.engine.training import Failed, train
 
         try:
             reached = train(cfg, Path(args.config).stem, args.resume)
-        except FloatingPointError as error:
+        except Failed as error:
+            if os.environ.get("FASTMIX_TRACEBACK"):
+                raise
             print(f"fastmix train: error: {error}", file=sys.stderr)
             return 1
-        print(reached, end="\n" * bool(reached))
-        return 0
+        print(reached or "", end="\n" * bool(reached))
+        return cli.TRY_AGAIN if reached is None else 0
 
     from fastmix import distributed
     from fastmix.engine import dryrun

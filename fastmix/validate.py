@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result, table = validation.validate(subject, kind, args.flip, bool(args.per_class), args.real, args.names)
         if distributed.rank() == 0:
+            if subject.note:
+                print(subject.note, file=sys.stderr)
             print(", ".join(_words(key, value) for key, value in result.items() if key.split("_")[-1] in SHOWN))
             if args.json:
                 files.write_text(args.json, json.dumps(result) + "\n")

@@ -12,6 +12,7 @@ from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.format import Beton as File
+from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.sources.resolve import resolve
 
 OS_CACHES = ("auto", "memory", "disk")
@@ -39,7 +40,7 @@ class Beton(Jpegs):
         self.file = File(resolve(self.source))
         need(self.source, (self.file.modes != RAW).any())
         self.labels = self.file.labels
-        self.class_names = self.file.classes or [str(k) for k in range(self.labels.max(initial=-1) + 1)]
+        self.class_names, self.warnings = names(self.labels, self.file.classes), self.file.warnings
         if self.os_cache == "auto":
             self.os_cache = "disk" if self.file.size > SHARE * available() else "memory"
         if self.os_cache == "disk":
@@ -66,7 +67,7 @@ class Beton(Jpegs):
             os.posix_fadvise(self.file.file, int(start), int(end - start), os.POSIX_FADV_WILLNEED)
 
     def where(self, row: int) -> str:
-        return f"{self.file.path}: row {row}"
+        return self.file.where(row)
 
 
 def available() -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from numpy import ndarray
+
+from fastmix.pipelines.packing.format import extent
 
 
 class Record(NamedTuple):
@@ -35,10 +35,7 @@ class Extents(Sequence):
         return len(self.offsets)
 
     def __getitem__(self, k: int) -> ndarray:
-        data = np.frombuffer(os.pread(self.file, int(self.sizes[k]), int(self.offsets[k])), np.uint8)
-        if len(data) < self.sizes[k]:
-            raise ValueError(f"truncated: the file ends {self.sizes[k] - len(data)} bytes before the image does")
-        return data
+        return extent(self.file, int(self.offsets[k]), int(self.sizes[k]))
 
 
 class Chunk(NamedTuple):

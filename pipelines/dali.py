@@ -32,8 +32,10 @@ from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.decode import END, jpeg
 from fastmix.pipelines.loader import AHEAD, Loader
 from fastmix.pipelines.sources.resolve import is_packed
+from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 
 class Run(NamedTuple):
@@ -61,6 +63,7 @@ class Dali(Loader):
         packed = is_packed(self.source)
         self.files = (Beton if packed else Folder)(self.source, 1, view=replace(self.view, decode="exact"), train=False)
         self.labels, self.class_names = self.files.labels, self.files.class_names
+        self.warnings = self.files.warnings
 
     def record(self, row: int) -> Record:
         return self.files.record(row)
@@ -82,7 +85,7 @@ class Dali(Loader):
                     _check(image, height, width)
                 data.append(image)
             except (OSError, ValueError) as error:
-                failed[places[k]] = str(error)
+                failed[places[k]] = reason(error)
                 bad.append(k)
         return [*(np.delete(column, bad) for column in columns), data], failed
 
@@ -94,7 +97,7 @@ class Dali(Loader):
             return slot, [partial(self.chunk, part, entries[step], view, epoch) for part in parts]
 
         prepared, more, failure = self.ahead(first, entries, begin), True, None
-        graph, runs = self._graph(view), deque()
+        graph, runs, substitutes = self._graph(view), deque(), Substitutes(self, view, epoch)
         try:
             while True:
                 while more and len(runs) <= AHEAD:
@@ -121,7 +124,7 @@ class Dali(Loader):
                 run = runs.popleft()
                 self.skipped += run.skipped
                 try:
-                    yield self._delivery(run, images)
+                    yield self._delivery(run, images, substitutes)
                 finally:
                     if run.slot.copied is not None:
                         run.slot.copied.synchronize()  # the copy has read DALI's memory
@@ -151,18 +154,20 @@ class Dali(Loader):
         kept = {name: np.delete(column, bad, 0) for name, column in chunk._asdict().items() if name != "data"}
         return run._replace(chunk=Chunk(**kept, data=data), skipped=run.skipped + lines)
 
-    def _delivery(self, run: Run, images: Tensor) -> Delivery:
-        slot, places, labels = run.slot, torch.from_numpy(run.chunk.places), self.labels[run.entries % self.n]
-        if len(places) < self.batch and not self.train:
-            here, images = images, images.new_zeros(self.batch, *images.shape[1:])
-            images[places] = here
-            if images.is_cuda:
-                torch.cuda.current_stream(images.device).synchronize()
+    def _delivery(self, run: Run, images: Tensor, substitutes: Substitutes) -> Delivery:
+        slot, places = run.slot, torch.from_numpy(run.chunk.places)
         slot.valid[:] = False
         slot.valid[places] = True
-        if self.train:
-            return slot, images, torch.from_numpy(labels)[places], slot.valid[places]
-        return slot, images, torch.from_numpy(np.where(slot.valid.numpy(), labels, 0)), slot.valid
+        if len(places) < self.batch:
+            here, images = images, images.new_zeros(self.batch, *images.shape[1:])
+            images[places] = here
+            if self.train:
+                substitutes.fill(images, np.flatnonzero(~slot.valid.numpy()), run.entries)
+                slot.valid[:] = True
+            if images.is_cuda:
+                torch.cuda.current_stream(images.device).synchronize()
+        slot.images = images
+        return self.finish(slot, run.entries)
 
 
 def _joined(chunks: tuple[Chunk, ...]) -> Chunk:

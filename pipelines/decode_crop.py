@@ -19,6 +19,9 @@ from fastmix.pipelines.jpeg.decode import factor, jpeg, workspace
 from fastmix.pipelines.jpeg.turbo import decode_part
 from fastmix.pipelines.resize import INTERPOLATIONS, place, place_part, sees, sees_part
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
+
+ROOM = 1 << 27  # bytes of pixels that a thread keeps
 
 
 def develop(chunk: Chunk, view: View, images: ndarray) -> dict[int, str]:
@@ -30,7 +33,7 @@ def develop(chunk: Chunk, view: View, images: ndarray) -> dict[int, str]:
         try:
             _one(chunk, at, view, images[chunk.places[at]])
         except (OSError, ValueError) as error:
-            failed[at] = str(error)
+            failed[at] = reason(error)
         at = walk(at + 1)
     return failed
 
@@ -57,7 +60,7 @@ def _walker(chunk: Chunk, view: View, images: ndarray):
     own = workspace()
     columns = [np.ascontiguousarray(column, np.int64) for column in (sources, sizes, chunk.heights, chunk.widths)]
     flags = [np.ascontiguousarray(column, bool) for column in (chunk.raw, chunk.flips)]
-    length, pixels = int(columns[1].max()), int((columns[2] * columns[3]).max()) * 3
+    length, pixels = int(columns[1].max()), min(int((columns[2] * columns[3]).max()) * 3, ROOM)
     memory = [own.memory(name, size) for name, size in (("read", length), ("small", length), ("pixels", pixels))]
     settings = view.decode == "fast", INTERPOLATIONS[view.interpolation], view.whole
     places, windows = (np.ascontiguousarray(x, kind) for x, kind in ((chunk.places, np.int64), (chunk.windows, float)))
@@ -109,6 +112,8 @@ def _walk(
             scale *= 2
         y, x, h, w = y / scale, x / scale, h / scale, w / scale
         top, left, bottom, right = sees_part(y, x, h, w, target, support, whole)
+        if not raw[k] and height * width * 3 > ROOM:  # its header is looked at before there is memory for it
+            return k
         if raw[k]:
             top, bottom = max(top, 0), min(bottom, height)
             if size != height * width * 3:

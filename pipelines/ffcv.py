@@ -23,6 +23,7 @@ from fastmix.pipelines.jpeg.codec import codec, need
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.format import Beton as File
+from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.resize import place
 from fastmix.pipelines.sources.resolve import resolve
 from fastmix.pipelines.view import View
@@ -46,7 +47,7 @@ class Ffcv(Loader):
             raise ValueError("the ffcv loader decodes on the CPU: say decode exact, or take the loader beton or dali")
         self.file = File(resolve(self.source))  # checked here, as ffcv would hang or read beyond it
         self.labels = self.file.labels
-        self.class_names = self.file.classes or [str(k) for k in range(self.labels.max(initial=-1) + 1)]
+        self.class_names, self.warnings = names(self.labels, self.file.classes), self.file.warnings
         need(self.source, (self.file.modes != RAW).any())
         self._c, reader = _package()
         table = reader.Reader(self.file.path)
@@ -64,7 +65,7 @@ class Ffcv(Loader):
         return Record(int(image["height"]), int(image["width"]), data, image["mode"] == RAW)
 
     def where(self, row: int) -> str:
-        return f"{self.file.path}: row {row}"
+        return self.file.where(row)
 
     def develop(self, chunk: Chunk, view: View, images: ndarray) -> dict[int, str]:
         memory = np.empty((chunk.heights * chunk.widths * 3).max(initial=0), np.uint8)

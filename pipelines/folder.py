@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from fastmix.pipelines.chunk import Record
@@ -11,7 +9,10 @@ from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import plain_size
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.images import rgb
+from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.packing.layouts import Listing, scan, with_jpegs
+from fastmix.pipelines.packing.walk import HIDDEN, summary
+from fastmix.reading import read, shown
 
 
 class Folder(Jpegs):
@@ -19,20 +20,23 @@ class Folder(Jpegs):
 
     def open(self) -> None:
         super().open()
-        self.files, labels, names = self.listing()
-        need(self.source, with_jpegs(self.files))
-        self.labels = np.array(labels, np.int64)
-        self.class_names = names or [str(k) for k in range(self.labels.max() + 1)]
+        listing = self.listing()
+        need(self.source, with_jpegs(listing.files))
+        self.files, self.labels = listing.files, np.array(listing.labels, np.int64)
+        self.class_names, self.warnings = names(self.labels, listing.classes), list(listing.warnings)
+        if left := [file for file in listing.passed if file.kind != HIDDEN]:
+            self.warnings.append(f"{shown(self.source)}: {len(left)} files passed over: {summary(left)}")
 
     def listing(self) -> Listing:
+        """What is read."""
         return scan(self.source)
 
     def record(self, row: int) -> Record:
-        data = Path(self.files[row]).read_bytes()
+        data = read(self.files[row])
         if size := plain_size(data):
             return Record(*size, data, False)
         pixels = np.ascontiguousarray(rgb(data))
         return Record(*pixels.shape[:2], pixels.reshape(-1), True)
 
     def where(self, row: int) -> str:
-        return f"{self.files[row]} (row {row})"
+        return f"{shown(self.files[row])} (row {row})"

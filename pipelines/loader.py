@@ -19,11 +19,13 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
-from fastmix.pipelines import sampling
+from fastmix.pipelines import sampling, selection
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.decode_crop import develop
+from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 AHEAD = 2  # batches in work beyond the one that the caller asked for
 ANNOUNCED = 8  # batches whose rows are announced before they are read
@@ -45,15 +47,18 @@ class Loader:
              augmentation, Hoffer et al. 2019); 1: every image once
     workers  threads; None: this process's share of the cores (torchrun tells how many processes share them)
     device   where the batches go
-    bad      "raise", or "skip": a damaged image is left out of a training batch, which gets shorter, and marked invalid
-             in validation; `skipped` lists file, row and reason, once per encounter
+    choose   of labels int64 [n] and the class names, which images are shown: bool [n]; None: all
+    balance  of training: none, or how often classes are shown, see selection.POWERS
+    bad      "raise", or "skip": a damaged image is replaced in a training batch (substitutes.py), and marked invalid in
+             validation; `skipped` lists file, row and reason, once per encounter
 
-    n int, classes int, class_names list[str], labels int64 [n] tell what is in it.
-    Raises ValueError for a training batch larger than the data set.
+    n int, classes int, class_names list[str], labels int64 [n] tell what is in it; warnings list[str] what looks odd.
+    Raises ValueError for no images, and for a training batch larger than the data set.
     """
 
     labels: ndarray
     class_names: list[str]
+    warnings: list[str] = []
 
     def __init__(
         self,
@@ -68,6 +73,8 @@ class Loader:
         repeats: int = 1,
         workers: int | None = None,
         device: str | torch.device = "cpu",
+        choose: Callable[[ndarray, list[str]], ndarray] | None = None,
+        balance: str = "none",
         bad: str = "raise",
     ):
         if bad not in ("raise", "skip"):
@@ -83,9 +90,15 @@ class Loader:
         self.skipped: list[str] = []
         self.open()
         self.n, self.classes = len(self.labels), len(self.class_names)
-        if train and batch * world > self.n:
+        self.rows = np.arange(self.n) if choose is None else np.flatnonzero(choose(self.labels, self.class_names))
+        self.balance = balance
+        if not self.n:
+            raise ValueError(f"{source}: has no images")
+        if train and batch * world > len(self.rows):
             ranks = f" on each of {world} ranks" if world > 1 else ""
-            raise ValueError(f"{source}: a batch of {batch}{ranks} is larger than the data set of {self.n} images")
+            raise ValueError(
+                f"{source}: a batch of {batch}{ranks} is larger than the data set of {len(self.rows)} images"
+            )
 
     def open(self) -> None:
         """Opens `source` and sets `labels` and `class_names`."""
@@ -107,7 +120,7 @@ class Loader:
             try:
                 found.append((row, *self.record(row)))
             except (OSError, ValueError) as error:
-                failed[k] = getattr(error, "strerror", None) or str(error)
+                failed[k] = reason(error)
         row, heights, widths, data, raw = zip(*found, strict=True) if found else [()] * 5
         numbers = [np.array(column, np.int64) for column in (row, heights, widths)]
         return [*numbers, np.array(raw, bool), data], failed
@@ -125,7 +138,7 @@ class Loader:
     def __len__(self) -> int:
         """Steps of an epoch."""
         together = self.batch * self.world
-        return self.n // together if self.train else -(-self.n // together)
+        return len(self.rows) // together if self.train else -(-len(self.rows) // together)
 
     def epoch(self, epoch: int, first: int = 0, res: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields the steps of an epoch from `first` on: images uint8 [B,S,S,3], labels int64 [B], valid bool [B].
@@ -139,19 +152,30 @@ class Loader:
     def entries(self, epoch: int) -> tuple[ndarray, ndarray]:
         """What this rank shows in an epoch, int64 [steps, batch], and which of it is valid, bool [steps, batch].
 
-        An entry is row + n * copy; only with `repeats` there are copies above 0, each with a crop of its own.
+        An entry is row + n * copy; only with `repeats` or `balance` there are copies above 0, each with a crop of its
+        own.
         """
-        entries = sampling.order(self.n, self.seed, epoch, self.repeats) if self.train else np.arange(self.n)
+        entries = self.order(epoch)
         return sampling.shard(entries, self.batch, self.rank, self.world, self.train, spread=self.repeats > 1)
+
+    def order(self, epoch: int) -> ndarray:
+        """The entries of an epoch over all ranks, int64, in order."""
+        if not self.train:
+            return self.rows
+        if self.balance != "none":
+            return selection.balanced(self.rows, self.labels, self.balance, self.seed, epoch)
+        places, m = sampling.order(len(self.rows), self.seed, epoch, self.repeats), len(self.rows)
+        return self.rows[places % m] + self.n * (places // m)
 
     def produce(self, view: View, epoch: int, first: int, entries: ndarray, valid: ndarray) -> Iterator[Delivery]:
         """The batches on the host, in order; a subclass whose decoder takes whole batches writes its own."""
+        substitutes = Substitutes(self, view, epoch)
         ring = [Slot(self.batch, view.size, self.device) for _ in range(AHEAD + 2)]
 
         def begin(step: int) -> tuple[Slot, list[Callable[[], list[str]]]]:
             slot = ring[step % len(ring)]
             slot.begin(valid[step])
-            return slot, [partial(self._fill, slot, part, entries[step], view, epoch) for part in self.parts()]
+            return slot, [partial(self._fill, slot, part, entries[step], substitutes) for part in self.parts()]
 
         for step, slot, skipped in self.ahead(first, entries, begin):
             self.skipped += [line for lines in skipped for line in lines]
@@ -186,12 +210,9 @@ class Loader:
             pool.shutdown(cancel_futures=True)
 
     def finish(self, slot: Slot, entries: ndarray) -> Delivery:
-        """A filled slot with its labels; what was left out of a training batch is taken out of it."""
-        valid, labels = slot.valid.numpy(), self.labels[entries % self.n]
-        if self.train and not valid.all():
-            keep = torch.from_numpy(valid.nonzero()[0])
-            return slot, slot.images[keep], torch.from_numpy(labels)[keep], slot.valid[keep]
-        return slot, slot.images, torch.from_numpy(np.where(valid, labels, 0)), slot.valid
+        """A filled slot with its labels."""
+        labels = np.where(slot.valid.numpy(), self.labels[entries % self.n], 0)
+        return slot, slot.images, torch.from_numpy(labels), slot.valid
 
     def chunk(self, places: ndarray, entries: ndarray, view: View, epoch: int) -> tuple[Chunk, list[str]]:
         """The images at these places of a batch of entries, ready to be decoded, and lines about what was left out.
@@ -216,13 +237,19 @@ class Loader:
             raise ValueError(line)
         return line
 
-    def _fill(self, slot: Slot, part: ndarray, entries: ndarray, view: View, epoch: int) -> list[str]:
-        """Fills the places `part` of a batch, in a thread; returns what it had to leave out, and why."""
-        images, valid = slot.images.numpy(), slot.valid.numpy()
-        chunk, skipped = self.chunk(part[valid[part]], entries, view, epoch)
+    def _fill(self, slot: Slot, part: ndarray, entries: ndarray, substitutes: Substitutes) -> list[str]:
+        """Fills the places `part` of a batch, in a thread; returns what it had to leave out, and why.
+
+        In training others take their places, in the batch and in `entries`.
+        """
+        images, valid, view = slot.images.numpy(), slot.valid.numpy(), substitutes.view
+        chunk, skipped = self.chunk(part[valid[part]], entries, view, substitutes.epoch)
         failed = self.develop(chunk, view, images)
         skipped += [self.judge(chunk.rows[k], reason) for k, reason in failed.items()]
         if len(chunk.places) < len(part) or failed:
             left = np.setdiff1d(part, np.delete(chunk.places, list(failed)))
-            images[left], valid[left] = 0, False
+            if self.train:
+                substitutes.fill(slot.images, left, entries)
+            else:
+                images[left], valid[left] = 0, False
         return skipped

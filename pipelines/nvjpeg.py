@@ -25,8 +25,10 @@ from fastmix.kernels.crop.table import offsets, rows
 from fastmix.pipelines.jpeg.codec import codec
 from fastmix.pipelines.jpeg.decode import END, jpeg
 from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot, upload
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 
 class Image(NamedTuple):
@@ -65,12 +67,12 @@ class Jpegs(Loader):
             parts = [part[valid[step][part]] for part in self.parts()]
             return entries[step], [partial(self._read, part, entries[step], view, epoch) for part in parts]
 
-        read = self.ahead(first, entries, begin)
+        read, substitutes = self.ahead(first, entries, begin), Substitutes(self, view, epoch)
         pool = ThreadPoolExecutor(1, "fastmix-loader-gpu")
         try:
-            ahead = pool.submit(self._batch, read, view)
+            ahead = pool.submit(self._batch, read, substitutes)
             while (batch := ahead.result()) is not None:
-                ahead = pool.submit(self._batch, read, view)
+                ahead = pool.submit(self._batch, read, substitutes)
                 delivery, skipped = batch
                 self.skipped += skipped
                 yield delivery
@@ -92,13 +94,14 @@ class Jpegs(Loader):
                 if not raw and not _suits(data):
                     data, raw = jpeg(data, height, width)[0].reshape(-1).copy(), True
             except (OSError, ValueError) as error:
-                skipped.append(self.judge(row, str(error)))
+                skipped.append(self.judge(row, reason(error)))
             else:
                 images.append(Image(place, row, height, width, chunk.windows[k], chunk.flips[k], raw, data))
         return images, skipped
 
-    def _batch(self, read: Iterator, view: View) -> tuple[Delivery, list[str]] | None:
+    def _batch(self, read: Iterator, substitutes: Substitutes) -> tuple[Delivery, list[str]] | None:
         """The next batch that was read, cut on the device, and lines about what is left out; None after the last."""
+        view = substitutes.view
         step, entries, parts = next(read, (None, None, None))
         if step is None:
             return None
@@ -127,6 +130,9 @@ class Jpegs(Loader):
                 crops = crop(pixels, upload(table, self.device), view.size, view.interpolation)
                 slot.images[upload(places, self.device)] = crops
                 slot.valid[torch.from_numpy(places)] = True
+            if self.train and not slot.valid.all():
+                substitutes.fill(slot.images, np.flatnonzero(~slot.valid.numpy()), entries)
+                slot.valid[:] = True
             delivery = self.finish(slot, entries)
         if self.stream is not None:
             self.stream.synchronize()  # nvJPEG gets the pixels' memory next, on a stream that waits for none

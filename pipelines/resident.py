@@ -27,8 +27,10 @@ from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.loader import CHUNKS, Loader
 from fastmix.pipelines.sources.resolve import is_packed
+from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import upload
 from fastmix.pipelines.view import View
+from fastmix.reading import reason
 
 READ = 1024  # images that are read together when the set is opened
 TABLE = 1 << 16  # rows of an epoch's table that are made together
@@ -65,12 +67,15 @@ class Resident(Loader):
         view = replace(self.view, decode="exact")
         self.files = (Beton if packed else Folder)(self.source, 1, view=view, train=False, workers=self.workers)
         self.labels, self.class_names = self.files.labels, self.files.class_names
+        self.warnings = self.files.warnings
         n = len(self.labels)
         self.heights, self.widths, self.missing = np.zeros(n, np.int64), np.zeros(n, np.int64), {}
         free = _free(self.device)
         if packed:
             self._fit(3 * int((self.files.file.heights.astype(np.int64) * self.files.file.widths).sum()), free)
         blocks = self._decoded(n, free)
+        if n and len(self.missing) == n:
+            raise ValueError(f"{self.where(0)}: {self.missing[0]}; nor can any other of the {n} images be read")
         self.sizes = 3 * self.heights * self.widths
         self.offsets = np.cumsum(self.sizes) - self.sizes
         self.pixels = torch.empty(max(1, int(self.sizes.sum())), dtype=torch.uint8, device=self.device)
@@ -107,6 +112,8 @@ class Resident(Loader):
     def on_device(self, view: View, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The steps of an epoch by the crop pass; at most 1 level from those of the threads."""
         entries, valid = (column[first:].reshape(-1) for column in self.entries(epoch))
+        if self.train and self.missing:
+            self._replace(entries, Substitutes(self, view, epoch))
         bounds = np.arange(0, len(entries) + 1, self.batch)
         table, shown = np.zeros((len(entries), WORDS), np.int32), np.zeros(len(entries), bool)
         wanted = np.flatnonzero(valid)
@@ -119,13 +126,17 @@ class Resident(Loader):
                 interpolation=view.interpolation, whole=view.whole,
             )  # fmt: skip
         labels = np.where(shown, self.labels[entries % self.n], 0)
-        if self.train:  # what is damaged is left out; a row of zeros would be black
-            bounds = np.append(0, shown.cumsum())[bounds]
-            table, labels, shown = table[shown], labels[shown], shown[shown]
         table, labels, shown = (upload(column, self.device) for column in (table, labels, shown))
         for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             images = crop(self.pixels, table[start:end], view.size, view.interpolation)
             yield images, labels[start:end], shown[start:end]
+
+    def _replace(self, entries: ndarray, substitutes: Substitutes) -> None:
+        """Puts substitutes into an epoch's entries for damaged images."""
+        for place in np.flatnonzero(np.isin(entries % self.n, list(self.missing))).tolist():
+            row = int(entries[place] % self.n)
+            self.skipped.append(self.judge(row, self.missing[row]))
+            entries[place] = substitutes.next(int(entries[place]), lambda entry: entry % self.n not in self.missing)
 
     def _decoded(self, n: int, free: dict[str, int]) -> deque[ndarray]:
         """The pixels of all n images in order, in blocks uint8 [bytes]; sets heights, widths, missing."""
@@ -159,7 +170,7 @@ class Resident(Loader):
             try:
                 pixels = np.frombuffer(data[k], np.uint8) if raw[k] else jpeg(data[k], height, width)[0].reshape(-1)
             except (OSError, ValueError) as error:
-                missing[row] = str(error)
+                missing[row] = reason(error)
             else:
                 images.append(pixels.copy())  # the decoder's memory is used again
                 self.heights[row], self.widths[row] = height, width

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.packing import labels
 
 DEFAULTS = {"n": 1_281_167, "classes": 1000}
+MOST = {"n": 100_000_000, "classes": labels.MOST}
 
 
 class Synthetic(Loader):
@@ -22,8 +24,10 @@ class Synthetic(Loader):
 
     def open(self) -> None:
         given = dict(parse_qsl(self.source, keep_blank_values=True))
-        if bad := [f"{key}={value}" for key, value in given.items() if key not in DEFAULTS or not value.isdecimal()]:
-            raise ValueError(f"synthetic data {self.source!r}: {bad[0]!r} is none of n=<rows>, classes=<number>")
+        for key, value in given.items():
+            if key not in MOST or not value.isdecimal() or not 1 <= int(value[:20]) <= MOST[key]:
+                options = ", ".join(f"{name}=<a whole number from 1 to {most}>" for name, most in MOST.items())
+                raise ValueError(f"synthetic data {self.source!r}: {f'{key}={value}'!r} is none of {options}")
         size = DEFAULTS | {key: int(value) for key, value in given.items()}
         self.labels = np.arange(size["n"]) % size["classes"]
         self.class_names = [str(k) for k in range(size["classes"])]

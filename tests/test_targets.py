@@ -47,6 +47,22 @@ def test_cross_entropy_is_the_dense_one(case, smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_weighted_classes_are_torchs(case, smoothing):
+    """torch weights each class's term of soft targets, and divides by the batch."""
+    logits, targets = case
+    factors = torch.rand(CLASSES, generator=torch.Generator().manual_seed(1)).double() * 3
+    loss = CrossEntropy(smoothing, factors.tolist())(logits, targets)
+    expected = torch.nn.functional.cross_entropy(logits.double(), smooth(dense(targets), smoothing), factors)
+    assert abs(loss.item() - expected.item()) < 1e-6 * expected.item()
+    gradients_agree(loss, expected, logits)
+    loss = BinaryCrossEntropy(smoothing, class_weights=factors.tolist())(logits, targets)
+    y, z = smooth(dense(targets), smoothing), logits.double()
+    expected = -((y * z.sigmoid().log() + (1 - y) * (-z).sigmoid().log()) * factors).sum(1).mean()
+    assert abs(loss.item() - expected.item()) < 1e-6 * abs(expected.item())
+    gradients_agree(loss, expected, logits)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("threshold", [None, 0.2])
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_binary_cross_entropy_is_the_dense_one(case, smoothing, threshold, reduction):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from fastmix.engine import loaders
 from fastmix.engine.evaluate import logits
 from fastmix.engine.trained import Trained
+from fastmix.errors import words
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.sources.resolve import exists, is_packed
 
@@ -53,7 +54,7 @@ def labelled(trained: Trained, source: str | None) -> Loader:
         if not exists(source):
             raise ValueError(f"--temperature-on {source}: no such folder, list or .beton file")
         kind = "beton" if is_packed(source) else "folder"
-        cfg = replace(cfg, data=replace(cfg.data, val=source, loader=kind, bad="skip"))
+        cfg = replace(cfg, data=replace(cfg.data, val=source, loader=kind, split=0.0, bad="skip"))
     elif not (cfg.data.train or cfg.data.val):
         raise ValueError(f"{trained.where}: no run beside it names validation data; give --temperature-on SOURCE")
     try:
@@ -61,7 +62,9 @@ def labelled(trained: Trained, source: str | None) -> Loader:
     except (OSError, ValueError) as error:
         if source is not None:
             raise
-        raise ValueError(f"{trained.where}: no validation data ({error}); give --temperature-on SOURCE") from None
+        raise ValueError(
+            f"{trained.where}: no validation data ({words(error)}); give --temperature-on SOURCE"
+        ) from None
     loaders.classes(cfg, loader)
     named = loader.class_names != [str(k) for k in range(loader.classes)]
     if named and loader.class_names != trained.info.classes:

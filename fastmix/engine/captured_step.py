@@ -190,7 +190,7 @@ class CapturedStep(Step):
     def _placed(self, part: int, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Inputs:
         """A part with all that the host decides about it, in the tensors that parts of its signature have."""
         batch = self.task.batch(images, labels, rng)
-        drawn, tensors = Inputs(batch, self.task.mixer.plan(batch)), {}
+        drawn, tensors = Inputs(batch, self.task.active.plan(batch)), {}
         for name, value in drawn.tensors.items():
             key = part, name, tuple(value.shape), value.dtype
             tensors[name] = self.static.get(key)
@@ -204,7 +204,7 @@ class CapturedStep(Step):
         return self.descend(self._loss, [(one.batch, one.plan) for one in inputs])
 
     def _loss(self, batch: Batch, plan: Plan | None) -> Tensor:
-        return self.task.mixer.loss(self.task.model, batch, plan, self.task.criterion)
+        return self.task.active.loss(self.task.model, batch, plan, self.task.criterion)
 
     def _capture(self, work: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
         try:

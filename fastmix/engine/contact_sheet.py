@@ -17,7 +17,7 @@ from fastmix.engine.task import criterion, step_rng
 from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import Mixer
-from fastmix.models import weights
+from fastmix.models import seen, weights
 from fastmix.targets import Targets
 
 LEFT, LINE, GAP = 56, 16, 2  # pixels: names of the rows, at the left; a line of text; between two images
@@ -32,7 +32,7 @@ def draw(cfg: Config, names: list[str], across: int = 1, file: Path | None = Non
     file: weights of the model that some methods ask; untrained: they ask one with random weights. Raises ValueError.
     """
     rows = [mixers.build(name, cfg.mixers) for name in names]
-    device = distributed.init(cfg.device)
+    device, cfg = distributed.init(cfg.device), seen.resolved(cfg)
     loader = loaders.training(cfg, device)
     images, labels, _ = next(iter(batches := loader.epoch(0)))
     batches.close()

@@ -21,6 +21,8 @@ from fastmix.distributed import world
 from fastmix.engine import loaders, optim
 from fastmix.engine.augment import augmentation
 from fastmix.engine.task import DTYPES, criterion, precision
+from fastmix.models import pretrained, seen
+from fastmix.models.frozen import Frozen
 from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
 from fastmix.runs.tables import markdown
@@ -37,29 +39,36 @@ def describe(cfg: Config) -> dict:
     Raises ValueError as the run itself would, but not for data that is not there if a column says how large it is.
     """
     device = distributed.init(cfg.device)
-    cfg = copy.deepcopy(cfg)
+    cfg = seen.resolved(copy.deepcopy(cfg))
     cfg.precision = precision(cfg.precision, device)
     mixer = mixers.build(cfg.mix, cfg.mixers)
     augmentation(cfg), criterion(cfg)
     data, found = _data(cfg, device)
     classes = cfg.model.classes = loaders.classes(cfg, data) if found else cfg.model.classes or data.classes
+    told = _weights(cfg, data.class_names if found else [str(k) for k in range(classes)])
     for key in ("pretrained", "checkpoint_path"):  # the same network, without fetching its weights
         cfg.model.args.pop(key, None)
     with torch.device("meta"):
         model = models.build(cfg.model, classes, device="meta")
+        models.require_sizes(model, cfg.model, loaders.sizes(cfg))
         mixer.prepare(model)
+    frozen = Frozen(model, cfg.model.freeze)
+    if cfg.model.unfreeze is None:
+        frozen.set(thawed=False)
     groups = optim.param_groups(cfg.optim, model) + optim.own_groups(cfg.optim, mixer.param_groups())
     optimiser, slots = _optimiser(cfg, device)
     steps = len(data)
     return {
         "config": config.dump(cfg),
-        "data": {"images": data.n, "classes": classes, "found": found},
+        "data": {"images": len(data.rows), "classes": classes, "found": found},
+        "warnings": loaders.warnings(data),
         "batch": batch(cfg),
         "steps": {"epoch": steps, "run": cfg.epochs * steps, "images": cfg.epochs * steps * cfg.batch_total},
         "schedule": schedule(cfg, steps),
         "groups": [_group(group, cfg.optim) for group in groups],
         "model": {"name": cfg.model.name, "parameters": _count(model.parameters()), "multiply_adds": macs(model, cfg)},
         "memory": memory(model, cfg, slots),
+        "weights": told + ([frozen.text] if cfg.model.freeze else []),
         "resolved": _resolved(cfg, device, optimiser),
     }
 
@@ -81,11 +90,13 @@ def text(found: dict) -> str:
         [
             found["config"],
             f"data: {data['images']:,} images, {data['classes']:,} classes{opened}",
+            *found["warnings"],
             f"batch: {size['total']:,} = processes {size['processes']} x parts {size['parts']} x images "
             f"{size['part']:,}{parts}",
             f"steps: {steps['epoch']:,} an epoch, {steps['run']:,} in all; {steps['images']:,} images",
             f"model: {model['name']}, {model['parameters']:,} parameters, {model['multiply_adds'] / 1e9:.3f}e9 "
             f"multiply-adds an image; {cost:.1e} in all, where backward counts as two forward passes",
+            *found["weights"],
             "",
             markdown(["schedule", "epoch", "step", "learning rate"], rates),
             markdown(["weight decay", "lr scale", "tensors", "parameters"], groups),
@@ -198,6 +209,13 @@ def _data(cfg: Config, device: torch.device):
         )
     made = replace(cfg.data, loader="synthetic", train="n={}&classes={}".format(*count))
     return loaders.training(replace(cfg, data=made), device), False
+
+
+def _weights(cfg: Config, names: list[str]) -> list[str]:
+    """What the run begins with, in lines: the file is opened and held against the model; nothing is downloaded."""
+    if cfg.model.weights == pretrained.TIMM:
+        return [f"weights: timm's of {cfg.model.name}, not looked for"]
+    return pretrained.build(cfg.model, names)[1] if cfg.model.weights else []
 
 
 def _optimiser(cfg: Config, device: torch.device) -> tuple[str, int]:

@@ -78,7 +78,7 @@ def predict(model: nn.Module, task: Task, loader, flip: bool = False, bar: bool 
     rows = torch.from_numpy(loader.entries(0)[0].reshape(-1)).to(mine.device)
     table = mine.new_zeros(loader.n, mine.shape[1]).index_add_(0, rows, mine.where(mine[:, -1:] > 0, 0))
     *top, loss, seen = total(table).cpu().numpy().T
-    if seen.max() > 1 or (loader.bad == "raise" and seen.min() < 1):
+    if seen.max() > 1 or (loader.bad == "raise" and seen[loader.rows].min() < 1):
         raise RuntimeError(f"validation counted {seen.sum():.0f} images of {loader.n}")
     if not seen.any():
         raise ValueError(f"{loader.source}: none of its {loader.n} images could be read")

@@ -59,7 +59,7 @@ def scores(found: Predictions, new: list[set[int]]) -> dict[str, float]:
 
 def _places(listing: str, labels: np.ndarray, source: str) -> np.ndarray:
     """The place of each row in the order of file names, int64 [n]."""
-    files, listed, _ = scan(listing)
+    files, listed, *_ = scan(listing)
     if list(listed) != labels.tolist():
         raise ValueError(f"{listing} does not list the {len(labels)} images of {source}, in that order")
     names = np.array([Path(file).name for file in files])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import torch
 
 from fastmix import kernels
-from fastmix.config import Config
+from fastmix.config import Config, Data
 from fastmix.distributed import rank, world
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.loader import Loader
+from fastmix.pipelines.selection import held_out
 from fastmix.pipelines.sources.resolve import exists
 from fastmix.pipelines.view import View
 
@@ -69,6 +73,11 @@ def resolution(cfg: Config, epoch: int) -> int:
     return cfg.data.size if share == 1 else max(32, round((low + share * (cfg.data.size - low)) / 32) * 32)
 
 
+def sizes(cfg: Config) -> list[int]:
+    """The pixels a side of all images that the model will see, in training and validation."""
+    return sorted({resolution(cfg, epoch) for epoch in range(cfg.epochs)} | {cfg.data.val_size or cfg.data.size})
+
+
 def classes(cfg: Config, *loaders: Loader) -> int:
     """The number of classes, on which config and data must agree. Raises ValueError.
 
@@ -88,9 +97,14 @@ def classes(cfg: Config, *loaders: Loader) -> int:
     return count
 
 
+def warnings(*loaders: Loader) -> list[str]:
+    """A line on each thing that looks odd in the data, once."""
+    return list(dict.fromkeys(f"warning: {line}" for loader in loaders for line in loader.warnings))
+
+
 def require(cfg: Config, split: str) -> None:
     """Raises ValueError where the source of a split, "train" or "val", is not there."""
-    source = getattr(cfg.data, split)
+    source = source_of(cfg.data, split)
     if cfg.data.loader != "synthetic" and not exists(source):
         what = f"data.{split} is {source!r}, which does not exist" if source else f"data.{split} is empty"
         raise ValueError(
@@ -99,12 +113,42 @@ def require(cfg: Config, split: str) -> None:
         )
 
 
+def source_of(data: Data, split: str) -> str:
+    """Where the images of a split, "train" or "val", lie."""
+    return data.train if data.split else getattr(data, split)
+
+
+def choices(cfg: Config, data: Loader, val: Loader) -> list[str]:
+    """A line on each choice that was made of the data: what was held out, how classes are balanced or weighted."""
+    lines, sizes = [], np.bincount(data.labels[data.rows], minlength=data.classes)
+    if cfg.data.split:
+        held = np.bincount(val.labels[val.rows], minlength=val.classes)
+        lines.append(f"split: {sizes.sum()} images to train with and {held.sum()} held out, of a class at least "
+                     f"{sizes[sizes > 0].min()} and {held[held > 0].min()}")  # fmt: skip
+    if cfg.data.balance != "none":
+        shown = np.bincount(data.labels[data.order(0) % data.n], minlength=data.classes)
+        lines.append(f"balance: {cfg.data.balance}; classes of {sizes[sizes > 0].min()} to {sizes.max()} images are "
+                     f"shown {shown[sizes > 0].min()} to {shown.max()} times an epoch")  # fmt: skip
+    if isinstance(cfg.loss.class_weights, list):
+        lines.append(f"class weights: from {min(cfg.loss.class_weights):.4g} to {max(cfg.loss.class_weights):.4g}")
+    return lines
+
+
+def _part(cfg: Config, split: str, labels: np.ndarray, class_names: list[str]) -> np.ndarray:
+    """Which images are those of a split, bool [n]."""
+    try:
+        held = held_out(labels, class_names, cfg.data.split, cfg.seed)
+    except ValueError as error:
+        raise ValueError(f"data.split: {cfg.data.train}: {error}") from None
+    return held if split == "val" else ~held
+
+
 def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.device) -> Loader:
     kernels.check(device)
     require(cfg, split)
     options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
     return loader_class(cfg.data.loader)(
-        getattr(cfg.data, split),
+        source_of(cfg.data, split),
         batch,
         view=view,
         train=split == "train",
@@ -114,6 +158,8 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
         repeats=cfg.data.repeats if split == "train" else 1,
         workers=cfg.data.workers,
         device=device,
+        choose=partial(_part, cfg, split) if cfg.data.split else None,
+        balance=cfg.data.balance if split == "train" else "none",
         bad=cfg.data.bad,
         **options,
     )

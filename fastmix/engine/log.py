@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -17,7 +19,9 @@ class Log:
     """A progress bar over `steps`, and one JSON line in `path` for each call."""
 
     def __init__(self, path: Path, steps: int, first: int, active: bool):
-        self.file = open(path, "a", buffering=1, encoding="utf-8") if active else None
+        self.path, self.file = path, open(path, "ab", buffering=0) if active else None
+        if self.file and not _ends_whole(path):  # a kill may leave half a line, to which the next would be joined
+            self.file.write(b"\n")
         bar = active and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=first, disable=not bar, unit="step", dynamic_ncols=True, smoothing=0.05)
         self.steps, self.first = steps, first
@@ -27,7 +31,12 @@ class Log:
         """Writes one line; `kind` is train or val."""
         if self.file:
             row = {"kind": kind, "time": round(time.perf_counter() - self.began, 3), **values}
-            self.file.write(json.dumps(row) + "\n")
+            line = json.dumps(row).encode() + b"\n"
+            try:
+                if self.file.write(line) < len(line):  # a disk that gets full takes a part first
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def show(self, step: int, text: str) -> None:
         """The words behind the bar; where there is no bar, a line a minute with the time left."""
@@ -47,6 +56,15 @@ class Log:
         self.bar.close()
         if self.file:
             self.file.close()
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a log is empty or ends with a line's end."""
+    with open(path, "rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 class Clock:

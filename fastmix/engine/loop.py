@@ -6,35 +6,42 @@ import math
 
 import torch
 
-from fastmix.distributed import average_buffers, rank, total, world
+from fastmix.distributed import average_buffers, total, world
 from fastmix.engine.captured_step import CapturedStep
 from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.evaluate import evaluate
 from fastmix.engine.loaders import resolution
 from fastmix.engine.log import Clock, Log
+from fastmix.engine.phases import Phases
 from fastmix.engine.precise_bn import precise_bn
 from fastmix.engine.step import Step
 from fastmix.engine.task import Task
 
 
 def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State, log: Log) -> None:
-    """Runs the remaining steps of `state`; returns early when `state.stop` is set, with everything saved."""
+    """Runs the remaining steps of `state`; returns early when `state.stop` was set, with everything saved."""
     device, epoch_steps = data.device, len(data)
     steps, kind = cfg.epochs * epoch_steps, CapturedStep if cfg.cuda_graph else Step
-    take = kind(cfg, task, opt, scaler, epoch_steps, ema)
+    phases, take = Phases(cfg, task), None
     clock, state.meter = Clock(), state.meter.to(device)
-    while not state.stop:
+    while not state.stopped:
         epoch, first = divmod(state.step, epoch_steps)
         if first == 0 and state.validated < epoch and (epoch % cfg.val_every == 0 or state.step == steps):
             if cfg.precise_bn:
                 for model in [task.model, *([ema.module] if ema else [])]:
                     precise_bn(model, task, data, state.step)
             validate(task, val, ema, state, log, epoch)
-        if first == 0 and state.step and rank() == 0:
+        if first == 0 and state.step:
             state.save()
         if state.step == steps:
             break
+        changed = phases.enter(epoch)
+        for line in changed:
+            log.say(line)
+        if changed or take is None:
+            take = None  # before the next one wraps the same parameters
+            take = kind(cfg, task, opt, scaler, epoch_steps, ema)
         task.train()
         clock.read()
         for images, labels, _ in clock.waiting(data.epoch(epoch, first, resolution(cfg, epoch))):
@@ -46,12 +53,25 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             stopping = state.stop and world() == 1  # several processes agree on it in report()
             if saving or stopping or state.step % cfg.log_every == 0 or state.step % epoch_steps == 0:
                 report(state, log, clock, take.lr, state.step / epoch_steps)  # waits for the device
-                if state.stop:
+                if state.stopped:
                     break
-                if saving and rank() == 0:
+                if saving:
                     state.save()
-    if state.stop and rank() == 0:
+        tell_replaced(data, state, log, epoch)
+    if state.stopped:
         state.save()
+
+
+def tell_replaced(data, state: State, log: Log, epoch: int) -> None:
+    """Lists the damaged images that others have replaced in skipped.txt of the run folder, and tells their number."""
+    count = len(data.skipped)
+    if world() > 1:
+        count = int(total(torch.tensor([count], device=data.device)))
+    if count:
+        with open(state.folder / "skipped.txt", "a", encoding="utf-8") as file:
+            file.writelines(f"epoch {epoch}: {line}\n" for line in data.skipped)
+        data.skipped.clear()
+        log.say(f"epoch {epoch}: {count} damaged images replaced by others, listed in {state.folder / 'skipped.txt'}")
 
 
 def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> None:
@@ -59,9 +79,8 @@ def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> Non
     loss, count, stop = total(torch.cat([state.meter[:2], state.meter.new_tensor([state.stop])])).tolist()
     if not math.isfinite(loss):
         bad = int(state.meter[2]) or state.step
-        kept = f"the last good checkpoint is {state.last}" if state.last.exists() else "there is no checkpoint yet"
-        raise FloatingPointError(f"the loss is not finite at step {bad}; {kept}. Try a lower optim.lr, or optim.clip=1")
-    state.stop, loss = stop > 0, loss / max(count, 1)
+        raise FloatingPointError(f"the loss is not finite at step {bad}")
+    state.stopped, loss = stop > 0, loss / max(count, 1)
     pace = clock.read()
     pace["images_per_s"] = round(pace["images_per_s"] * world(), 1)
     log("train", step=state.step, epoch=round(epoch, 4), loss=loss, lr=lr, **pace)
@@ -83,5 +102,6 @@ def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: in
     average = f" (average {result['ema_top1']:.2f} %)" if ema else ""
     log.say(f"epoch {epoch}: top-1 {result['top1']:.2f} %{average}, best {state.best:.2f} %")
     state.validated, state.result = epoch, result
-    if is_best and rank() == 0:
+    if is_best:
         state.save("best.pt")
+    state.keep(epoch)

@@ -12,25 +12,20 @@ from fastmix import files
 from fastmix.engine.task import Task, step_rng
 
 
-def first_batch(task: Task, loader, path: Path, most: int = 32) -> None:
-    """Saves the first training images as the mixer changes them, eight in a row, labels and weights left out."""
+def first_batch(task: Task, loader, most: int = 32) -> np.ndarray:
+    """The first training images as the mixer changes them, eight in a row, without labels, uint8 [H,W,3]."""
     images, labels, _ = next(iter(batches := loader.epoch(0)))
     batches.close()
     batch = task.batch(images, labels, step_rng(task.cfg.seed, 0, 0))
     batch.dtype = torch.float32
     x = task.mixer.preview(task.model, batch, task.criterion)[:most]
-    save_grid(path, unnormalise(x, batch.mean, batch.std))
+    return grid(unnormalise(x, batch.mean, batch.std), 8)
 
 
 def unnormalise(x: Tensor, mean, std) -> np.ndarray:
     """Model input [B,3,H,W] -> uint8 [B,H,W,3]."""
     mean, std = (torch.tensor(v, device=x.device)[:, None, None] for v in (mean, std))
     return ((x * std + mean) * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def save_grid(path: Path, images: np.ndarray, columns: int = 8) -> None:
-    """Images uint8 [B,H,W,3] as one PNG, row by row."""
-    save(path, grid(images, columns))
 
 
 def grid(images: np.ndarray, columns: int) -> np.ndarray:

@@ -21,12 +21,15 @@ def precise_bn(model: nn.Module, task: Task, data, step: int) -> None:
     validation averages over processes. Nothing but these statistics changes.
     """
     cfg, training = task.cfg, model.training
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    held = () if task.frozen.thawed else task.frozen.norms
+    norms = [m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and name not in held]
+    norms = [norm for norm in norms if norm.track_running_stats]
     kept = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # torch's word for the mean over all batches since the reset
     model.train()
+    task.frozen.hold(model)
     task.train()
     epoch = step // len(data) - 1
     count = min(len(data), -(-cfg.precise_bn // cfg.batch_total))
@@ -37,7 +40,7 @@ def precise_bn(model: nn.Module, task: Task, data, step: int) -> None:
                 rng = step_rng(cfg.seed, step, rank(), cfg.accum * (k + 1) + part + 1)  # none that a step has
                 torch.manual_seed(rng.integers(2**63))
                 with torch.autocast(images.device.type, task.dtype, enabled=task.dtype != torch.float32):
-                    task.mixer(model, task.batch(x, y, rng), task.criterion)
+                    task.active(model, task.batch(x, y, rng), task.criterion)
     model.train(training)
     for norm, momentum, tracked in kept:
         norm.momentum = momentum

@@ -53,10 +53,10 @@ class Step:
         cfg, task = self.cfg, self.task
         torch.manual_seed(step_rng(cfg.seed, step, rank(), cfg.accum).integers(2**63))  # dropout, drop path
         self.lr = self.set_rates(step)
-        task.mixer.set_progress(step / (cfg.epochs * self.epoch_steps))
+        task.active.set_progress(step / (cfg.epochs * self.epoch_steps))
         parts = zip(images.tensor_split(cfg.accum), labels.tensor_split(cfg.accum), strict=True)
         losses = self.take([(x, y, step_rng(cfg.seed, step, rank(), k)) for k, (x, y) in enumerate(parts)])
-        task.mixer.after_step(task.model)
+        task.active.after_step(task.model)
         if self.ema and (step + 1) % cfg.ema.every == 0:
             self.ema.update(task.model, step + 1)
         return losses

@@ -16,13 +16,18 @@ from fastmix.config import Config
 from fastmix.engine.augment import augmentation
 from fastmix.kernels.erase import Erase, noise
 from fastmix.mixers.base import Mixer
+from fastmix.mixers.vanilla import Vanilla
+from fastmix.models.frozen import Frozen
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Task(nn.Module):
-    """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar."""
+    """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
+
+    mixing: whether images are mixed now. frozen: what of the model does not train now.
+    """
 
     def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
         super().__init__()
@@ -33,9 +38,20 @@ class Task(nn.Module):
         self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
         self.augmentation, self.reused = augmentation(cfg), Buffers()
         self.register_buffer("noise", erasing_noise(cfg), persistent=False)
+        self.mixing, self.plain, self.frozen = True, Vanilla(), Frozen(model, cfg.model.freeze)
+
+    @property
+    def active(self) -> Mixer:
+        """The mixer, or none of its kind where mixing is off."""
+        return self.mixer if self.mixing else self.plain
 
     def forward(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-        return self.mixer(self.model, self.batch(images, labels, rng), self.criterion)
+        return self.active(self.model, self.batch(images, labels, rng), self.criterion)
+
+    def train(self, mode: bool = True) -> Task:
+        super().train(mode)
+        self.frozen.hold(self.model)
+        return self
 
     def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
         """The batch as mixers see it; without a generator, as validation does: not augmented, not erased."""
@@ -51,9 +67,11 @@ class Task(nn.Module):
 
 def criterion(cfg: Config) -> nn.Module:
     """The loss that the config names."""
-    if cfg.loss.kind == "ce":
-        return CrossEntropy(cfg.loss.smoothing)
-    return BinaryCrossEntropy(cfg.loss.smoothing, cfg.loss.threshold, cfg.loss.reduction)
+    loss = cfg.loss
+    weights = loss.class_weights if isinstance(loss.class_weights, list) else None
+    if loss.kind == "ce":
+        return CrossEntropy(loss.smoothing, weights)
+    return BinaryCrossEntropy(loss.smoothing, loss.threshold, loss.reduction, weights)
 
 
 def erasing_noise(cfg: Config) -> Tensor:

@@ -3,83 +3,134 @@
 from __future__ import annotations
 
 import json
-import signal
 import time
-from pathlib import Path
+from contextlib import nullcontext
+from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import nn
 
 from fastmix import distributed, files, mixers, models
 from fastmix.config import Config, dump
-from fastmix.engine import captured_step, loaders, loop, optim, picture
+from fastmix.engine import captured_step, export, loaders, loop, optim, picture, stopping
 from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
-from fastmix.models import weights
-from fastmix.models.info import KEY, Info
+from fastmix.errors import words
+from fastmix.models import pretrained, seen
+from fastmix.models.info import Info
 from fastmix.runs import run_folder
 
 
-def train(cfg: Config, name: str, resume: bool = False) -> str:
+class Failed(Exception):
+    """Why a run that had begun could not go on, in a line: loss or weights that are not finite, a write that failed."""
+
+
+def train(cfg: Config, name: str, resume: bool = False) -> str | None:
     """Trains as `cfg` says; `name` names the run folder where the config does not.
 
-    Returns what was reached, as a line; empty where the run was stopped, and on all processes but the first. Raises
-    FloatingPointError where the loss is not finite, ValueError for what cannot be trained.
+    Returns what was reached, as a line, on the first process, else nothing; None where the run was stopped and saved.
+    Raises ValueError for what cannot be trained, before anything is written, and Failed after that.
     """
     device = distributed.init(cfg.device)
-    cfg.precision = precision(cfg.precision, device)
-    mixer = mixers.build(cfg.mix, cfg.mixers)
-    data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
-    cfg.model.classes = loaders.classes(cfg, data, val)
-    model = models.build(cfg.model, cfg.model.classes, cfg.seed, device)
-    task = Task(model, mixer, cfg).to(device)
-    opt = optim.build(cfg.optim, model, mixer.param_groups())
-    if cfg.cuda_graph:
-        captured_step.check(cfg, mixer, opt, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
-    ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps) if cfg.ema.decay else None
-
-    folder = run_folder.choose(cfg, name, resume)
-    parts = {"task": task, "opt": opt, "scaler": scaler} | ({"ema": ema.module} if ema else {})
-    state = State(folder, cfg, parts)
-    if resume and state.last.exists():
-        state.restore()
-    steps, lead = cfg.epochs * len(data), distributed.rank() == 0
-    distributed.barrier()  # all processes have looked for a free folder
-    if lead:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump(cfg), encoding="utf-8")
-        files.write_text(folder / "model.json", described(cfg, data.class_names).text + "\n")
-        (folder / "versions.json").write_text(json.dumps(run_folder.versions(), indent=1) + "\n", encoding="utf-8")
-    if lead and state.step == 0:
-        picture.first_batch(task, data, folder / "first_batch.png")
-    distributed.barrier()
-    compile_networks(cfg, model, mixer)
-    torch.backends.cudnn.benchmark = True
-
-    signal.signal(signal.SIGTERM, lambda *_: setattr(state, "stop", True))
-    log, began, first = Log(folder / "log.jsonl", steps, state.step, lead), time.perf_counter(), state.step
-    what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {data.n} images, {cfg.epochs} epochs"
-    log.say(f"{name}: {what}, {cfg.precision} on {device.type} -> {folder}")
     try:
-        loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
-        if state.stop:
-            log.say(f"stopped at step {state.step} of {steps}, saved; continue with --resume out={folder}")
-            return ""
+        cfg = seen.resolved(cfg)
+        cfg.precision = precision(cfg.precision, device)
+        mixer = mixers.build(cfg.mix, cfg.mixers)
+        data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
+        cfg.model.classes = loaders.classes(cfg, data, val)
+        cfg.loss.class_weights = class_weights(cfg.loss.class_weights, data.labels[data.rows], cfg.model.classes)
+        info, folder = described(cfg, data.class_names), run_folder.choose(cfg, name, resume)
+        resumed = resume and (folder / State.LAST).exists()
+        begun = replace(cfg.model, weights="" if resumed else cfg.model.weights)
+        model, told = pretrained.build(begun, info.classes, cfg.seed, device)
+        models.require_sizes(model, cfg.model, loaders.sizes(cfg))
+        export.require(model, cfg.model.name)
+        task = Task(model, mixer, cfg).to(device)
+        if cfg.model.unfreeze is None:
+            task.frozen.set(thawed=False)
+        opt = optim.build(cfg.optim, model, mixer.param_groups())
+        if cfg.cuda_graph:
+            captured_step.check(cfg, mixer, opt, device)
+        scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
+        ema = Ema(model, cfg.ema.decay, cfg.ema.ramp_steps) if cfg.ema.decay else None
+        parts = {"task": task, "opt": opt, "scaler": scaler} | ({"ema": ema.module} if ema else {})
+        state = State(folder, cfg, parts, cfg.epochs * len(data))
+        lead = distributed.rank() == 0
+        distributed.barrier()  # all processes have looked for a free folder
+        with run_folder.held(state.folder) if lead else nullcontext():
+            told += [state.restore()] if resumed else []
+            first = picture.first_batch(task, data) if lead and state.step == 0 else None
+            if lead:
+                _begin(state, info, first)
+            distributed.barrier()
+            compile_networks(cfg, model, mixer)
+            torch.backends.cudnn.benchmark = True
+            return _train(cfg, name, data, val, scaler, ema, state, info, told)
+    finally:
+        distributed.close()
+
+
+def _begin(state: State, info: Info, first: np.ndarray | None) -> None:
+    """Writes what a run folder holds from its begin: config, model, versions, and the picture of the first batch."""
+    folder = state.folder
+    files.write_text(folder / "config.yaml", dump(state.cfg))
+    files.write_text(folder / "model.json", info.text + "\n")
+    files.write_text(folder / "versions.json", json.dumps(run_folder.versions(), indent=1) + "\n")
+    if first is not None:
+        picture.save(folder / "first_batch.png", first)
+
+
+def _train(
+    cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: State, info: Info, told: list[str]
+) -> str | None:
+    """The loop from where `state` is, and the export; `told` is what is to be said first."""
+    task, opt, folder = state.parts["task"], state.parts["opt"], state.folder
+    lead, began, first = distributed.rank() == 0, time.perf_counter(), state.step
+    log = Log(folder / "log.jsonl", state.steps, state.step, lead)
+    what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {len(data.rows)} images, {cfg.epochs} epochs"
+    log.say(f"{name}: {what}, {cfg.precision} on {data.device.type} -> {folder}")
+    frozen = [task.frozen.text] if cfg.model.freeze else []
+    for line in filter(None, [*loaders.warnings(data, val), *told, *frozen, *loaders.choices(cfg, data, val)]):
+        log.say(line)
+    try:
+        with stopping.by_signals(state):
+            loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
+        if state.stopped:
+            log.say(f"stopped at step {state.step} of {state.steps}, saved; continue with --resume out={folder}")
+            return None
+    except FloatingPointError as error:
+        raise Failed(f"{error}; {state.kept()}. Try a lower optim.lr, or optim.clip=1") from error
+    except OSError as error:
+        raise Failed(f"{words(error)}; {state.kept()}. --resume out={folder} goes on from there") from error
     finally:
         log.close()
-        distributed.close()
     if not lead:
         return ""
-    export(folder / "model.safetensors", ema.module if ema else model, described(cfg, data.class_names))
+    export.save(folder / "model.safetensors", ema.module if ema else task.model, info)
     seconds, images = time.perf_counter() - began, (state.step - first) * cfg.batch_total
     score = state.result["ema_top1" if ema else "top1"]
     return (
         f"done: top-1 {score:.2f} % (best {state.best:.2f} %) after {cfg.epochs} epochs, {seconds:.0f} s, "
         f"{images / seconds:.0f} images/s -> {folder}"
     )
+
+
+def class_weights(asked: str | list[float], labels: np.ndarray, classes: int) -> str | list[float]:
+    """The factors of the classes in the loss, of a config's `loss.class_weights`: "none" or a list.
+
+    balanced: images / classes / images of the class, of the classes that have images, so that their mean over the
+    images is 1. Raises ValueError for a list of another length.
+    """
+    if asked == "balanced":
+        counts = np.bincount(labels, minlength=classes)
+        mean = len(labels) / max(1, int(np.count_nonzero(counts)))
+        return [mean / n if n else 1.0 for n in counts.tolist()]
+    if isinstance(asked, list) and len(asked) != classes:
+        raise ValueError(f"loss.class_weights has {len(asked)} values; there are {classes} classes")
+    return asked
 
 
 def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None:
@@ -94,12 +145,6 @@ def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None
 def described(cfg: Config, classes: list[str]) -> Info:
     """The model that a run trains, as one must know it to use it."""
     data, names = cfg.data, [str(k) for k in range(cfg.model.classes)]
-    seen = {"size": data.val_size or data.size, "resize": data.val_resize, "interpolation": data.interpolation}
+    view = {"size": data.val_size or data.size, "resize": data.val_resize, "interpolation": data.interpolation}
     names[: len(classes)] = classes
-    return Info(cfg.model.name, names, **seen, mean=data.mean, std=data.std, args=cfg.model.args)
-
-
-def export(path: Path, model: nn.Module, info: Info) -> None:
-    """The weights alone, as timm loads them, and in the file's metadata what the model is; atomic."""
-    with files.whole(path) as part:
-        weights.write(part, model, {KEY: info.text})
+    return Info(cfg.model.name, names, **view, mean=data.mean, std=data.std, args=cfg.model.args)

@@ -3,53 +3,66 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from fastmix import config, distributed, mixers, models
+from fastmix import config, distributed, files, mixers, models
 from fastmix.engine import imagenet_real, loaders, per_class
 from fastmix.engine.evaluate import predict
 from fastmix.engine.task import Task, precision
-from fastmix.models import weights
+from fastmix.models import seen, weights
+from fastmix.models.info import Info
 from fastmix.runs import run_folder
 
 
 @dataclass
 class Subject:
-    """What is validated: weights by kind, "raw" and "ema" (None: timm downloads them), and how."""
+    """What is validated: weights by kind, "raw" and "ema" (None: timm downloads them), and how.
+
+    info: what the model is, where its file or run folder tells it. note: what is to be said of the file.
+    """
 
     cfg: config.Config
     checkpoint: str
     sets: dict[str, dict | None]
+    info: Info | None = None
+    note: str = ""
 
 
 def of_run(where: Path, checkpoint: str, words: list[str]) -> Subject:
-    """A run, by its folder (then `checkpoint` is last or best) or by a file of weights in it; words: settings.
+    """A run, by its folder (then `checkpoint` is last or best), a file of weights in it, or its export anywhere.
+
+    words: settings over the run's config, or over what the export tells.
 
     Raises ValueError.
     """
     path = where / f"{checkpoint}.pt" if where.is_dir() else where
     if where.is_dir() and not (where / "config.yaml").is_file():
         raise ValueError(f"{where}: no run folder (no config.yaml in it)")
+    beside = path.parent / "config.yaml"
+    cfg = config.load(beside, words) if beside.is_file() else None
     if not path.exists():
         raise ValueError(f"{path}: no such run folder or checkpoint")
     found = weights.read(path)
     if found.config is not None and not where.is_dir():
         cfg = config.from_tree(config.over(found.config, words), str(path))
-    elif (path.parent / "config.yaml").is_file():
-        cfg = config.load(path.parent / "config.yaml", words)
-    else:
+    if cfg is None and found.info is not None:
+        cfg = config.from_tree(config.over(found.info.tree, words), str(path))
+    if cfg is None:
         raise ValueError(
-            f"{path}: no config.yaml beside it says what model it is; validate it with --model NAME --weights {path}"
+            f"{path}: neither it nor a config.yaml beside it says what model it is; validate it with --model NAME "
+            f"--weights {path}"
         )
     if path.suffix == ".safetensors" and cfg.ema.decay:  # a run exports its average
         found.sets = {"ema": found.sets["raw"]}
     cfg.model.args.pop("checkpoint_path", None)
     cfg.model.args.pop("pretrained", None)
-    return Subject(cfg, str(path), found.sets)
+    note = files.note(path) if found.config is not None else ""
+    return Subject(cfg, str(path), found.sets, found.info, note)
 
 
 def of_timm(name: str, file: str, words: list[str], interpolation: str | None = None, cropped: bool = False) -> Subject:
@@ -57,14 +70,9 @@ def of_timm(name: str, file: str, words: list[str], interpolation: str | None = 
 
     cropped: the user says how images are resized and cropped. Raises ValueError.
     """
-    with torch.device("meta"):
-        own = models.build(config.Model(name), 1000, device="meta").pretrained_cfg
-    if own.get("crop_mode", "center") != "center" and not cropped:
-        raise ValueError(f"{name} was made for crop_mode {own['crop_mode']!r}; choose a --resize or --crop-pct")
-    size = (own.get("test_input_size") or own["input_size"])[-1]
-    data = {"size": own["input_size"][-1], "val_size": size, "mean": list(own["mean"]), "std": list(own["std"])}
-    data |= {"val_resize": math.floor(size / (own.get("test_crop_pct") or own["crop_pct"]))}
-    data |= {"interpolation": interpolation or own["interpolation"]}
+    own = seen.trained(name)
+    data = seen.as_trained(own, name, cropped)
+    data["interpolation"] = interpolation or data["interpolation"]
     model = {"name": name} | ({"classes": own["num_classes"]} if file == "timm" else {})
     cfg = config.from_tree(config.over({"data": data, "model": model}, words), name)
     if file == "timm":
@@ -112,6 +120,8 @@ def validate(
     cfg.precision = precision(cfg.precision, device)
     val = loaders.validation(cfg, device)
     classes = loaders.classes(cfg, val)
+    if distributed.rank() == 0:
+        sys.stderr.writelines(f"{line}\n" for line in loaders.warnings(val))
     new = imagenet_real.read(real, val.labels, cfg.data.val, names) if real else None
     torch.backends.cudnn.benchmark = True
     result, table, seconds = {}, "", 0.0
@@ -161,7 +171,7 @@ def _pretrained(cfg: config.Config, classes: int, device):
     cfg.model.args["pretrained"] = True
     try:
         return models.build(cfg.model, classes, 0, device)
-    except (OSError, RuntimeError) as error:
+    except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the weights of {cfg.model.name} cannot be had ({reason}); fetch the file where there is a network and "

@@ -6,11 +6,12 @@ import difflib
 from importlib import import_module
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import fastmix.compat  # noqa: F401  (before timm, which the modules of this folder import)
 from fastmix.config import Model
 from fastmix.distributed import world
+from fastmix.errors import foreign
 
 
 def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = "cpu") -> nn.Module:
@@ -28,11 +29,9 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
         raise ValueError(f"unknown model {cfg.name!r}; {hint}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        try:
+        with foreign(f"model {cfg.name}"):
             model = timm.create_model(cfg.name, num_classes=classes, **cfg.args)
-        except TypeError as error:
-            raise ValueError(f"model {cfg.name}: {error}") from None
-        if not (cfg.args.get("pretrained") or cfg.args.get("checkpoint_path")):
+        if not (cfg.weights or cfg.args.get("pretrained") or cfg.args.get("checkpoint_path")):
             _initialise(model)
     if cfg.sync_bn and world() > 1:
         if torch.device(device).type != "cuda":
@@ -41,6 +40,17 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
 
         model = convert_sync_batchnorm(model)
     return model.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
+
+
+def require_sizes(model: nn.Module, cfg: Model, sizes: list[int]) -> None:
+    """Raises ValueError unless the model, built of `cfg`, classifies RGB images of these sizes. Changes nothing."""
+    training, device = model.training, next(model.parameters()).device
+    for size in sizes:
+        with torch.no_grad(), foreign(f"model {cfg.name} cannot see images of {size} pixels"):
+            logits = model.eval()(torch.zeros(1, 3, size, size, device=device))
+            if not isinstance(logits, Tensor) or logits.shape != (1, cfg.classes):
+                raise ValueError(f"it gives no scores of {cfg.classes} classes")
+    model.train(training)
 
 
 def to_size(model: nn.Module, size: int, name: str) -> None:
@@ -54,6 +64,14 @@ def to_size(model: nn.Module, size: int, name: str) -> None:
             model.eval()(torch.zeros(1, 3, size, size, device=next(model.parameters()).device))
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} cannot see images of {size} pixels ({error})") from None
+
+
+def classifier(model: nn.Module) -> list[str]:
+    """Names of the parameters that make logits of features."""
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, (tuple, list)) else (heads,)
+    own = {id(p) for head in heads if isinstance(head, nn.Module) for p in head.parameters()}
+    return [name for name, p in model.named_parameters() if id(p) in own]
 
 
 def load_timm():

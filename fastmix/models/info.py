@@ -6,7 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 
-KEY = "model"
+KEY = "fastmix_model"
 """Of the metadata that safetensors and ONNX files carry; the value is `text`."""
 
 
@@ -29,6 +29,14 @@ class Info:
     mean: tuple[float, ...] | list[float]
     std: tuple[float, ...] | list[float]
     args: dict = field(default_factory=dict)
+
+    @property
+    def tree(self) -> dict:
+        """What of a config it tells, as nested dicts."""
+        args = {key: value for key, value in self.args.items() if key not in ("pretrained", "checkpoint_path")}
+        view = {"size": self.size, "val_size": None, "val_resize": self.resize, "interpolation": self.interpolation}
+        view |= {"mean": list(self.mean), "std": list(self.std)}
+        return {"model": {"name": self.name, "args": args, "classes": len(self.classes)}, "data": view}
 
     @property
     def text(self) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastmix.files import read_torch
 from fastmix.models import load_timm
+from fastmix.models.info import KEY, Info, from_text
 
 KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 """Where timm's checkpoints, and those like them, keep the average and the weights themselves."""
@@ -18,22 +19,30 @@ KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 
 @dataclass
 class Weights:
-    """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree."""
+    """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree.
+
+    info: what the model is, where the file or the run folder around it tells it.
+    """
 
     sets: dict[str, dict[str, Tensor]]
     config: dict | None = None
+    info: Info | None = None
 
 
 def read(path: Path) -> Weights:
     """The weights in a file. Nothing in it is run. Raises ValueError for one that is damaged or holds none."""
     if path.suffix == ".safetensors":
-        return Weights({"raw": _safetensors(path)})
+        tensors, info = _safetensors(path)
+        return Weights({"raw": tensors}, info=info)
     with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments as one
         content = read_torch(path)
     if isinstance(content, dict) and "run" in content and "task" in content:
         task = content["task"].items()
         sets = {"raw": {name.removeprefix("model."): value for name, value in task if name.startswith("model.")}}
-        return Weights(sets | ({"ema": content["ema"]} if "ema" in content else {}), content["run"]["config"])
+        sets |= {"ema": content["ema"]} if "ema" in content else {}
+        told = path.with_name("model.json")
+        info = from_text(told.read_text(encoding="utf-8"), told) if told.is_file() else None
+        return Weights(sets, content["run"]["config"], info)
     sets = {}
     for kind, keys in KEYS.items():
         if key := next((key for key in keys if isinstance(content, dict) and content.get(key)), None):
@@ -46,14 +55,6 @@ def read(path: Path) -> Weights:
     return Weights({kind: clean(sets[kind]) for kind in sorted(sets, reverse=True)})
 
 
-def write(path: Path, model: nn.Module, told: dict[str, str]) -> None:
-    """The model's weights as safetensors, as timm loads them, and texts in the file's metadata."""
-    from safetensors.torch import save_file
-
-    values = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(values, path, metadata=told)
-
-
 def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:
     """Gives the model these weights. Raises ValueError of one line unless they are the model's, all and only."""
     try:
@@ -63,13 +64,15 @@ def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:
         raise ValueError(f"{where}: the weights do not fit the model: {reason[:300]}") from None
 
 
-def _safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _safetensors(path: Path) -> tuple[dict[str, Tensor], Info | None]:
+    """The tensors, and what the model is, where the file says it."""
+    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise ValueError(f"{path}: no such checkpoint")
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors, told = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
+    return tensors, from_text(told[KEY], path) if KEY in told else None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from fastmix import config
 from fastmix.runs import run_folder
@@ -32,25 +30,15 @@ class Job:
         """finished, failed, running (some process holds the lock), stopped (has a log), or waiting."""
         if run_folder.finished(self.folder, self.cfg.epochs):
             return "finished"
-        if self.folder.is_dir():
-            lock = self.lock()
-            if lock is None:
-                return "running"
-            lock.close()
+        if run_folder.is_locked(self.folder):
+            return "running"
         if (self.folder / FAILED).exists():
             return "failed"
         return "stopped" if (self.folder / "log.jsonl").exists() else "waiting"
 
-    def lock(self) -> IO | None:
-        """The run's lock, held until the file is closed by all that inherit it, or None where another holds it."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = open(self.folder / "lock", "a", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        return file
+    def lock(self) -> run_folder.Lock | None:
+        """The run's lock, or None where another process holds it."""
+        return run_folder.lock(self.folder)
 
 
 def expand(source: str, words: list[str], base: Path) -> list[Job]:
@@ -105,9 +93,7 @@ def _job(source: str, settings: tuple[str, ...], base: Path, varied: set[str]) -
 def _same(job: Job) -> None:
     """Raises ValueError where the folder's run has other settings, because the config file changed since."""
     theirs = config.load(job.folder / "config.yaml")
-    resolved = {"precision"} if job.cfg.precision == "auto" else set()
-    resolved |= {"model.classes"} if job.cfg.model.classes is None else set()
-    if keys := run_folder.departures(theirs, job.cfg, {*config.FREE_TO_CHANGE, *resolved}):
+    if keys := run_folder.departures(theirs, job.cfg, {*config.FREE_TO_CHANGE, *config.left_open(job.cfg)}):
         raise ValueError(
             f"{job.folder} holds a run of another config, these keys differ: {', '.join(keys)}; choose another --runs"
         )

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 import numpy as np
 
 from fastmix import config
 
+LOCK, INHERITED = "lock", "FASTMIX_LOCK"
 TAIL = 1 << 20
 """Bytes at a log's end that hold its last lines of both kinds."""
 
@@ -33,6 +37,8 @@ class Run:
     """Line of kind val of each epoch, counted from 1; of an epoch validated again after a kill, the later line."""
     finished: bool
     seconds: float
+    passed: list[str]
+    """Log lines that are none, with file and number: a kill may leave half a line, to which the next is joined."""
 
     @property
     def epochs(self) -> int:
@@ -60,16 +66,88 @@ def choose(cfg: config.Config, name: str, resume: bool) -> Path:
     return taken[-1] if resume and taken else numbered[len(taken)]
 
 
+class Lock:
+    """The right to train in a folder, which one process has at a time, with those that inherit it."""
+
+    def __init__(self, path: Path, file: IO):
+        self.path, self.file = path, file
+
+    def release(self) -> None:
+        """Gives it up and leaves no file. Who inherited it must have ended."""
+        self.path.unlink(missing_ok=True)
+        self.file.close()
+
+
+def lock(folder: Path) -> Lock | None:
+    """The folder's lock, or None where another process holds it. The folder is made where it is not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / LOCK
+    while True:
+        file = open(path, "a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if _is_open(path, file.fileno()):
+            return Lock(path, file)
+        file.close()  # who held it removed the file between the two calls
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains in the folder. Changes nothing."""
+    try:
+        with open(folder / LOCK, encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds the folder's lock, its own or the one that its sweep left it in $FASTMIX_LOCK; leaves no empty folders.
+
+    Raises ValueError where another process trains in the folder.
+    """
+    inherited = os.environ.get(INHERITED, "")
+    if inherited.isdecimal() and _is_open(folder / LOCK, int(inherited)):
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    mine = lock(folder)
+    if mine is None:
+        raise ValueError(f"{folder}: another process trains in this folder; wait for it, or choose another out=FOLDER")
+    try:
+        yield
+    finally:
+        mine.release()
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
+
+
+def _is_open(path: Path, number: int) -> bool:
+    """Whether a file descriptor is that of the file."""
+    try:
+        return os.path.samestat(os.fstat(number), os.stat(path))
+    except OSError:
+        return False
+
+
 def read(folder: str | Path) -> Run:
-    """The run in a folder. Raises ValueError for a folder that holds none, and for a damaged log line."""
+    """The run in a folder. Raises ValueError for a folder that holds none, and for a log without any line of a run."""
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder}: no run folder (no config.yaml in it)")
     cfg = config.load(folder / "config.yaml")
-    rows = list(_rows(folder / "log.jsonl"))
+    rows, passed = _rows(folder / "log.jsonl")
     val = {row["epoch"]: row for row in rows if row["kind"] == "val"}
     train = [row for row in rows if row["kind"] == "train"]
-    return Run(folder, cfg, train, val, _exported(folder) and cfg.epochs in val, _seconds(rows))
+    return Run(folder, cfg, train, val, _exported(folder) and cfg.epochs in val, _seconds(rows), passed)
 
 
 def find(folder: str | Path) -> list[Path]:
@@ -101,8 +179,8 @@ def last(folder: Path) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for line in reversed(lines[1:] if size > TAIL else lines):
         kind = next((kind for kind in ("train", "val") if f'"kind": "{kind}"'.encode() in line), None)
-        if kind and kind not in found:
-            found[kind] = _row(line.decode(errors="replace"), f"{path}, near its end")
+        if kind and kind not in found and (row := _row(line.decode(errors="replace"))):
+            found[kind] = row
             if len(found) == 2:
                 break
     return found
@@ -174,24 +252,31 @@ def _exported(folder: Path) -> bool:
     return (folder / "model.safetensors").is_file()
 
 
-def _rows(path: Path):
-    """The log's lines; the last one only if its end is written. Raises ValueError with file and line."""
+def _rows(path: Path) -> tuple[list[dict], list[str]]:
+    """The log's lines, the last one only if its end is written; and where lines are that are none.
+
+    Raises ValueError where there are only such.
+    """
     if not path.is_file():
-        return
+        return [], []
     *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, 1):
-        yield _row(line, f"{path}, line {number}")
+    found = [(line, _row(line)) for line in lines if line]
+    passed = [f"{path}, line {k}: {line[:80]!r}" for k, (line, row) in enumerate(found, 1) if row is None]
+    if passed and len(passed) == len(found):
+        raise ValueError(f"{passed[0]} is not a log line of fastmix.train")
+    return [row for _, row in found if row is not None], passed
 
 
-def _row(line: str, where: str) -> dict:
+def _row(line: str) -> dict | None:
+    """A log line's values; None where it is none of fastmix.train, such as half of one, with another behind it."""
     try:
         row = json.loads(line)
         needed = {"train": ("epoch", "images_per_s"), "val": ("epoch", "top1")}[row["kind"]]
-        if not all(isinstance(row[key], int | float) for key in ("time", "step", *needed)):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{where}: not a log line of fastmix.train: {line[:80]!r}") from None
-    return row
+        if all(isinstance(row[key], int | float) for key in ("time", "step", *needed)):
+            return row
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
 
 
 def _seconds(rows: list[dict]) -> float:

@@ -10,8 +10,8 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import IO
 
+from fastmix import cli
 from fastmix.runs import run_folder, tables
 from fastmix.runs.queue import FAILED, Job
 
@@ -28,7 +28,7 @@ class Child:
     job: Job
     device: str | None
     process: subprocess.Popen
-    lock: IO
+    lock: run_folder.Lock
     log_begin: int
 
 
@@ -79,7 +79,7 @@ def sweep(jobs: list[Job], slots: list[str | None], retry: bool = False) -> int:
                 waiting.remove(job)
                 failed = (job.folder / FAILED).exists() and not retry
                 if run_folder.finished(job.folder, job.cfg.epochs) or failed:  # by another sweep, in between
-                    lock.close()
+                    lock.release()
                     continue
                 running.append(start(job, free.pop(0), slots, lock))
                 screen.say(f"{job.folder}: started" + f" on GPU {running[-1].device}" * bool(running[-1].device))
@@ -111,10 +111,11 @@ def sweep(jobs: list[Job], slots: list[str | None], retry: bool = False) -> int:
     return int(any(job.state != "finished" for job in jobs))
 
 
-def start(job: Job, device: str | None, slots: list, lock: IO) -> Child:
+def start(job: Job, device: str | None, slots: list, lock: run_folder.Lock) -> Child:
     """Begins or continues a run. Its process holds the lock, and gets SIGTERM should the sweep die (Linux)."""
     (job.folder / FAILED).unlink(missing_ok=True)
-    env = os.environ | ({} if device is None else {"CUDA_VISIBLE_DEVICES": device})
+    env = os.environ | {run_folder.INHERITED: str(lock.file.fileno())}
+    env |= {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     with open(job.folder / "train.log", "ab") as log:
         begin = log.tell()
         process = subprocess.Popen(
@@ -123,7 +124,7 @@ def start(job: Job, device: str | None, slots: list, lock: IO) -> Child:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            pass_fds=[lock.fileno()],
+            pass_fds=[lock.file.fileno()],
             start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends its runs in order
         )
     return Child(job, device, process, lock, begin)
@@ -134,7 +135,7 @@ def end(child: Child, screen: Screen) -> None:
     job, code = child.job, child.process.returncode
     if code == 0 and run_folder.finished(job.folder, job.cfg.epochs):
         screen.say(f"{job.folder}: finished, top-1 {_top1(run_folder.last(job.folder))} %")
-    elif code == 0:
+    elif code in (0, cli.TRY_AGAIN):
         screen.say(f"{job.folder}: stopped, saved")
     else:
         with open(job.folder / "train.log", "rb") as log:
@@ -143,7 +144,7 @@ def end(child: Child, screen: Screen) -> None:
         killed = f"killed by {signal.Signals(-code).name}; last: " if code < 0 else ""
         (job.folder / FAILED).write_text(f"{killed}{lines[-1]}\n", encoding="utf-8")
         screen.say(f"{job.folder}: failed, {killed}{lines[-1]} (see train.log there)")
-    child.lock.close()
+    child.lock.release()
 
 
 class Screen:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy import ndarray
 
 from fastmix.pipelines.jpeg.codec import codec
+from fastmix.pipelines.jpeg.limits import check_jpeg
 from fastmix.pipelines.jpeg.turbo import decode_part, turbo
 
 DECODES = ("exact", "fast", "gpu")
@@ -49,6 +50,7 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of a JPEG that `jpeg` decodes as it should be seen; None for anything else.
 
     Cheaper than opening the file with Pillow: whatever carries EXIF data, which may turn the image, is left to it.
+    Raises ValueError for a size that cannot be, or of more than MAX_PIXELS.
     """
     if data[:2] != b"\xff\xd8" or b"Exif\0" in data[:HEAD]:
         return None
@@ -57,7 +59,10 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         height, width, colours, _ = header(data)
     except ValueError:
         return None
-    return (height, width) if colours in UPRIGHT else None
+    if colours not in UPRIGHT:
+        return None
+    check_jpeg(height, width, len(data))
+    return height, width
 
 
 def factor(reduction: float) -> int:
@@ -78,6 +83,9 @@ def jpeg(
     Raises ValueError with the reason for a damaged file, or one of another size.
     """
     own = workspace()
+    if codec().decode_jpeg_header(data)[:2] != (height, width):  # before memory is asked for
+        raise ValueError(f"the JPEG has another size than the {width} x {height} pixels given for it")
+    check_jpeg(height, width, len(data))
     memory = own.memory("pixels", height * width * 3)
     if part and own.turbo:
         source = np.frombuffer(data, np.uint8)

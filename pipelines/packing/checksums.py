@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fastmix.pipelines.packing.format import Beton
+from fastmix.reading import pread, read, shown
 
 HEADER = np.dtype([("magic", "S8"), ("rows", "<u8"), ("size", "<u8"), ("index", "<u4"), ("version", "<u4")])
 MAGIC, VERSION = b"FASTMIXS", 1
@@ -28,7 +29,9 @@ def sums_path(path: str | Path) -> Path:
 
 def dump(path: str | Path, first: int, last: int, sums: np.ndarray) -> bytes:
     """The content of a .sums file. path: the whole .beton; its images lie in bytes [first, last). sums: uint32 [N]."""
-    header = np.array((MAGIC, len(sums), os.path.getsize(path), _index(path, first, last), VERSION), HEADER)
+    with open(path, "rb") as file:
+        index = _index(file.fileno(), first, last)
+    header = np.array((MAGIC, len(sums), os.path.getsize(path), index, VERSION), HEADER)
     return header.tobytes() + sums.astype("<u4").tobytes()
 
 
@@ -38,23 +41,23 @@ def load(beton: Beton) -> np.ndarray | None:
     Raises ValueError where they are damaged or belong to another file, and where the file's index is damaged.
     """
     path = sums_path(beton.path)
-    if not path.is_file():
+    if not path.exists():
         return None
-    data = path.read_bytes()
+    data = read(path)
     header = np.frombuffer(data, HEADER, 1)[0] if len(data) >= HEADER.itemsize else np.zeros(1, HEADER)[0]
-    if header["magic"] != MAGIC or header["version"] != VERSION or len(data) != HEADER.itemsize + 4 * header["rows"]:
-        raise ValueError(f"{path}: no checksums of version {VERSION}, or cut short; remove it or convert again")
-    if (header["rows"], header["size"]) != (len(beton), os.path.getsize(beton.path)):
-        raise ValueError(f"{path}: belongs to another file than {beton.path}; remove it or convert again")
+    whole = len(data) == HEADER.itemsize + 4 * int(header["rows"])
+    if header["magic"] != MAGIC or header["version"] != VERSION or not whole:
+        raise ValueError(f"{shown(path)}: no checksums of version {VERSION}, or cut short; remove it or convert again")
+    if (header["rows"], header["size"]) != (len(beton), beton.size):
+        raise ValueError(f"{shown(path)}: belongs to another file than {beton.name}; remove it or convert again")
     ends = beton.offsets + beton.sizes
     first, last = (int(beton.offsets.min()), int(ends.max())) if len(beton) else (header["size"], header["size"])
-    if _index(beton.path, first, last) != header["index"]:
-        raise ValueError(f"{beton.path}: its labels, sizes or offsets are not those that were written; convert again")
+    if _index(beton.file, first, last) != header["index"]:
+        raise ValueError(f"{beton.name}: its labels, sizes or offsets are not those that were written; convert again")
     return np.frombuffer(data, "<u4", offset=HEADER.itemsize)
 
 
-def _index(path: str | Path, first: int, last: int) -> int:
-    with open(path, "rb") as file:
-        crc = zlib.crc32(file.read(first))
-        file.seek(last)
-        return zlib.crc32(file.read(), crc)
+def _index(file: int, first: int, last: int) -> int:
+    """The CRC-32 of an open file without its bytes [first, last)."""
+    crc = zlib.crc32(pread(file, first, 0))
+    return zlib.crc32(pread(file, max(0, os.fstat(file).st_size - last), last), crc)

@@ -13,13 +13,16 @@ Class names are no part of the format: they lie beside `NAME.beton` as `NAME.bet
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from fastmix.pipelines.jpeg.limits import MAX_PIXELS
+from fastmix.pipelines.packing import labels
+from fastmix.reading import open_regular, pread, read, shown
 
 VERSION = 2
 JPEG, RAW = 0, 1
@@ -50,18 +53,30 @@ def classes_path(path: str | Path) -> Path:
 def read_classes(path: str | Path) -> list[str] | None:
     """The class names beside a `.beton` file, label by label; None where there are none.
 
-    Raises ValueError for a file that is no list of distinct names.
+    Raises ValueError for a file that is no list of distinct names, or OSError.
     """
     file = classes_path(path)
-    if not file.is_file():
+    if not file.exists():
         return None
+    data = read(file)
     try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error}); write the class names as a list or remove the file") from None
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names) or len(set(names)) != len(names):
-        raise ValueError(f"{file}: not a list of distinct class names; correct it or remove it")
-    return names
+        names = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        what = f"{shown(file)}: not JSON ({error})"
+        raise ValueError(f"{what}; write the class names as a list or remove the file") from None
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        names = [labels.class_name(name) for name in names]
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError(f"{shown(file)}: not a list of distinct class names; correct it or remove it")
+
+
+def extent(file: int, offset: int, size: int) -> np.ndarray:
+    """A part of an open file: uint8 [size], read-only. Raises OSError, and ValueError where the file ends too early."""
+    data = np.frombuffer(pread(file, size, offset), np.uint8)
+    if len(data) < size:
+        raise ValueError(f"truncated: the file ends {size - len(data)} bytes before the image does")
+    return data
 
 
 class Beton:
@@ -70,7 +85,7 @@ class Beton:
     Any file of the ffcv package will do: fields in any order and of any name, other fields are passed over. Of several
     image (integer) fields the one called "image" ("label") is taken.
 
-    path     str
+    path, name  str          name: the path as messages show it
     file     descriptor of the open file
     size     bytes of the file
     labels   int64 [N]
@@ -78,17 +93,18 @@ class Beton:
     modes    uint8 [N]       JPEG (0) or RAW (1): height * width * 3 bytes
     offsets, sizes   int64 [N]  the encoded image's place in the file, in bytes
     classes  list[str] or None  label by label
+    warnings list[str]       lines on what looks odd
 
     Raises FileNotFoundError for a missing file and ValueError, with file and row, for anything that is no finished,
-    whole `.beton`. The bytes of the images themselves are not read. It takes 34 bytes of memory a row.
+    whole `.beton`: labels are 0 .. classes - 1 too. The bytes of the images themselves are not read. It takes 34 bytes
+    of memory a row.
     """
 
     def __init__(self, path: str | Path):
-        self.path = str(path)
+        self.path, self.name = str(path), shown(path)
         self.classes = None
         self.file = self._open(Path(path))
         self.size = os.fstat(self.file).st_size
-        self._bytes: np.ndarray | None = None
         self._closer = weakref.finalize(self, os.close, self.file)
         try:
             self._read()
@@ -100,15 +116,15 @@ class Beton:
         return len(self.labels)
 
     def data(self, row: int) -> np.ndarray:
-        """The encoded image of a row: uint8 [size], read-only, a view of the file, which is mapped into memory."""
-        if self._bytes is None:
-            self._bytes = np.frombuffer(mmap.mmap(self.file, self.size, access=mmap.ACCESS_READ), np.uint8)
-        start = self.offsets[row]
-        return self._bytes[start : start + self.sizes[row]]
+        """The encoded image of a row: uint8 [size], read-only. Raises OSError, or ValueError for a file cut short."""
+        return extent(self.file, int(self.offsets[row]), int(self.sizes[row]))
+
+    def where(self, row: int) -> str:
+        """File and row, for messages."""
+        return f"{self.name}: row {row}"
 
     def close(self) -> None:
-        """Closes the file; views of data that are still held stay good until they go."""
-        self._bytes = None
+        """Closes the file."""
         self._closer()
 
     def __enter__(self) -> Beton:
@@ -120,51 +136,61 @@ class Beton:
     @staticmethod
     def _open(path: Path) -> int:
         if path.is_dir():
-            raise ValueError(f"{path}: a folder, not a .beton file; pack it with: fastmix convert {path} OUT.beton")
+            name = shown(path)
+            raise ValueError(f"{name}: a folder, not a .beton file; pack it with: fastmix convert {name} OUT.beton")
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return open_regular(path)
         except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file") from None
+            raise FileNotFoundError(f"{shown(path)}: no such file") from None
 
     def _blocks(self, dtype: np.dtype, offset: int, count: int, what: str) -> Iterator[tuple[slice, np.ndarray]]:
         """The array [count] that stands at `offset`, in parts, so that all of it never takes memory at once."""
         if offset + count * dtype.itemsize > self.size:
-            raise ValueError(f"{self.path}: truncated: its {what} reach past the end of the file; write it again")
+            raise ValueError(f"{self.name}: truncated: its {what} reach past the end of the file; write it again")
         return (self._block(dtype, offset, first, min(BLOCK, count - first)) for first in range(0, count, BLOCK))
 
     def _block(self, dtype: np.dtype, offset: int, first: int, n: int) -> tuple[slice, np.ndarray]:
-        data = os.pread(self.file, n * dtype.itemsize, offset + first * dtype.itemsize)
+        data = pread(self.file, n * dtype.itemsize, offset + first * dtype.itemsize)
+        if len(data) < n * dtype.itemsize:
+            raise ValueError(f"{self.name}: truncated while it was being opened; write it again")
         return slice(first, first + n), np.frombuffer(data, dtype, n)
 
     def _read(self) -> None:
         if self.size < HEADER.itemsize:
-            raise ValueError(f"{self.path}: not a .beton file: {self.size} bytes are shorter than its header")
+            raise ValueError(f"{self.name}: not a .beton file: {self.size} bytes are shorter than its header")
         ((_, (header,)),) = self._blocks(HEADER, 0, 1, "header")
         page, rows, table = int(header["page_size"]), int(header["num_samples"]), int(header["table"])
         if header["version"] != VERSION or page & (page - 1) or not page or not header["num_fields"]:
-            raise ValueError(f"{self.path}: not a .beton file of version {VERSION}")
+            raise ValueError(f"{self.name}: not a .beton file of version {VERSION}")
         if not table:
-            raise ValueError(f"{self.path}: its writer was interrupted, the file is not whole; write it again")
+            raise ValueError(f"{self.name}: its writer was interrupted, the file is not whole; write it again")
         described = self._blocks(FIELD, HEADER.itemsize, int(header["num_fields"]), "field descriptors")
         fields = np.concatenate([block for _, block in described])
         names = [name.decode("ascii", "replace") for name in fields["name"]]
         types = fields["type"].tolist()
         for name, kind in zip(names, types, strict=True):
             if kind not in COLUMNS:
-                raise ValueError(f"{self.path}: field '{name}' has the custom type {kind}, which cannot be read")
+                what = f"field '{shown(name)}' has the custom type {kind}"
+                raise ValueError(f"{self.name}: {what}, which cannot be read")
         start, meta = HEADER.itemsize + fields.nbytes, record(types)
         image, label = f"f{self._find(names, types, RGB, 'image')}", f"f{self._find(names, types, INT, 'label')}"
         blocks = self._blocks(meta, start, rows, "metadata")
-        self.labels, self.modes = np.empty(rows, np.int64), np.empty(rows, np.uint8)
-        self.heights, self.widths = np.empty(rows, np.int32), np.empty(rows, np.int32)
-        self.offsets = np.empty(rows, np.int64)
+        try:
+            self.labels, self.modes = np.empty(rows, np.int64), np.empty(rows, np.uint8)
+            self.heights, self.widths = np.empty(rows, np.int32), np.empty(rows, np.int32)
+            self.offsets = np.empty(rows, np.int64)
+        except MemoryError:
+            raise ValueError(
+                f"{self.name}: there is no memory for {rows} rows; if it has less, write it again"
+            ) from None
         for part, block in blocks:
+            self._check_images(part.start, block[image])
             self.labels[part], self.modes[part] = block[label], block[image]["mode"]
             self.heights[part], self.widths[part] = block[image]["height"], block[image]["width"]
             self.offsets[part] = block[image]["ptr"].view(np.int64)
         self._locate(start + rows * meta.itemsize, table)
-        self._check_images()
-        self._check_classes()
+        self._check_sizes()
+        self._check_labels()
 
     def _find(self, names: list[str], types: list[int], kind: int, usual: str) -> int:
         found = [k for k, t in enumerate(types) if t == kind]
@@ -172,14 +198,15 @@ class Beton:
             found = [k for k in found if names[k] == usual]
         if len(found) != 1:
             what = "RGB image" if kind == RGB else "integer"
-            raise ValueError(f"{self.path}: needs one {what} field, or one called '{usual}'; has {', '.join(names)}")
+            has = shown(", ".join(names))
+            raise ValueError(f"{self.name}: needs one {what} field, or one called '{usual}'; has {has}")
         return found[0]
 
     def _locate(self, first: int, table: int) -> None:
         """Looks every row's pointer up in the allocation table, which must lie inside the data pages."""
         left = self.size - table
         if left < 0 or left % ALLOCATION.itemsize or table < first:
-            raise ValueError(f"{self.path}: truncated: no whole allocation table at byte {table}; write it again")
+            raise ValueError(f"{self.name}: truncated: no whole allocation table at byte {table}; write it again")
         count = left // ALLOCATION.itemsize
         ptr, size = np.empty(count, np.uint64), np.empty(count, np.uint64)
         for part, block in self._blocks(ALLOCATION, table, count, "allocation table"):
@@ -188,7 +215,7 @@ class Beton:
             if outside.any():
                 entry = block[outside.argmax()]
                 raise ValueError(
-                    f"{self.path}: row {entry['sample']}: pointer {entry['ptr']} (+{entry['size']} bytes) lies outside "
+                    f"{self.name}: row {entry['sample']}: pointer {entry['ptr']} (+{entry['size']} bytes) lies outside "
                     f"the data pages [{first}, {table}); write it again"
                 )
         wanted = self.offsets.view(np.uint64)
@@ -207,27 +234,31 @@ class Beton:
         if missing.any():
             row = int(missing.argmax())
             raise ValueError(
-                f"{self.path}: row {row}: pointer {wanted[row]} is not in the allocation table (truncated?)"
+                f"{self.name}: row {row}: pointer {wanted[row]} is not in the allocation table (truncated?)"
             )
         self.sizes = size[place].view(np.int64)
 
-    def _check_images(self) -> None:
+    def _check_images(self, first: int, images: np.ndarray) -> None:
+        """Of a block of records that begins with row `first`: at once, as a file may claim any number of rows."""
+        pixels = images["height"].astype(np.int64) * images["width"]
+        self._refuse(first, images["mode"] > RAW, "an image mode that is neither JPEG nor raw")
+        self._refuse(first, pixels == 0, "an empty image")
+        self._refuse(first, pixels > MAX_PIXELS, f"an image of more than the {MAX_PIXELS} pixels that can be read")
+
+    def _check_sizes(self) -> None:
         pixels = self.heights.astype(np.int64)
         pixels *= self.widths
         pixels *= 3
-        for bad, what in [
-            (self.modes > RAW, "an image mode that is neither JPEG nor raw"),
-            ((pixels == 0) | (self.sizes == 0), "an empty image"),
-            ((self.modes == RAW) & (self.sizes != pixels), "raw pixels of another length than height * width * 3"),
-        ]:
-            if bad.any():
-                raise ValueError(f"{self.path}: row {int(bad.argmax())}: {what}; write the file again")
+        self._refuse(0, self.sizes == 0, "an empty image")
+        raw = (self.modes == RAW) & (self.sizes != pixels)
+        self._refuse(0, raw, "raw pixels of another length than height * width * 3")
 
-    def _check_classes(self) -> None:
+    def _refuse(self, first: int, bad: np.ndarray, what: str) -> None:
+        if bad.any():
+            raise ValueError(f"{self.where(first + int(bad.argmax()))}: {what}; write the file again")
+
+    def _check_labels(self) -> None:
         self.classes = read_classes(self.path)
-        if self.classes is not None and len(self) and self.labels.max() >= len(self.classes):
-            row = int(self.labels.argmax())
-            raise ValueError(
-                f"{classes_path(self.path)}: names {len(self.classes)} classes but row {row} has label "
-                f"{self.labels[row]}; correct it or remove it"
-            )
+        labels.check(self.labels, self.classes, self.where)
+        gaps = labels.gaps(self.labels, None) if self.classes is None else ""
+        self.warnings = [f"{self.name}: {gaps}"] if gaps else []

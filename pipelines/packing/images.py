@@ -15,13 +15,16 @@ damage: half a picture is no picture.
 from __future__ import annotations
 
 import io
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastmix.pipelines.jpeg.codec import codec
+from fastmix.pipelines.jpeg.limits import MAX_PIXELS, check_jpeg, check_pixels
 from fastmix.pipelines.packing.format import JPEG, RAW
+from fastmix.reading import reason
 
 ORIENTATION, TURNED = 0x0112, range(2, 9)  # EXIF tag, and its values that ask for a turn
 LONGEST = 65535  # pixels a side, in the .beton's metadata
@@ -38,8 +41,11 @@ class Encoded(NamedTuple):
 
 
 def rgb(data: bytes) -> np.ndarray:
-    """Upright pixels uint8 [H,W,3] of an image file's bytes. Raises ValueError with the reason for a damaged one."""
-    return _read(data)[0]
+    """Upright pixels uint8 [H,W,3] of an image file's bytes.
+
+    Raises ValueError with the reason for a damaged one, or one of more than MAX_PIXELS.
+    """
+    return _read(data, MAX_PIXELS)[0]
 
 
 def encode(
@@ -48,14 +54,15 @@ def encode(
     quality: int = 90,
     as_jpeg: bool = True,
     recompress: bool = False,
+    max_pixels: int = MAX_PIXELS,
 ) -> Encoded:
     """An image file's bytes as a `.beton` row: the same JPEG bytes where that can be, else a new JPEG or raw pixels.
 
     max_resolution: longest side in pixels; a longer image is reduced with Pillow's antialiased Lanczos filter, never
-    enlarged. quality: of a new JPEG (4:2:0), 1..100. recompress: make a new JPEG of every one. Raises ValueError with
-    the reason for a damaged image.
+    enlarged. quality: of a new JPEG (4:2:0), 1..100. recompress: make a new JPEG of every one.
+    max_pixels: of the image as it comes. Raises ValueError with the reason for a damaged image, or one of more pixels.
     """
-    pixels, plain = _read(data)
+    pixels, plain = _read(data, max_pixels)
     height, width = pixels.shape[:2]
     longest = max(height, width)
     if max_resolution and longest > max_resolution:
@@ -73,19 +80,42 @@ def encode(
     return Encoded(JPEG, height, width, data, True)
 
 
-def _read(data: bytes) -> tuple[np.ndarray, bool]:
-    """Pixels, and whether the data is a plain JPEG."""
+def _read(data: bytes, most: int) -> tuple[np.ndarray, bool]:
+    """Pixels, of which there may be `most`, and whether the data is a plain JPEG."""
     if not data:
         raise ValueError("empty file")
     try:
-        image = Image.open(io.BytesIO(data))
+        with _unlimited:
+            image = Image.open(io.BytesIO(data))
+        width, height = image.size
+        if image.format in ("JPEG", "MPO"):
+            check_jpeg(height, width, len(data), most)
+        check_pixels(height, width, most)
         if _plain(image, data):
             return codec().decode_jpeg(data, fastdct=False, fastupsample=False), True
         return np.asarray(_convert(ImageOps.exif_transpose(image))), False
     except UnidentifiedImageError:
         raise ValueError("not an image file, or of a kind that Pillow does not know") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ValueError(reason(error)) from error
+
+
+class _Unlimited:
+    """Pillow without its own limit on pixels, which knows nothing of a later reduction, while a header is read."""
+
+    def __init__(self):
+        self.lock = Lock()
+
+    def __enter__(self) -> None:
+        self.lock.acquire()
+        self.limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+
+    def __exit__(self, *_) -> None:
+        Image.MAX_IMAGE_PIXELS = self.limit
+        self.lock.release()
+
+
+_unlimited = _Unlimited()
 
 
 def _plain(image: Image.Image, data: bytes) -> bool:

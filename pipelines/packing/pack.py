@@ -23,10 +23,12 @@ from tqdm import tqdm
 
 from fastmix import files
 from fastmix.pipelines.jpeg.codec import need
+from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
 from fastmix.pipelines.packing.images import Encoded, encode
 from fastmix.pipelines.packing.layouts import Listing, with_jpegs
 from fastmix.pipelines.packing.writer import BetonWriter, check_page
+from fastmix.reading import read, reason, shown
 
 AHEAD = 8  # images in work or waiting for their turn, per worker
 
@@ -36,7 +38,7 @@ class Packed:
     """What was written: rows and bytes of the file; damaged images: file and reason.
 
     Of the rows `kept` hold their source's own bytes, `seekable` the same coefficients with restart markers, `encoded`
-    new JPEGs and `raw` pixels.
+    new JPEGs and `raw` pixels. emptied: classes all of whose images were damaged.
     """
 
     rows: int = 0
@@ -45,6 +47,7 @@ class Packed:
     encoded: int = 0
     raw: int = 0
     bytes: int = 0
+    emptied: list[str] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -58,6 +61,7 @@ def pack(
     out: str | Path,
     *,
     max_resolution: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     quality: int = 90,
     recompress: bool = False,
     jpeg_share: float = 1.0,
@@ -69,30 +73,32 @@ def pack(
 ) -> Packed:
     """Writes the images of a listing to the `.beton` file `out`.
 
-    max_resolution, quality, recompress: as in `images.encode`. jpeg_share: share of the rows stored as JPEG, chosen by
-    a hash of the row; the rest are raw pixels. seekable: put restart markers into JPEGs where `restarts.insert` can.
-    workers: threads, default one a core. verify: read the finished file back and compare every row with its source
-    before it gets its name.
+    max_resolution, max_pixels, quality, recompress: as in `images.encode`. jpeg_share: share of the rows stored as
+    JPEG, chosen by a hash of the row; the rest are raw pixels. seekable: put restart markers into JPEGs where
+    `restarts.insert` can. workers: threads, default one a core. verify: read the finished file back and compare every
+    row with its source before it gets its name.
 
     Raises ValueError if an image is damaged (unless skip_bad: it is left out), if `out` exists and overwrite is not
     set, or if the verification fails; OSError if writing fails. In all these cases no `.beton` is left.
     """
     out = Path(out)
     if out.exists() and not overwrite:
-        raise ValueError(f"{out}: exists already; remove it or give --overwrite")
+        raise ValueError(f"{shown(out)}: exists already; remove it or give --overwrite")
     if not out.parent.is_dir():
-        raise ValueError(f"{out.parent}: no such folder to write {out.name} into")
-    need(str(out), jpeg_share > 0 or with_jpegs(listing.files))
+        raise ValueError(f"{shown(out.parent)}: no such folder to write {shown(out.name)} into")
+    need(shown(out), jpeg_share > 0 or with_jpegs(listing.files))
     workers = workers or len(os.sched_getaffinity(0))
-    make = partial(_row, listing.files, max_resolution, quality, jpeg_share, recompress, seekable)
+    encoder = partial(
+        encode, max_resolution=max_resolution, max_pixels=max_pixels, quality=quality, recompress=recompress
+    )
+    make = partial(_row, listing.files, encoder, jpeg_share, seekable)
     packed, good, sums, total = Packed(), [], [], len(listing.files)
     with warnings.catch_warnings(), BetonWriter(out, total) as writer:
         warnings.simplefilter("ignore", category=UserWarning)  # Pillow on odd EXIF blocks, which are passed over
-        warnings.simplefilter("ignore", category=RuntimeWarning)  # and on very large pictures
         with closing(ordered(make, range(total), workers)) as results:
             for row, result in progress(results, total, "pack"):
                 if isinstance(result, str):
-                    packed.bad.append((listing.files[row], result))
+                    packed.bad.append((shown(listing.files[row]), result))
                 elif skip_bad or not packed.bad:
                     image, way, crc = result
                     writer.add(image.mode, image.height, image.width, image.data, listing.labels[row])
@@ -101,16 +107,19 @@ def pack(
                     setattr(packed, way, getattr(packed, way) + 1)
         _report(out, packed.bad)
         if packed.bad and (not skip_bad or not good):
-            file, reason = packed.bad[0]
+            file, why = packed.bad[0]
             raise ValueError(
-                f"{len(packed.bad)} of {total} images are damaged, first {file}: {reason}; all are listed "
-                f"in {bad_path(out)}; nothing was written" + ("" if skip_bad else " (--skip-bad leaves them out)")
+                f"{len(packed.bad)} of {total} images are damaged, first {file}: {why}; all are listed "
+                f"in {shown(bad_path(out))}; nothing was written"
+                + ("" if skip_bad else " (--skip-bad leaves them out)")
             )
         part = writer.finish()
         if verify:
             with closing(ordered(make, good, workers)) as results:
                 _verify(part, listing, good, results)
         packed.rows, packed.bytes = len(good), os.path.getsize(part)
+        kept = {listing.labels[row] for row in good}
+        packed.emptied = [listing.classes[k] if listing.classes else str(k) for k in sorted({*listing.labels} - kept)]
         writer.publish(listing.classes, sums)
     return packed
 
@@ -121,19 +130,11 @@ def is_jpeg(row: int, share: float) -> bool:
 
 
 def _row(
-    files: list[str],
-    max_resolution: int | None,
-    quality: int,
-    share: float,
-    recompress: bool,
-    seekable: bool,
-    row: int,
+    files: list[str], encoder: Callable[..., Encoded], share: float, seekable: bool, row: int
 ) -> tuple[Encoded, str, int] | str:
     """A row's content, which of the ways of `Packed` it went, and its checksum; or the reason why there is none."""
     try:
-        with open(files[row], "rb") as file:
-            data = file.read()
-        image = encode(data, max_resolution, quality, is_jpeg(row, share), recompress)
+        image = encoder(read(files[row]), as_jpeg=is_jpeg(row, share))
         way = "raw" if image.mode == RAW else "kept" if image.kept else "encoded"
         if seekable and image.mode == JPEG:
             from fastmix.pipelines.jpeg.restarts import insert
@@ -143,10 +144,10 @@ def _row(
                 way = "encoded" if way == "encoded" else "seekable"
         check_page(len(image.data))
         return image, way, crc32(image.data)
-    except OSError as error:
-        return error.strerror or str(error)
-    except ValueError as error:
-        return str(error)
+    except (OSError, ValueError) as error:
+        return reason(error)
+    except MemoryError:
+        return "not enough memory for its pixels; see --max-pixels and --workers"
 
 
 def ordered(function: Callable, rows: Iterable[int], workers: int) -> Iterator[tuple[int, object]]:
@@ -182,9 +183,10 @@ def _report(out: Path, bad: list[tuple[str, str]]) -> None:
 def _verify(part: Path, listing: Listing, rows: list[int], sources: Iterator[tuple[int, object]]) -> None:
     with Beton(part) as beton:
         if len(beton) != len(rows):
-            raise ValueError(f"{part}: verification failed: {len(beton)} rows instead of {len(rows)}")
+            raise ValueError(f"{beton.name}: verification failed: {len(beton)} rows instead of {len(rows)}")
         for k, (row, want) in enumerate(progress(sources, len(rows), "verify")):
             same = not isinstance(want, str) and beton.labels[k] == listing.labels[row]
             same = same and (beton.modes[k], beton.heights[k], beton.widths[k]) == want[0][:3]
             if not same or beton.data(k).tobytes() != want[0].data:
-                raise ValueError(f"{part}: verification failed: row {k} is not what {listing.files[row]} gives")
+                source = shown(listing.files[row])
+                raise ValueError(f"{beton.name}: verification failed: row {k} is not what {source} gives")

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmix.pipelines.packing import labels
 from fastmix.pipelines.packing.checksums import dump, sums_path
 from fastmix.pipelines.packing.format import ALLOCATION, FIELD, HEADER, INT, RGB, VERSION, classes_path, record
+from fastmix.reading import shown
 
 PAGE = 1 << 23  # bytes, ffcv's default
 
@@ -70,7 +72,11 @@ class BetonWriter:
         return self.part
 
     def publish(self, classes: list[str] | None, sums: list[int] | None = None) -> None:
-        """Gives the finished file its name, and the class names and the checksums of the rows theirs beside it."""
+        """Gives the finished file its name, and the class names and the checksums of the rows theirs beside it.
+
+        Raises ValueError for a label that is none of the classes.
+        """
+        labels.check(self.meta["f1"][: self.rows], classes, lambda row: f"{shown(self.path)}: row {row}")
         beside = {}
         if sums is not None:
             first = int(self.table["ptr"][0]) if self.rows else self.at
@@ -130,7 +136,7 @@ def _open_alone(part: Path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise ValueError(f"{part}: another process is writing it") from None
+            raise ValueError(f"{shown(part)}: another process is writing it") from None
         except OSError:  # a file system without locks
             pass
         with contextlib.suppress(FileNotFoundError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable
+from pathlib import Path
 
-from fastmix.pipelines.packing.layouts import EXTENSIONS, images_below
+from fastmix.pipelines.packing.walk import EXTENSIONS, Walk
 from fastmix.pipelines.sources.resolve import exists, is_packed
 
 LISTED = "-"
@@ -48,7 +49,7 @@ def _word(word: str) -> list[str]:
 def _below(path: str) -> list[str]:
     if not os.path.isdir(path):
         return [path]
-    found = images_below(path)
+    found = _images(path)
     if not found:
         raise ValueError(f"{path}: no images in this folder ({' '.join(EXTENSIONS)})")
     return found
@@ -56,4 +57,8 @@ def _below(path: str) -> list[str]:
 
 def _lines(lines: Iterable[str]) -> list[str]:
     paths = [path for line in lines if (path := line.rstrip("\r\n"))]
-    return [file for path in paths for file in (images_below(path) if os.path.isdir(path) else [path])]
+    return [file for path in paths for file in (_images(path) if os.path.isdir(path) else [path])]
+
+
+def _images(folder: str) -> list[str]:
+    return Walk(Path(folder).resolve().parent).images(folder, "")

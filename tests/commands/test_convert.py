@@ -24,7 +24,7 @@ def test_mistakes_end_with_one_line_and_nothing_written(tmp_path, capsys):
     good = two_classes(tmp_path / "good")
     out = tmp_path / "a.beton"
     (tmp_path / "none").mkdir()
-    hole = tree(tmp_path / "hole", {"a/1.jpg": KEPT["colour"], "b/readme.txt": "x"})
+    hole = tree(tmp_path / "hole", {"a/1.heic": KEPT["colour"], "b/readme.txt": "x"})
     flat = tree(tmp_path / "flat", {"1.jpg": KEPT["colour"]})
     broken = tree(tmp_path / "lists", {"l.csv": "1.jpg,a\n2.jpg\n", "q.csv": '1.jpg,"a', "b.csv": b"\xff\xfe1"})
     tree(tmp_path / "names", {"twice.txt": "a\nb\na\n", "empty.txt": "\n", "few.txt": "a\n"})
@@ -32,7 +32,7 @@ def test_mistakes_end_with_one_line_and_nothing_written(tmp_path, capsys):
     for argv, message in {
         (tmp_path / "gone", out): f"{tmp_path / 'gone'}: no such folder or list",
         (tmp_path / "none", out): f"{tmp_path / 'none'}: no class folders in it",
-        (hole, out): f"{hole / 'b'}: class folder without images",
+        (hole, out): f"{hole}: no images (.jpg .jpeg",
         (flat, out): f"{flat}: images but no class folders",
         (flat / "1.jpg", out): "neither a folder of images nor a .csv or .tsv list",
         (broken / "l.csv", out): f"{broken / 'l.csv'}: row 2: needs path and label, has '2.jpg'",

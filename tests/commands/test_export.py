@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 
 from fastmix import cli, config, export, models, predict
-from fastmix.engine import training
-from fastmix.engine.export_formats import FORMATS, quietly
+from fastmix.engine.exchange_formats import FORMATS, quietly
+from fastmix.engine.export import save
 from fastmix.engine.prediction import view
 from fastmix.models.info import KEY, Info, from_text
 from fastmix.pipelines.unlabelled import unlabelled
@@ -164,7 +164,7 @@ def test_a_file_that_is_not_the_model_is_not_kept(work, capsys, monkeypatch, fau
     assert cli.run(export.main, "export", ["run", "--to", "torchscript", "--out", "bad.ts"]) == 2
     err = capsys.readouterr().err
     says = {"differs": "bad.ts: not written, its logits differ by 0.001 from the model's on 8 images of pictures"}
-    says["raises"] = "test_resnet cannot be written in this format (no such operator in this opset)"
+    says["raises"] = "bad.ts: test_resnet cannot be written as .torchscript: no such operator in this opset"
     assert err.count("\n") == 1 and says[fault] in err and sorted(work.rglob("*")) == before
 
 
@@ -177,7 +177,7 @@ def test_predict_and_onnx_agree_on_every_photograph(data, tmp_path, monkeypatch)
     with torch.no_grad():
         model.fc.weight.mul_(50)  # a new classifier tells little apart
     info = Info("resnet18", [f"class {k}" for k in range(10)], 96, 110, "bicubic", cfg.data.mean, cfg.data.std)
-    training.export(Path("net.safetensors"), model.eval(), info)
+    save(Path("net.safetensors"), model.eval(), info)
     photographs = str(data("imagenet_sample"))
     assert export.main(["net.safetensors", "--to", "onnx", "--with-preprocessing"]) == 0
     table = [row for row in predicted("net.safetensors", photographs) if not row["reason"]]
@@ -203,5 +203,5 @@ def test_every_kind_of_backbone_becomes_onnx(name, tmp_path, monkeypatch):
     size = BACKBONES[name]
     args = {"img_size": size} if name.split("_")[0] in ("deit", "pvt", "swin", "moganet") else {}
     info = Info(name, list("abcde"), size, size, "bicubic", [0.5] * 3, [0.25] * 3, args)
-    training.export(Path("net.safetensors"), models.build(config.Model(name, args=args), 5).eval(), info)
+    save(Path("net.safetensors"), models.build(config.Model(name, args=args), 5).eval(), info)
     assert export.main(["net.safetensors", "--to", "onnx"]) == 0 and Path("model.onnx").is_file()

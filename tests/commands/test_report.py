@@ -259,17 +259,27 @@ def test_list_names_every_table(capsys):
         (["--runs", "nowhere"], "nowhere: no such folder"),
         (["--runs", "runs", "runs/a"], "not both"),
         ([], "give run folders"),
-        (["runs/a"], "runs/a/log.jsonl, line 3: not a log line"),
+        (["runs/a"], "runs/a/log.jsonl, line 1: '[1]' is not a log line"),
         (["runs/b"], "unknown key 'mixx'; did you mean 'mix'"),
         (["runs/c", "--out", "no/such/file"], "no/such/file"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(make, capsys, words, says):
-    broken = make("a", [50.0] * 3, words=["mix=cutmix"]) / "log.jsonl"
-    lines = broken.read_text().splitlines(keepends=True)
-    broken.write_text("".join([*lines[:2], '{"kind": "val", "epoch": 2\n', *lines[3:]]))
+    (make("a", [50.0] * 3, words=["mix=cutmix"]) / "log.jsonl").write_text("[1]\n{}\n")
     (make("b", [50.0], words=["mix=cutmix"]) / "config.yaml").write_text("mixx: a\n")
     make("c", [50.0], words=["mix=cutmix"])
     assert cli.run(report.main, "report", words) == 2
     err = capsys.readouterr().err
     assert err.startswith("fastmix report: error: ") and says in err and err.count("\n") == 1
+
+
+def test_half_a_line_of_a_log_is_passed_over_and_told(make, capsys):
+    """A kill leaves half a line, to which the next one of the resumed run is joined: the other lines count."""
+    log = make("a", [50.0, 60.0, 70.0], words=["mix=cutmix"]) / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    whole, (k, val) = run_folder.read("runs/a"), next((k, s) for k, s in enumerate(lines) if '"val"' in s)
+    log.write_text("".join([*lines[:k], val[:20], *lines[k:]]))
+    read = run_folder.read("runs/a")
+    assert read.val == {epoch: row for epoch, row in whole.val.items() if epoch != 1} and read.train == whole.train
+    assert cli.run(report.main, "report", ["runs/a"]) == 0
+    assert f"runs/a/log.jsonl, line {k + 1}: " in capsys.readouterr().err

@@ -234,7 +234,7 @@ def test_status_and_time_left_of_a_running_run(folder, capsys):
     row = [cell.strip() for cell in text.splitlines()[2].split("|")[1:-1]]
     assert row == [str(first.folder), "running", "10.0/100", "–", "2", "1:15", ""]
     assert text.splitlines()[-1] == "2 runs: 1 running, 1 waiting" and not second.folder.exists()
-    lock.close()
+    lock.release()
     assert first.state == "stopped"
     line = {"kind": "val", "time": 9.0, "step": 50, "epoch": 10, "top1": 50.0, "ema_top1": 60.0}
     (first.folder / "log.jsonl").write_text(json.dumps(line) + "\n")

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from fastmix import cli, config, files, train, validate
+from fastmix import cli, config, files, mixers, models, train, validate
+from fastmix.engine import checkpoint, optim
 from fastmix.engine.loaders import resolution
 from fastmix.engine.task import Task
 from helpers import ROOT
-from helpers.small_runs import SMALL, rows, run, same, stop_at
+from helpers.small_runs import SMALL, launch, rows, run, same, stop_at
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,7 +49,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, mix, 
     assert run(*words, "out=whole") == 0
     with monkeypatch.context() as patch:
         stop_at(patch, step)
-        assert run(*words, "out=parts") == 0
+        assert run(*words, "out=parts") == cli.TRY_AGAIN
     assert files.read_torch(folder / "parts/last.pt")["run"]["step"] == step
     assert run(*words, "out=parts", resume=True) == 0
     same(folder / "whole/last.pt", folder / "parts/last.pt")
@@ -74,7 +75,8 @@ def test_a_run_folder_holds_what_it_says(folder, capsys):
     assert run("mix=cutmix") == 0
     out = folder / "runs/small_cutmix_s0"
     assert {p.name for p in out.iterdir()} == {
-        "config.yaml", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png", "model.safetensors",
+        "config.yaml", "model.json", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png",
+        "model.safetensors",
     }  # fmt: skip
     assert config.load(out / "config.yaml") == config.load("small.yaml", ["mix=cutmix", "model.classes=10"])
     assert [row["step"] for row in rows(out, "train")] == [3, 5, 6, 9, 10]
@@ -118,14 +120,6 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(folder):
         torch.testing.assert_close(weights(folder / "four/last.pt")[name], value, rtol=1e-4, atol=1e-6)
 
 
-def launch(*words: str, processes: int = 2) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
-    command = [*command[:3], "--standalone", command[3], "-m", "fastmix.train", "small.yaml", *words]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 @pytest.mark.long
 def test_two_processes_equal_one(folder):
     """Without batch statistics and mixing, the gradient over two processes is that of the one big batch."""
@@ -137,6 +131,42 @@ def test_two_processes_equal_one(folder):
     one, two = rows(folder / "one", "val")[-1], rows(folder / "two", "val")[-1]
     assert two["images"] == one["images"] == 43
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+@pytest.mark.long
+def test_two_processes_resume_within_an_epoch_bit_for_bit(folder):
+    """Each process keeps batch statistics of its own until a validation: a checkpoint holds those of both."""
+    words = ("mix=cutmix", "accum=2", "ema.decay=0.9", "log_every=1")
+    launch(*words, "out=whole", "save_every=8")
+    launch(*words, "out=parts", before=("faults.during", "SIGTERM", "8"), says="stopped at step 8 of 10, saved")
+    parts = files.read_torch(folder / "parts/last.pt")
+    one, two = (each["buffers"]["task"] for each in parts["processes"])
+    means = [key for key in one if key.endswith("running_mean")]
+    assert means and not any(torch.equal(one[key], two[key]) for key in means)
+    assert all(torch.equal(one[key], parts["task"][key]) for key in one)
+    launch(*words, "out=parts", "--resume")
+    same(folder / "whole/last.pt", folder / "parts/last.pt")
+    strip = [[{**row, "time": 0, "images_per_s": 0, "data_wait": 0} for row in rows(folder / name, "train")]
+             for name in ("whole", "parts")]  # fmt: skip
+    assert strip[0] == strip[1]
+
+
+@pytest.mark.long
+def test_a_checkpoint_of_two_processes_continues_on_one(folder):
+    """With the mean of their batch statistics, as a validation takes it."""
+    launch("mix=vanilla", "out=a", "log_every=1", before=("faults.during", "SIGINT", "3"), says="stopped at step 3")
+    saved = files.read_torch(folder / "a/last.pt")
+    state = checkpoint.State(folder / "a", config.load("a/config.yaml"), {}, 10)
+    model, opt, scaler = models.build(state.cfg.model, 10), None, torch.amp.GradScaler("cpu", enabled=False)
+    task = Task(model, mixers.build("vanilla", state.cfg.mixers), state.cfg)
+    opt = optim.build(state.cfg.optim, model)
+    state.parts = {"task": task, "opt": opt, "scaler": scaler}
+    assert state.restore() == "" and state.step == 3
+    for key, value in task.named_buffers():
+        if key in saved["task"] and value.is_floating_point():
+            both = [each["buffers"]["task"][key] for each in saved["processes"]]
+            torch.testing.assert_close(value, (both[0] + both[1]) / 2)
+    assert run("mix=vanilla", "out=a", "log_every=1", resume=True) == 0
 
 
 def test_plans_differ_by_process_step_and_part():
@@ -157,7 +187,7 @@ def test_sigterm_saves_and_leaves_cleanly(folder):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
+    assert process.returncode == cli.TRY_AGAIN, err
     step = files.read_torch(folder / "a/last.pt")["run"]["step"]
     assert f"stopped at step {step} of 2500, saved; continue with --resume out=a" in err
     assert json.loads(log.read_text().splitlines()[-1])["step"] == step
@@ -248,7 +278,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     path = tmp_path / "last.pt"
     files.write_torch(path, {"x": torch.ones(100)})
     path.write_bytes(path.read_bytes()[:300])
-    with pytest.raises(ValueError, match="last.pt: not a readable checkpoint"):
+    with pytest.raises(ValueError, match="last.pt: damaged"):
         files.read_torch(path)
 
 

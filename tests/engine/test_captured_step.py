@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 import fastmix.batch
-from fastmix import config, files, models, train
+from fastmix import cli, config, files, models, train
 from fastmix.engine import captured_step, checkpoint, optim
 from fastmix.engine.captured_step import WARM, CapturedStep
 from fastmix.engine.ema import Ema
@@ -438,7 +438,7 @@ def test_a_captured_run_continues(small, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.State, "record", recording)
-        assert train.main(["small.yaml", "device=cuda", "out=parts", "log_every=1"]) == 0
+        assert train.main(["small.yaml", "device=cuda", "out=parts", "log_every=1"]) == cli.TRY_AGAIN
     assert files.read_torch(small / "parts/last.pt")["run"]["step"] == 5
     assert train.main(["small.yaml", "device=cuda", "out=parts", "--resume"]) == 0
     whole, parts = (files.read_torch(small / name / "last.pt")["task"] for name in ("whole", "parts"))

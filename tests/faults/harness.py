@@ -146,7 +146,8 @@ def judge(fault: Fault, folder: Path, by: Server) -> None:
     said = done.output
     if fault.code == 2:
         said = done.err
-        prefix = f"fastmix {words[0].removeprefix('fastmix.')}: error: "
+        module = next((word for word in words if word.startswith("fastmix.")), words[0])
+        prefix = f"fastmix {module.removeprefix('fastmix.')}: error: "
         one = len(said.splitlines()) == 1 and said.startswith(prefix) and said.strip() != prefix.strip()
         check(one, "SILENT", f"expected one line that begins with {prefix!r}")
         check("\x1b" not in said, "SILENT", "colours in the error")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
 
 from fastmix import files, train
 from fastmix.engine import checkpoint
+from helpers import ROOT
 
 SMALL = """
 epochs: 2
@@ -63,3 +67,12 @@ def stop_at(monkeypatch, step: int) -> None:
         self.stop = self.stop or self.step + 1 == step
 
     monkeypatch.setattr(checkpoint.State, "record", recording)
+
+
+def launch(*words: str, processes: int = 2, before: tuple[str, ...] = (), says: str = "") -> None:
+    """Trains on several processes; `before` stands before the module's name. It is to succeed, or to say something."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["-m", *before, "fastmix.train", "small.yaml", *words]
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert says in done.stderr if says else done.returncode == 0, done.stderr[-3000:]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastmix import MIXERS, Batch, Targets, config, mix
-from fastmix.engine.picture import first_batch
+from fastmix.engine.picture import first_batch, save
 from fastmix.engine.task import Task, step_rng
 from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
 from fastmix.mixers.choice import Choice
@@ -326,7 +326,7 @@ def test_the_trainers_picture_shows_it(row, mixer, tmp_path):
 
     task = Task(network(), mixer, config.Config(precision="fp32")).train()
     before = state(task.model)
-    first_batch(task, Loader(), tmp_path / "first.png")
+    save(tmp_path / "first.png", first_batch(task, Loader()))
     assert same(state(task.model), before)
     with Image.open(tmp_path / "first.png") as picture:
         shown = np.asarray(picture).reshape(48, 8, 64, 3).swapaxes(0, 1)[:5]

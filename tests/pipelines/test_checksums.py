@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from fastmix import cli, convert
-from fastmix.pipelines.packing.checksums import sums_path
-from fastmix.pipelines.packing.format import Beton
+from fastmix.pipelines.packing.check import check
+from fastmix.pipelines.packing.checksums import load, sums_path
+from fastmix.pipelines.packing.format import JPEG, Beton
+from fastmix.pipelines.packing.writer import BetonWriter
 from helpers.conversion import KEPT, fails, tree, two_classes
 
 
@@ -116,3 +118,31 @@ def test_only_a_finished_file_can_be_verified_alone(tmp_path, capsys):
     assert "the following arguments are required: out" in fails([source, "--verify"], capsys)
     assert "the following arguments are required: out" in fails([tmp_path / "a.beton"], capsys)
     assert fails([tmp_path / "a.beton", "--verify"], capsys) == f"{tmp_path / 'a.beton'}: no such file"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.999])
+def test_a_file_that_shrinks_while_it_is_verified_is_damaged(tmp_path, monkeypatch, share):
+    """Under a memory map it would be the end of the process (SIGBUS)."""
+    out = packed(tmp_path)
+
+    def shrunk(beton):
+        sums = load(beton)
+        os.truncate(out, int(out.stat().st_size * share))
+        return sums
+
+    monkeypatch.setattr("fastmix.pipelines.packing.check.load", shrunk)
+    with pytest.raises(
+        ValueError, match=r"a\.beton: (row \d+: truncated: the file ends \d+ bytes before|its length ch)"
+    ):
+        check(out, workers=2)
+
+
+@pytest.mark.parametrize("label", [-1, 2, 2**40])
+def test_a_label_that_is_none_is_not_written(tmp_path, label):
+    with pytest.raises(ValueError, match=rf"a\.beton: row 1: label {label}; .* from 0 to 1, as 2 classes are named"):
+        with BetonWriter(tmp_path / "a.beton", 2) as writer:
+            for value in (0, label):
+                writer.add(JPEG, 20, 32, KEPT["colour"], value)
+            writer.finish()
+            writer.publish(["a", "b"])
+    assert not os.listdir(tmp_path)

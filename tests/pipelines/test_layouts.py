@@ -27,8 +27,11 @@ def test_class_folders(tmp_path):
     ]
     source = tree(tmp_path / "in", dict.fromkeys(names, x))
     files = [str(source / name) for name in ("a/x/y/z.webp", "b/10.jpg", "b/2.JPEG", "b/images/1.png", "c/k.BMP")]
-    assert scan(source) == Listing(files, [0, 1, 1, 1, 2], ["a", "b", "c"])
-    assert scan(source, ["c", "z", "b", "a"]) == Listing(files, [3, 2, 2, 2, 0], ["c", "z", "b", "a"])
+    found = scan(source)
+    assert found[:3] == (files, [0, 1, 1, 1, 2], ["a", "b", "c"])
+    left = {".git": "hidden", "a/.hidden.jpg": "hidden", "a/notes.txt": ".txt"}
+    assert sorted((file.path, file.kind) for file in found.passed) == [(str(source / k), v) for k, v in left.items()]
+    assert scan(source, ["c", "z", "b", "a"])[:3] == (files, [3, 2, 2, 2, 0], ["c", "z", "b", "a"])
     with pytest.raises(ValueError, match="in/c: not one of the 2 given classes"):
         scan(source, ["a", "b"])
 
@@ -82,13 +85,16 @@ def test_lists(tmp_path, head, suffix):
     files = [str(tmp_path / "x/1.jpg"), str(tmp_path / "2.jpg"), "/abs/3.jpg"]
     rows = "x/1.jpg,{}\n\n2.jpg , {}\n/abs/3.jpg,{}\n"
     assert listed(rows.format("dog", "cat", "dog")) == Listing(files, [1, 0, 1], ["cat", "dog"])
-    assert listed(rows.format("10", "2", "0")) == Listing(files, [10, 2, 0], None)
-    assert listed(rows.format("1", "2", "b")) == Listing(files, [0, 1, 2], ["1", "2", "b"])
+    found = listed(rows.format("10", "2", "0"))
+    gap = "no image of 8 of 11 classes: 1, 3, 4, 5, 6, 7, 8, 9"
+    assert found == Listing(files, [10, 2, 0], None, warnings=(f"{tmp_path / f'l.{suffix}'}: {gap}",))
+    found = listed(rows.format("1", "2", "b"))
+    assert found[:3] == (files, [0, 1, 2], ["1", "2", "b"]) and "'1' in row" in found.warnings[0]
     assert listed(rows.format("dog", "cat", "dog"), classes=["dog", "cow", "cat"]).labels == [0, 2, 0]
     assert listed(rows.format("1", "2", "0"), classes=["x", "y", "z"]) == Listing(files, [1, 2, 0], ["x", "y", "z"])
     assert listed(rows.format("1", "10", "2"), classes=["1", "10", "2"]).labels == [0, 1, 2]
     row = len(head.splitlines())
-    with pytest.raises(ValueError, match=f"row {row + 4}: label 3, but 3 classes are given"):
+    with pytest.raises(ValueError, match=f"row {row + 4}: label 3; labels are whole numbers from 0 to 2, as 3"):
         listed(rows.format("1", "2", "3"), classes=["x", "y", "z"])
     with pytest.raises(ValueError, match=f"row {row + 3}: 'cat' is not one of the 1 given classes"):
         listed(rows.format("dog", "cat", "dog"), classes=["dog"])

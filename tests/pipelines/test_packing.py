@@ -180,11 +180,11 @@ def test_memory_is_bounded_by_the_workers(tmp_path, monkeypatch):
             nonlocal alive
             alive -= 1
 
-    def counting(data, *options):
+    def counting(data, **options):
         nonlocal alive, most
         alive += 1
         most = max(most, alive)
-        return encode(data, *options)._replace(data=Counted(data))
+        return encode(data, **options)._replace(data=Counted(data))
 
     monkeypatch.setattr(packing, "encode", counting)
     pack(scan(two_classes(tmp_path / "in", 60)), tmp_path / "a.beton", workers=2)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastmix.models import weights
-from fastmix.models.info import KEY
+from fastmix.engine import export
+from fastmix.models.info import KEY, from_text
 
 Run = Callable[[Tensor], Tensor]
 
@@ -103,7 +103,7 @@ def _read_exported(path: Path, model: nn.Module) -> tuple[Run, dict[str, str]]:
 
 
 def _write_safetensors(model: nn.Module, example: Tensor, path: Path, told: dict[str, str]) -> None:
-    weights.write(path, model, told)
+    export.save(path, model, from_text(told[KEY], path))
 
 
 def _read_safetensors(path: Path, model: nn.Module) -> tuple[Run, dict[str, str]]:

@@ -1,0 +1,45 @@
+"""python -m faults.during WHAT STEP MODULE ARGUMENT ...: a module, and what befalls its training after that step.
+
+WHAT: names of signals, joined by +; nan (weights that are no numbers); full (no file may grow over 10,000 bytes, as
+on a full disk); die (the process is killed).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import runpy
+import signal
+import sys
+
+from fastmix.engine.checkpoint import State
+
+
+def main() -> None:
+    what, step = sys.argv[1], int(sys.argv[2])
+    record = State.record
+
+    def recording(self, loss):
+        record(self, loss)
+        if self.step + 1 == step:
+            befall(what, self)
+
+    State.record = recording
+    sys.argv = sys.argv[3:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+def befall(what: str, state: State) -> None:
+    if what == "nan":
+        next(state.parts["task"].parameters()).data.fill_(float("nan"))
+    elif what == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    elif what == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    else:
+        for name in what.split("+"):
+            signal.raise_signal(signal.Signals[name])
+
+
+if __name__ == "__main__":
+    main()
