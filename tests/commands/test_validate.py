@@ -337,7 +337,7 @@ BAD = "no such run folder or checkpoint"
         (["--model", "test_resnet"], "needs --weights FILE, or --weights timm"),
         (["--model", "test_resnet5", "--weights", "x.pth"], "did you mean test_resnet"),
         ([*NET, "--weights", "x.pth"], "x.pth: no such checkpoint"),
-        ([*NET, "--weights", "small.yaml"], "not a readable checkpoint"),
+        ([*NET, "--weights", "small.yaml"], "not a checkpoint, or a damaged one"),
         ([*NET, "--weights", "bad.safetensors"], "bad.safetensors: not a readable safetensors file"),
         ([*NET, "--weights", "empty.pth"], "empty.pth: no weights in it"),
         ([*NET, "--weights", "a/model.safetensors"], "the weights do not fit the model"),
