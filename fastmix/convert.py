@@ -6,13 +6,13 @@ With --verify and a finished FILE.beton alone, every image of that file is check
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
-from fastmix.cli import Parser, run
+from fastmix.cli import Parser, number, run
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
+from fastmix.ranges import Range
 from fastmix.reading import shown
 
 
@@ -23,21 +23,31 @@ def parser() -> Parser:
     )
     p.add_argument("source", help="class folders, Tiny-ImageNet val folder, or a .csv/.tsv list of path,label")
     p.add_argument("out", nargs="?", help="the .beton file to write")
+    p.add_argument("--max-resolution", type=int, metavar="N", help="longest side, in pixels; larger ones are reduced")
     p.add_argument(
-        "--max-resolution", type=_whole, metavar="N", help="longest side, in pixels; larger ones are reduced"
+        "--quality",
+        type=number(int, Range(1, 100)),
+        default=90,
+        metavar="Q",
+        help="of newly encoded JPEGs (%(default)s)",
     )
     p.add_argument(
         "--max-pixels",
-        type=_whole,
+        type=int,
         default=MAX_PIXELS,
         metavar="N",
         help="an image of more, as it comes, counts as damaged (%(default)s)",
     )
-    p.add_argument("--quality", type=_quality, default=90, metavar="Q", help="of newly encoded JPEGs (%(default)s)")
     p.add_argument("--recompress", action="store_true", help="encode every JPEG anew at --quality; not lossless")
     p.add_argument("--seekable", action="store_true", help="put restart markers into JPEGs, lossless: fast crops")
-    p.add_argument("--jpeg-share", type=_share, default=1.0, metavar="P", help="share stored as JPEG, the rest raw")
-    p.add_argument("--workers", type=_whole, metavar="N", help="threads (default: one a core)")
+    p.add_argument(
+        "--jpeg-share",
+        type=number(float, Range(0, 1)),
+        default=1.0,
+        metavar="P",
+        help="share stored as JPEG, the rest raw",
+    )
+    p.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
     p.add_argument("--classes", metavar="FROM", help="class names in order: a .beton, a class folder or a text file")
     p.add_argument("--skip-bad", action="store_true", help="leave damaged images out and list them in OUT.bad.csv")
     p.add_argument("--list-skipped", action="store_true", help="name the files in SOURCE that were passed over")
@@ -109,28 +119,6 @@ def _check(path: str, workers: int | None) -> int:
     compared = "all as they were written" if sums else f"not compared, as there is no {shown(sums_path(path))}"
     print(f"{shown(path)}: {rows} images, {compared}; they decode whole")
     return 0
-
-
-def _whole(text: str) -> int:
-    return _number(text, int, 1, None, "a whole number from 1")
-
-
-def _quality(text: str) -> int:
-    return _number(text, int, 1, 100, "a whole number from 1 to 100")
-
-
-def _share(text: str) -> float:
-    return _number(text, float, 0.0, 1.0, "a number from 0 to 1")
-
-
-def _number(text: str, kind: type, low, high, what: str):
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not low <= value or (high is not None and value > high):
-        raise argparse.ArgumentTypeError(f"'{text}' is not {what}")
-    return value
 
 
 if __name__ == "__main__":

@@ -4,29 +4,91 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import socket
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from fastmix.launch import Launch, launched
+from fastmix.system import seconds
+
+JOIN = 600.0  # seconds that processes wait for each other at the start; FASTMIX_JOIN_TIMEOUT sets another number
+
 
 def init(device: str = "auto") -> torch.device:
-    """Joins the group that torchrun describes, if any; returns this process's device. Raises ValueError."""
+    """Joins the group that torchrun describes, if any; returns this process's device.
+
+    Raises ValueError for a device that is not there and for what no launcher should say, OSError where the others do
+    not come.
+    """
+    launch = launched() if not dist.is_initialized() else Launch(rank(), world(), dist.get_node_local_rank(0))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device is cuda, but torch sees no GPU: use device=cpu, or a CUDA build of torch")
     cuda = torch.cuda.is_available() if device == "auto" else device == "cuda"
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    own = torch.device("cuda", local) if cuda else torch.device("cpu")
+    own = torch.device("cuda", launch.local) if cuda else torch.device("cpu")
     if cuda:
+        if launch.local >= (count := torch.cuda.device_count()):
+            raise ValueError(
+                f"LOCAL_RANK is {launch.local}, but there are {count} GPUs: torchrun --nproc_per_node={count}"
+            )
         torch.cuda.set_device(own)
     # A 1x1 convolution's gradient is the same memory in both layouts; torch warns of a copy that costs nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
+    if launch.world > 1 and not dist.is_initialized():
         # Without device_id NCCL takes the GPU numbered as the rank, which on a second machine is another or none.
-        dist.init_process_group("nccl" if cuda else "gloo", **({"device_id": own} if cuda else {}))
+        _join(launch, "nccl" if cuda else "gloo", {"device_id": own} if cuda else {})
     return own
+
+
+def _join(launch: Launch, backend: str, options: dict) -> None:
+    """Meets the other processes, for which a shorter time is enough than for what they then compute."""
+    limit = seconds("FASTMIX_JOIN_TIMEOUT", JOIN)
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        if launch.rank:
+            _find(address, port, limit)
+        store, rank, world = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=limit))))
+        store.set(f"joined/{launch.rank}", "")
+        store.wait([f"joined/{k}" for k in range(world)], timedelta(seconds=limit))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, **options)
+    except (RuntimeError, OSError) as error:  # torch's are RuntimeErrors
+        raise OSError(
+            f"process {launch.rank} of {launch.world} has not met the others at {address}:{port} in {limit:g} s "
+            f"({str(error).splitlines()[0]}): start all of them, or set FASTMIX_JOIN_TIMEOUT to more seconds"
+        ) from None
+
+
+def _find(address: str, port: int, limit: float) -> None:
+    """Waits until process 0 listens. torch would, too, with a page of warnings."""
+    end = time.monotonic() + limit
+    while True:
+        try:
+            socket.create_connection((address, port), limit).close()
+            return
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(min(0.2, limit))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Within it the end of another process, which torch tells in words of its transport, is an OSError of one line."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = re.sub(r"^\[[^]]*\] *", "", str(error)).split("\n")[0]  # without the line of torch's source
+        if world() == 1 or not (isinstance(error, dist.DistError) or re.search(r"gloo|nccl|connection", text, re.I)):
+            raise
+        raise OSError(f"another process of the run has ended, or cannot be reached ({text[:100]})") from error
 
 
 def rank() -> int:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from fastmix import cli, config
+from fastmix.ranges import Range
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,8 +20,10 @@ def main(argv: list[str] | None = None) -> int:
                         "hyper-parameters hold; the images; settings such as mixers.cutmix.alpha=1")  # fmt: skip
     parser.add_argument("--mix", nargs="+", required=True, metavar="NAME", help="methods, or rows of the config")
     parser.add_argument("--n", type=int, default=6, help="images, which are also the batch")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of images and of the mixing")
-    parser.add_argument("--size", type=int, help="pixels a side")
+    parser.add_argument(
+        "--seed", type=cli.number(int, Range(0, 2**63 - 1)), default=0, help="of the choice of images and of the mixing"
+    )
+    parser.add_argument("--size", type=cli.number(int, Range(8, 4096)), help="pixels a side")
     parser.add_argument("--model", help="whom the methods ask that ask a model: a timm model instead of the config's")
     trained = parser.add_mutually_exclusive_group()
     trained.add_argument("--weights", type=Path, help="of that model: a .safetensors or .pth file, or a checkpoint")
@@ -30,9 +33,6 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if not args.out.parent.is_dir():
         raise ValueError(f"{args.out}: there is no folder {args.out.parent} to write it to")
-    for option in ("n", "across", "size"):
-        if (value := getattr(args, option)) is not None and value < 1:
-            raise ValueError(f"--{option} is {value}; it must be at least 1")
     args.words += [word for word in args.mix if "=" in word]  # settings behind the names
     args.mix = [word for word in args.mix if "=" not in word]
     cfg = _config(args)

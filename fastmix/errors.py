@@ -17,6 +17,8 @@ def words(error: BaseException) -> str:
         text = f"{where}{error.strerror}"
     else:
         text = str(error)
+    if isinstance(error, LookupError | ArithmeticError | AttributeError):
+        text = f"{type(error).__name__} {text}"  # alone it says a key or an index
     text = " ".join(ANSI.sub("", text).split()).encode(errors="backslashreplace").decode()
     return text or type(error).__name__
 

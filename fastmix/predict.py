@@ -8,12 +8,12 @@ is a row with a reason; the exit code is 2 where nothing could be read.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 from fastmix import cli, files
+from fastmix.ranges import Range
 
 FIT = "fit"
 
@@ -39,9 +39,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="(a GPU where there is one)")
     parser.add_argument("--precision", choices=("auto", "fp32", "fp16", "bf16"), help="(the run's)")
     args = parser.parse_intermixed_args(argv)
-    for option in ("top", "batch", "workers"):
-        if (value := getattr(args, option)) is not None and value < 1:
-            raise ValueError(f"--{option} is {value}; it must be at least 1")
     if args.temperature_on and args.temperature != FIT:
         raise ValueError("--temperature-on needs --temperature fit")
 
@@ -75,13 +72,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _temperature(text: str) -> float | str:
-    try:
-        value = FIT if text == FIT else float(text)
-    except ValueError:
-        value = 0
-    if value != FIT and not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"'{text}' is neither a number above 0 nor fit")
-    return value
+    return FIT if text == FIT else cli.number(float, Range(0.001, 1000))(text)
 
 
 def _fit(model, source: str | None, words) -> float:

@@ -94,6 +94,8 @@ def cast(value, hint, where: str, key: str):
         some = f"a list of {len(args)} values" if origin is tuple else "a list"
         what = " ".join(map(str, [NAMES.get(origin or hint, some), *marks]))
         raise ValueError(f"{where}: {key} is {shown(value)}; it must be {what}")
+    if hint is str and "\0" in value:
+        raise ValueError(f"{where}: {key} is {shown(value)}; it must be text without a zero byte")
     for mark in marks:
         if value not in mark:
             what = NAMES.get(hint, "values")

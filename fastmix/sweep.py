@@ -30,8 +30,6 @@ def main(argv: list[str] | None = None) -> int:
         print(scheduler.status(jobs), end="")
         return 0
     slots = scheduler.devices(args.gpus, jobs[0].cfg.device) * args.per_gpu
-    if not slots:
-        raise ValueError(f"--per-gpu is {args.per_gpu}; it must be at least 1")
     if args.dry_run:
         again = ("waiting", "stopped", *["failed"] * args.retry)
         lines = ("python -m " + " ".join(scheduler.command(job, slots[0], slots)) for job in jobs if job.state in again)
@@ -43,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def require(jobs: list[Job]) -> None:
     """Raises ValueError, naming the run, where one that is not finished lacks data, or its method what that needs."""
-    from fastmix import mixers
+    from fastmix import mixers, pipelines
     from fastmix.engine import loaders
 
     for job in jobs:
@@ -51,6 +49,7 @@ def require(jobs: list[Job]) -> None:
             try:
                 loaders.require(job.cfg, "train")
                 loaders.require(job.cfg, "val")
+                pipelines.loader_class(job.cfg.data.loader)
                 mixers.build(job.cfg.mix, job.cfg.mixers)
             except ValueError as error:
                 raise ValueError(f"{' '.join(job.settings)}: {error}") from None

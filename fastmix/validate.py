@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from fastmix import cli, files
+from fastmix.ranges import Range
 
 SHOWN = ("top1", "top5", "loss", "images", "s")  # last words of the keys that are printed
 
@@ -25,10 +26,18 @@ def main(argv: list[str] | None = None) -> int:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--ema", action="store_true", help="only the moving average, where there are both")
     kind.add_argument("--raw", action="store_true", help="only the weights themselves, where there are both")
-    parser.add_argument("--size", type=int, help="pixels a side; the resize keeps its proportion to it")
+    parser.add_argument(
+        "--size", type=cli.number(int, Range(8, 4096)), help="pixels a side; the resize keeps its proportion to it"
+    )
     resize = parser.add_mutually_exclusive_group()
-    resize.add_argument("--resize", type=int, help="short side in pixels, before the centre crop")
-    resize.add_argument("--crop-pct", type=float, help="the same as a share: resize = size / share, rounded down")
+    resize.add_argument(
+        "--resize", type=cli.number(int, Range(8, 4096)), help="short side in pixels, before the centre crop"
+    )
+    resize.add_argument(
+        "--crop-pct",
+        type=cli.number(float, Range(0.01, 1)),
+        help="the same as a share: resize = size / share, rounded down",
+    )
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"))
     parser.add_argument("--flip", action="store_true", help="mean of the logits of an image and of its mirror image")
     parser.add_argument("--per-class", type=Path, metavar="FILE.csv", help="write the scores of each class")
@@ -41,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"{path}: there is no folder {path.parent} to write it to")
     if not args.model and not args.words:
         raise ValueError("name a run folder or a checkpoint, or give --model NAME --weights FILE")
+    if args.names and not args.real:
+        raise ValueError("--names goes with --real FILE, whose labels it puts in order")
     if args.weights and not args.model:
         raise ValueError("--weights needs --model NAME, which says what they are the weights of")
     if args.model and not args.weights:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 from numpy import ndarray
 
+from fastmix import system
 from fastmix.pipelines.chunk import Extents, Record
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.nvjpeg import Jpegs
@@ -42,9 +41,9 @@ class Beton(Jpegs):
         self.labels = self.file.labels
         self.class_names, self.warnings = names(self.labels, self.file.classes), self.file.warnings
         if self.os_cache == "auto":
-            self.os_cache = "disk" if self.file.size > SHARE * available() else "memory"
+            self.os_cache = "disk" if self.file.size > SHARE * system.available_memory() else "memory"
         if self.os_cache == "disk":
-            os.posix_fadvise(self.file.file, 0, 0, os.POSIX_FADV_RANDOM)
+            system.read_at_random(self.file.file)
 
     def record(self, row: int) -> Record:
         (_, (height,), (width,), (raw,), data), _ = self.stored(np.array([row]))
@@ -64,13 +63,7 @@ class Beton(Jpegs):
         ends = starts + self.file.sizes[rows][order]
         first = np.flatnonzero(np.append(True, starts[1:] > ends[:-1]))
         for start, end in zip(starts[first], ends[np.append(first[1:], len(ends)) - 1], strict=True):
-            os.posix_fadvise(self.file.file, int(start), int(end - start), os.POSIX_FADV_WILLNEED)
+            system.read_soon(self.file.file, int(start), int(end - start))
 
     def where(self, row: int) -> str:
         return self.file.where(row)
-
-
-def available() -> int:
-    """Bytes of memory that a file's pages could have, without anything being swapped out."""
-    with open("/proc/meminfo") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))

@@ -8,7 +8,6 @@ copied twice, and there are no processes to leak.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor
 
+from fastmix import system
+from fastmix.launch import local_world
 from fastmix.pipelines import sampling, selection
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.decode_crop import develop
@@ -85,7 +86,7 @@ class Loader:
             raise ValueError(f"repeats is {repeats}; it must be at least 1, and 1 without training")
         self.source, self.batch, self.view, self.train = str(source), batch, view, train
         self.seed, self.rank, self.world, self.repeats, self.bad = seed, rank, world, repeats, bad
-        self.workers = workers or max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        self.workers = workers or max(1, system.cores() // local_world())
         self.device = torch.device(device)
         self.skipped: list[str] = []
         self.open()

@@ -1,5 +1,7 @@
 """How a process joins the group of torchrun; what groups do is tested where they are used."""
 
+from unittest.mock import Mock
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -11,14 +13,19 @@ from fastmix import distributed
 def test_nccl_is_told_the_device_of_the_process(cuda, monkeypatch):
     """Rank 5 of two machines with four GPUs each: its own is number 1."""
     joined, chosen = [], []
-    for name, value in {"WORLD_SIZE": 8, "RANK": 5, "LOCAL_RANK": 1}.items():
+    for name, value in {"WORLD_SIZE": 8, "RANK": 5, "LOCAL_RANK": 1, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(distributed, "_find", lambda *_: None)
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: [(Mock(), 5, 8)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(dist, "init_process_group", lambda *words, **options: joined.append((words, options)))
     device = distributed.init()
+    ((words, options),) = joined
+    assert options.pop("store") and options.pop("rank") == 5 and options.pop("world_size") == 8
     if cuda:
-        assert joined == [(("nccl",), {"device_id": torch.device("cuda", 1)})]
+        assert words == ("nccl",) and options == {"device_id": torch.device("cuda", 1)}
         assert chosen == [device] and device == torch.device("cuda", 1)
     else:
-        assert joined == [(("gloo",), {})] and chosen == [] and device == torch.device("cpu")
+        assert words == ("gloo",) and options == {} and chosen == [] and device == torch.device("cpu")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from fastmix.bench import measure
 from fastmix.cli import Parser
@@ -46,6 +47,9 @@ def main(argv: list[str] | None = None) -> int:
             module = import_module(f"fastmix.bench.{name}")
             module.add_arguments(command)
     args = parser.parse_args(argv)
+    for path in filter(None, (args.json, args.csv)):
+        if not Path(path).parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {Path(path).parent} to write it to")
     if getattr(args, "device", None) == "cuda" and not getattr(args, "dry_run", False):
         measure.needs_gpu()
     rows = []

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fastmix import files
+from fastmix import files, system
 
 PEERS = ("name", "shape", "dtype", "unit")
 PACKAGES = ("torch", "triton", "numba", "timm", "torchvision", "ffcv", "simplejpeg", "numpy")
@@ -209,7 +208,7 @@ def hardware(device: str = "cpu") -> str:
         import torch
 
         return torch.cuda.get_device_name()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = system.cores()
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -23,6 +23,7 @@ from fastmix.engine.augment import augmentation
 from fastmix.engine.task import DTYPES, criterion, precision
 from fastmix.models import pretrained, seen
 from fastmix.models.frozen import Frozen
+from fastmix.pipelines import loader_class
 from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
 from fastmix.runs.tables import markdown
@@ -194,6 +195,9 @@ def _activations(model: nn.Module, cfg: Config) -> int:
 def _data(cfg: Config, device: torch.device):
     """The training loader, and whether it is that of the data itself and not one of the same length."""
     source, name = cfg.data.train, cfg.column.table.split("_")[0]
+    for url in filter(remote.is_url, (source, cfg.data.val)):
+        remote.parse(url)
+    loader_class(cfg.data.loader)  # of data that is not here, another one takes the place
     if cfg.data.loader == "synthetic":
         return loaders.training(cfg, device), True
     if source.startswith(shapes.PREFIX):

@@ -96,7 +96,7 @@ def _train(
     for line in filter(None, [*loaders.warnings(data, val), *told, *frozen, *loaders.choices(cfg, data, val)]):
         log.say(line)
     try:
-        with stopping.by_signals(state):
+        with stopping.by_signals(state), distributed.together():
             loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
         if state.stopped:
             log.say(f"stopped at step {state.step} of {state.steps}, saved; continue with --resume out={folder}")

@@ -84,15 +84,13 @@ def view(
     data: config.Data, size: int | None, resize: int | None, crop_pct: float | None, interpolation: str | None
 ) -> None:
     """Changes how validation images are seen, where asked. Without `resize` and `crop_pct` (a share: resize = size /
-    share, rounded down) the resize keeps its proportion to the size. Raises ValueError.
+    share, rounded down) the resize keeps its proportion to the size.
     """
     old = data.val_size or data.size
     if size:
         data.val_size = size
         data.val_resize = data.val_resize and round(data.val_resize * size / old)
     if crop_pct is not None:
-        if not 0 < crop_pct <= 1:
-            raise ValueError(f"--crop-pct is {crop_pct}; it must be a share above 0, up to 1")
         data.val_resize = math.floor((size or old) / crop_pct)
     data.val_resize = resize or data.val_resize
     data.interpolation = interpolation or data.interpolation

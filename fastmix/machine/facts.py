@@ -63,9 +63,11 @@ class Torchvision(Package):
 
 @dataclass(frozen=True)
 class Numba(Package):
-    """cache: where it keeps code that it compiled; failure: why it compiles or keeps none."""
+    """cache: where it keeps code that it compiled, "" for nowhere; temporary: whether only there is a place for it;
+    failure: why it compiles none."""
 
     cache: str = ""
+    temporary: bool = False
     failure: str = ""
 
 

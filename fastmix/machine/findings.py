@@ -197,11 +197,12 @@ def _numba(facts: Facts) -> list[Finding]:
         return [_lost(facts, "numba", ERROR, "pip install numba")]
     if not numba.works:
         return [_broken("numba", numba, "pip install numba")]
-    if "no locator" in numba.failure:
-        text = f"{numba.version} finds no folder to keep compiled code in that can be written, and compiles nothing"
-        return [Finding(ERROR, "numba", text, command="export NUMBA_CACHE_DIR=/tmp/numba")]
     if numba.failure:
         return [Finding(ERROR, "numba", f"{numba.version} does not compile: {numba.failure}")]
+    if numba.temporary or not numba.cache:
+        where = f"in {numba.cache}, a temporary folder" if numba.cache else "nowhere: it compiles anew each time"
+        text = f"{numba.version} has no folder of its own that can be written and keeps compiled code {where}"
+        return [Finding(WARNING, "numba", text, command="export NUMBA_CACHE_DIR=FOLDER")]
     return [Finding(OK, "numba", f"{numba.version}, keeps compiled code in {numba.cache}")]
 
 

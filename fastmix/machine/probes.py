@@ -16,6 +16,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from fastmix import system as systems
 from fastmix.machine import apart
 from fastmix.machine.facts import (
     Apex,
@@ -176,7 +177,7 @@ def numba() -> Numba:
             raise RuntimeError("a compiled function returns something else than it says")
     except Exception as error:
         return Numba(found.version, failure=apart.line(error))
-    return Numba(found.version, cache=three.stats.cache_path)
+    return Numba(found.version, cache=three.stats.cache_path or "", temporary=getattr(three._cache, "temporary", False))
 
 
 def _three():
@@ -236,7 +237,7 @@ def cpu_bf16() -> bool:
 
 
 def cores() -> Cores:
-    return Cores(os.cpu_count() or 1, len(os.sched_getaffinity(0)), cgroup_quota())
+    return Cores(os.cpu_count() or 1, systems.cores(), cgroup_quota())
 
 
 def memory(root: Path = Path("/")) -> Memory:

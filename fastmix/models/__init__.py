@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from importlib import import_module
 
 import torch
@@ -12,6 +13,7 @@ import fastmix.compat  # noqa: F401  (before timm, which the modules of this fol
 from fastmix.config import Model
 from fastmix.distributed import world
 from fastmix.errors import foreign
+from fastmix.ranges import shown
 
 
 def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = "cpu") -> nn.Module:
@@ -27,9 +29,12 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
         near = difflib.get_close_matches(cfg.name, timm.list_models(), 3)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists them"
         raise ValueError(f"unknown model {cfg.name!r}; {hint}")
+    path = cfg.args.get("checkpoint_path")
+    if path and not os.path.isfile(str(path)):
+        raise ValueError(f"model.args.checkpoint_path is {shown(path)}, which is no file")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with foreign(f"model {cfg.name}"):
+        with foreign(f"model {cfg.name}{f' with model.args {shown(cfg.args)}' * bool(cfg.args)}"):
             model = timm.create_model(cfg.name, num_classes=classes, **cfg.args)
         if not (cfg.weights or cfg.args.get("pretrained") or cfg.args.get("checkpoint_path")):
             _initialise(model)

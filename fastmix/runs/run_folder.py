@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ from typing import IO
 
 import numpy as np
 
-from fastmix import config
+from fastmix import config, system
 
 LOCK, INHERITED = "lock", "FASTMIX_LOCK"
 TAIL = 1 << 20
@@ -85,7 +84,7 @@ def lock(folder: Path) -> Lock | None:
     while True:
         file = open(path, "a", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.hold(file, wait=False)
         except BlockingIOError:
             file.close()
             return None
@@ -98,7 +97,7 @@ def is_locked(folder: Path) -> bool:
     """Whether a process trains in the folder. Changes nothing."""
     try:
         with open(folder / LOCK, encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            system.hold(file, wait=False, shared=True)
     except FileNotFoundError:
         return False
     except BlockingIOError:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass
 
-from fastmix import cli
+from fastmix import cli, launch, system
 from fastmix.runs import run_folder, tables
 from fastmix.runs.queue import FAILED, Job
 
@@ -55,7 +55,7 @@ def command(job: Job, device: str | None, slots: list) -> list[str]:
     """The module that trains the run, and its words. Runs at a time share the cores, if the config says nothing."""
     words = list(job.settings)
     if job.cfg.data.workers is None and len(slots) > 1:
-        words.append(f"data.workers={max(1, len(os.sched_getaffinity(0)) // len(slots))}")
+        words.append(f"data.workers={max(1, system.cores() // len(slots))}")
     if device is not None and job.cfg.device == "auto":
         words.append("device=cuda")  # never the CPU instead
     return ["fastmix.train", job.source, *words, f"out={job.folder}", "--resume"]
@@ -114,7 +114,7 @@ def sweep(jobs: list[Job], slots: list[str | None], retry: bool = False) -> int:
 def start(job: Job, device: str | None, slots: list, lock: run_folder.Lock) -> Child:
     """Begins or continues a run. Its process holds the lock, and gets SIGTERM should the sweep die (Linux)."""
     (job.folder / FAILED).unlink(missing_ok=True)
-    env = os.environ | {run_folder.INHERITED: str(lock.file.fileno())}
+    env = launch.alone() | {run_folder.INHERITED: str(lock.file.fileno())}
     env |= {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
     with open(job.folder / "train.log", "ab") as log:
         begin = log.tell()

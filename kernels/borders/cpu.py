@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.plan import cell_edges
 from fastmix.kernels.threads import share
 
@@ -37,7 +38,7 @@ def _bin(sums, first, last, out):
     out[0], out[1], out[2] = red, green, blue
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _bins(images, along_x, edges, starts, deep, out, first, last):
     """Sums of the bins before and behind every border, out int32 [B,borders,2,bins,3], of images [B,H,W*3].
 
@@ -62,7 +63,7 @@ def _bins(images, along_x, edges, starts, deep, out, first, last):
                         _bin(sums, low, low + deep, out[i, e, side, b])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _differences(bins, partner, starts, cells, deep, out, first, last):
     """D_PQ of samples first..last, out [B,4,borders,blocks]; cells: the first bin of each block, and the end."""
     for i in range(first, last):

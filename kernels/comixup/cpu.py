@@ -10,6 +10,7 @@ from numba import njit
 from torch import Tensor
 
 from fastmix.kernels.comixup.problem import BASE, SPARE, SWEEPS, Problem
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.threads import share
 
 HALVES = np.array([[0, 1], [0, 2], [1, 2]])  # of the three inputs that an output shows most
@@ -99,7 +100,7 @@ def _twins(avoid, shows, size):
                 avoid[j] |= others & -others
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _solve(first, last, unary, penalty, sizes, table, numbers, rows, columns, iterations, resolved):
     limit, quarter, twin, bonus = numbers
     m, n = unary.shape[1:]

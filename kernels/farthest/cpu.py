@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 
-@njit(nogil=True, cache=True)
+
+@compiled()
 def _farthest(distance, least, partner):
     n = len(distance)
     free = np.ones(n, np.bool_)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.threads import share
 
 
@@ -83,7 +84,7 @@ def _differences(level, integral, sizes, band, on, off):
                 minus[x] += max(-difference, np.int32(0))
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _finegrained(first, last, images, factor, weights, sizes, out):
     """Samples first..last of images [B,H,W*3] to out int32 [B,2]."""
     height, width = images.shape[1], images.shape[2] // 3

@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.plan import cell_edges
 from fastmix.kernels.threads import share
 
 THIRD = np.float32(1 / 3)
 
 
-@njit(nogil=True, fastmath={"reassoc", "contract"}, cache=True)
+@compiled(fastmath={"reassoc", "contract"})
 def _pool(gradient, rows, columns, out, first, last):
     """Means of samples first..last of a gradient float32 [B,H,W*3]; rows, columns: the edges of the cells."""
     saliency = np.empty(gradient.shape[2] // 3, np.float32)

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.threads import share
 
 LANES = 32  # samples of a block
@@ -140,7 +141,7 @@ def _cheapest(m, unary, t):
                 m[(y + x) % 2, y + 1, (x // 2 + 1) * LANES + s] = at
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _anneal(unary, down, right, t, sweeps, heating, descents, narrowest, out):
     rows, columns = unary.shape[2:]
     n = (columns + 1) // 2 * LANES
@@ -189,7 +190,7 @@ def _step(after, before, down, unary, right, rise, jump):
             after[r, s] = (least + unary[s]) + right[s] * jump
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@compiled(error_model="numpy")
 def _solve(unary, down, right, apart, out):
     """Costs of all states after each cell, then the way back of the cheapest.
 

@@ -11,6 +11,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.erase import LEVELS, Erase
 from fastmix.kernels.plan import (
     BLEND,
@@ -226,7 +227,7 @@ def _put_blocks(
         put_row(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _mix(
     first, last, images, table, floats, profiles, bank, blocks, maps, above, below, down, left, right, across,
     boxes, fill, mean, scale, out, bits, half,

@@ -7,6 +7,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.erase import Erase
 from fastmix.kernels.exp import exp_
 from fastmix.kernels.mix.cpu import as_array, blend_row, put_row, to_bfloat16, to_float16
@@ -35,7 +36,7 @@ def _sums(s):
     return total, squares
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _mix_logits(
     start, stop, images, partner, logits, top, bottom, down, left, right, across, boxes, fill, mean, scale,
     out, bits, half, sums,
@@ -85,7 +86,7 @@ def _through_sigmoid(over, under, total, s, count, with_s, with_s2, down):
         under[x] += pixel * down
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _mix_logits_grad(
     start, stop, images, partner, logits, grad_out, grad_s, grad_s2, top, bottom, down, left, right, across,
     boxes, fill, scale, grad,

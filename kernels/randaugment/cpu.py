@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.randaugment.operations import (
     AUTOCONTRAST,
     BLUR_X,
@@ -216,7 +217,7 @@ def _affine(image, height, width, matrix, interpolation, fill, out):
                 out[target + k] = np.uint8(value)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _augment(first, last, images, words, numbers, interpolation, fill, out):
     """Samples first..last of images to out, uint8 [B,H,W,3]."""
     height, width = images.shape[1:3]

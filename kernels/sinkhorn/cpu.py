@@ -6,6 +6,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.exp import exp_
 from fastmix.kernels.threads import share
 
@@ -45,7 +46,7 @@ def _columns(g, top, t, power, k, f, log_ratio):
         g[j] = log_ratio - top[j] - np.log(g[j])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _sinkhorn(start, stop, cost, scale, log_ratio, factor, iterations, plan):
     n, m = cost.shape[1:]
     k, f = np.empty((n, m), np.float32), np.empty(n, np.float32)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 from torch import Tensor
 
+from fastmix.kernels.compiled import compiled
 from fastmix.kernels.threads import share
 
 
@@ -34,7 +35,7 @@ def _cheapest(i, u, wanted, lost, losses, ways, scale, gh, gw):
     return target, best
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _transport(first, last, saliency, wanted, ways, scale, gh, gw, source):
     n, rounds = gh * gw, max(gh, gw)
     target, cost, losses = np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.int32)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastmix import system
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.packing.checksums import load
@@ -30,7 +31,7 @@ def check(path: str | Path, workers: int | None = None) -> tuple[int, bool]:
         need(beton.name, (beton.modes == JPEG).any())
         sums = load(beton)
         rows = range(len(beton))
-        with closing(ordered(partial(_reason, beton, sums), rows, workers or len(os.sched_getaffinity(0)))) as results:
+        with closing(ordered(partial(_reason, beton, sums), rows, workers or system.cores())) as results:
             bad = [(row, why) for row, why in progress(results, len(beton), "verify") if why]
         if bad:
             row, why = bad[0]

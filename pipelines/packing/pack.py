@@ -21,7 +21,7 @@ from zlib import crc32
 
 from tqdm import tqdm
 
-from fastmix import files
+from fastmix import files, system
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
@@ -87,7 +87,7 @@ def pack(
     if not out.parent.is_dir():
         raise ValueError(f"{shown(out.parent)}: no such folder to write {shown(out.name)} into")
     need(shown(out), jpeg_share > 0 or with_jpegs(listing.files))
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or system.cores()
     encoder = partial(
         encode, max_resolution=max_resolution, max_pixels=max_pixels, quality=quality, recompress=recompress
     )

@@ -7,13 +7,13 @@ order by ffcv's own rule: an image that does not fit into the rest of a page sta
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from pathlib import Path
 
 import numpy as np
 
+from fastmix import system
 from fastmix.pipelines.packing import labels
 from fastmix.pipelines.packing.checksums import dump, sums_path
 from fastmix.pipelines.packing.format import ALLOCATION, FIELD, HEADER, INT, RGB, VERSION, classes_path, record
@@ -133,12 +133,10 @@ def _open_alone(part: Path):
     while True:
         file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "wb", 1 << 20)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            system.hold(file, wait=False)
         except BlockingIOError:
             file.close()
             raise ValueError(f"{shown(part)}: another process is writing it") from None
-        except OSError:  # a file system without locks
-            pass
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(part)):
                 file.truncate(0)

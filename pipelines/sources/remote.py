@@ -1,31 +1,35 @@
-"""A `.beton` file elsewhere (s3://, gs://, https://, ... whatever fsspec opens) is copied once to the local cache.
+"""A `.beton` file elsewhere (https://, s3://, gs://, ... whatever fsspec opens) is copied once to the local cache.
 
     CACHE/remote/<hash of the URL>/NAME.beton            its bytes
-                                   NAME.beton.source.json  URL, size, SHA-256, and the version that the server names
+                                   NAME.beton.source.json  URL, size, SHA-256, the version that the server names, and
+                                                           what the disk said of the copy when its SHA-256 was taken
                                    NAME.beton.classes.json, NAME.beton.sums   where they lie beside it there
 
 A random order touches every page of the file, so reading it over the network would be slower than copying it. The copy
 is used as long as size and version (ETag, time of change) are those of the server; where the server cannot be reached,
-the copy is used, and that is said.
+the copy is used, and that is said. A copy whose bytes are not those that arrived is made again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-import shutil
+import re
+import socket
 import sys
 from pathlib import Path
+from urllib.parse import urlunsplit
 
-from tqdm import tqdm
-
-from fastmix.pipelines.packing.format import classes_path
+from fastmix import files
+from fastmix.pipelines.packing import checksums
+from fastmix.pipelines.packing.format import Beton, classes_path
 from fastmix.pipelines.sources import cache
+from fastmix.pipelines.sources.download import Download, drop, sha256
+from fastmix.pipelines.sources.streams import Failure, is_http, shown, split
 
-BLOCK = 8 << 20  # bytes a read
-VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created")  # what servers name
-DIGEST = "#sha256="
+BESIDE = (classes_path, checksums.sums_path)
 
 
 def is_url(source: str) -> bool:
@@ -33,80 +37,151 @@ def is_url(source: str) -> bool:
     return "://" in source
 
 
-def fetch(url: str) -> str:
+def parse(source: str) -> tuple[str, str]:
+    """The URL, and the SHA-256 in lower case that a #sha256=<hex> behind it asks for, or "". Raises ValueError."""
+    asked = re.fullmatch(r"(.*)#([\w-]+)=(.*)", source, re.DOTALL)
+    if not asked:
+        return source, ""
+    url, kind, digest = asked.groups()
+    if kind.lower() != "sha256":
+        raise ValueError(f"{shown(source)}: #{kind}= is not known; write #sha256= and 64 hexadecimal digits")
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+        raise ValueError(f"{shown(source)}: behind #sha256= must stand 64 hexadecimal digits")
+    return url, digest.lower()
+
+
+def fetch(source: str) -> str:
     """The path of the local copy of a URL, copied now if need be, with progress on standard error.
 
-    url may end in #sha256=<hex>, which the copy must have. Raises ValueError for an unknown protocol or a checksum that
-    differs, OSError for a copy that fails; nothing but the cache is written, and no half copy stays.
+    It may end in #sha256=<hex>, which the copy must have; one that has it is used without asking the server. Raises
+    ValueError for an address that cannot be one, a checksum that differs, and bytes that are no whole `.beton`;
+    OSError for a copy that fails, in which case what arrived may be kept for the next try. Nothing but the cache is
+    written.
     """
-    url, _, digest = url.partition(DIGEST)
-    path = cache.folder() / "remote" / hashlib.sha256(url.encode()).hexdigest()[:16] / url.rstrip("/").rsplit("/", 1)[1]
-    note = path.with_name(f"{path.name}.source.json")
-    with cache.alone(path):
-        kept = json.loads(note.read_text()) if note.is_file() and path.is_file() else None
-        if kept and path.stat().st_size != kept["size"]:
-            kept = None
+    url, digest = parse(source)
+    path = _path(url)
+    with cache.alone(path) as locked:
+        kept = _kept(path)
+        if kept and digest and kept["sha256"] == digest:
+            return str(path)
+        job = Download(url, _part(path, locked))
         try:
-            fs, place = _open(url)
-            there = _state(fs, place)
-        except ValueError:
-            raise
-        except Exception as error:  # each protocol has its own
+            there = job.begin()
+        except Failure as failure:
             if not kept:
-                raise OSError(f"{url}: {error}") from error
-            sys.stderr.write(f"{url}: cannot be reached ({error}); using the copy {path}\n")
-            there = kept
-        if not kept or there["version"] != kept["version"] or there["size"] not in (None, kept["size"]):
-            kept = _copy(fs, place, url, path, there, digest)
-            note.write_text(json.dumps(kept))
+                raise OSError(f"{shown(url)}: {failure}") from None
+            sys.stderr.write(f"{shown(url)}: cannot be reached ({failure}); using the copy {path}\n")
+        else:
+            if not kept or there.version != kept["version"] or there.size not in (None, kept["size"]):
+                kept = _copy(job, path, digest)
+        job.close()
         if digest and kept["sha256"] != digest:
-            raise ValueError(f"{url}: has the SHA-256 {kept['sha256']}, not the {digest} that was asked for")
+            raise ValueError(f"{shown(url)}: has the SHA-256 {kept['sha256']}, not the {digest} that was asked for")
     return str(path)
 
 
-def _open(url: str):
-    import fsspec
+def _path(url: str) -> Path:
+    name = (split(url).path if is_http(url) else url).rstrip("/").rsplit("/", 1)[-1]
+    if name in ("", ".", "..") or name.endswith(".lock") or "\0" in name or len(name.encode()) > 200:
+        name = "data.beton"
+    return cache.kept("remote", hashlib.sha256(url.encode()).hexdigest()[:16], name)
 
+
+def _part(path: Path, locked: bool) -> Path:
+    """Where the bytes go that are not yet all: to a name of this process's own where another may be at it."""
+    return path.with_name(f"{path.name}.part" if locked else f"{path.name}.{socket.gethostname()}-{os.getpid()}.part")
+
+
+def _copy(job: Download, path: Path, digest: str) -> dict:
+    """Copies the file and what lies beside it, and looks whether they are whole; the file itself gets its name last."""
+    part = job.part
+    size, found = job.finish()
     try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # a protocol that needs another package, or none that is known
-        raise ValueError(f"{url}: {error}") from None
-
-
-def _state(fs, place: str) -> dict:
-    info = fs.info(place)
-    if info.get("type") == "directory":
-        raise ValueError(f"{place}: a folder; pack it with `fastmix convert`, one file travels better")
-    return {"size": info["size"], "version": next((str(info[key]) for key in VERSIONS if info.get(key)), "")}
-
-
-def _copy(fs, place: str, url: str, path: Path, there: dict, digest: str) -> dict:
-    """Copies the file and what lies beside it; the file itself gets its name last."""
-    free = shutil.disk_usage(path.parent).free
-    if there["size"] and there["size"] > free:
-        raise OSError(f"{url}: {there['size'] / 1e9:.1f} GB, but {path.parent} has {free / 1e9:.1f} GB free")
-    part = path.with_name(f"{path.name}.part")
-    seen, size = hashlib.sha256(), 0
-    try:
-        bar = tqdm(desc=f"copying {path.name}", total=there["size"], unit="B", unit_scale=True, disable=None)
-        with bar, fs.open(place, "rb") as source, open(part, "wb") as target:
-            while block := source.read(BLOCK):
-                target.write(block)
-                seen.update(block)
-                size += len(block)
-                bar.update(len(block))
-            target.flush()
-            os.fsync(target.fileno())
-        if there["size"] not in (None, size):
-            raise OSError(f"{url}: {size} bytes arrived of {there['size']}; try again")
-        if digest and seen.hexdigest() != digest:
-            raise ValueError(f"{url}: has the SHA-256 {seen.hexdigest()}, not the {digest} that was asked for")
-        for beside in (classes_path(path).name, f"{path.name}.sums"):
-            path.with_name(beside).unlink(missing_ok=True)
-            away = place[: -len(path.name)] + beside
-            if fs.exists(away):
-                fs.get_file(away, str(path.with_name(beside)))
+        if digest and found != digest:
+            raise ValueError(f"{shown(job.url)}: has the SHA-256 {found}, not the {digest} that was asked for")
+        for name in BESIDE:
+            _fetch_beside(_beside(job.url, name("").name), name(part))
+        _check(part, job.url)
+        for name in BESIDE:
+            if name(part).exists():
+                os.replace(name(part), name(path))
+            else:
+                name(path).unlink(missing_ok=True)
         os.replace(part, path)
+    except (Failure, KeyboardInterrupt):
+        job.keep()
+        raise
+    except (OSError, ValueError):
+        job.drop()
+        raise
     finally:
-        part.unlink(missing_ok=True)
-    return {"url": url, "sha256": seen.hexdigest(), **there, "size": size}
+        for name in BESIDE:
+            drop(name(part))
+    note = {"url": shown(job.url), "sha256": found, "version": job.version, "size": size, "disk": _disk(path)}
+    files.write_text(part, json.dumps(note))  # the name that is this process's own
+    os.replace(part, _note(path))
+    return note
+
+
+def _fetch_beside(url: str, target: Path) -> None:
+    """Copies a file that may not be there; some servers answer with a page then."""
+    job = Download(url, target)
+    try:
+        there = job.begin()
+    except Failure as failure:
+        if failure.absent:
+            return
+        raise Failure(f"{shown(url)}: {failure}", again=False) from None
+    if there.page:
+        job.close()
+    else:
+        job.finish()
+
+
+def _beside(url: str, ending: str) -> str:
+    if not is_http(url):
+        return url + ending
+    parts = split(url)
+    return urlunsplit(parts._replace(path=parts.path + ending))
+
+
+def _check(part: Path, url: str) -> None:
+    """Raises ValueError where what arrived is no whole `.beton`, or what lies beside it belongs to another."""
+    try:
+        with Beton(part) as beton:
+            checksums.load(beton)
+    except ValueError as error:
+        reason = str(error).replace(str(part), shown(url))
+        raise ValueError(f"{reason} (this is what the server sends)") from None
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.source.json")
+
+
+def _kept(path: Path) -> dict | None:
+    """The note of a copy whose bytes are those that arrived, or None.
+
+    They are read again only where the disk names another size, time or place than when that was last done.
+    """
+    try:
+        note = json.loads(_note(path).read_text(encoding="utf-8"))
+        digest, size = note["sha256"], note["size"]
+        if not isinstance(note["version"], str) or not path.is_file() or path.stat().st_size != size:
+            return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # nothing, or nothing of ours
+        return None
+    disk = _disk(path)
+    if note.get("disk") != disk:
+        if sha256(path) != digest:
+            return None
+        note["disk"] = disk
+        with contextlib.suppress(OSError):  # a cache that may only be read
+            files.write_text(_note(path), json.dumps(note))
+    return note
+
+
+def _disk(path: Path) -> list[int]:
+    """What changes with a file's bytes; the last one with every change, and nobody can set it."""
+    found = os.stat(path)
+    return [found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns]

@@ -22,6 +22,7 @@ from fastmix.pipelines.packing.format import classes_path
 from fastmix.pipelines.packing.layouts import scan
 from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.sources import cache
+from fastmix.ranges import Range
 
 PREFIX = "shapes:"
 SPLITS = {"train": 2000, "val": 500}  # images
@@ -99,7 +100,7 @@ def resolve(source: str) -> str:
         return source
     split, options = parse(source)
     name = "-".join(["shapes", split, *(f"{key}{value}" for key, value in options.items()), f"v{VERSION}"])
-    path = cache.folder() / f"{name}.beton"
+    path = cache.kept(f"{name}.beton")
     with cache.alone(path):
         if not path.is_file():
             need(source)
@@ -115,11 +116,11 @@ def parse(source: str) -> tuple[str, dict[str, int]]:
         raise ValueError(f"'{source}': no such built-in data; there are {', '.join(PREFIX + s for s in SPLITS)}")
     options = {"n": SPLITS[split], **DEFAULTS}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        least = {"n": len(SHAPES), "size": 16, "seed": 0}.get(key)
-        if least is None:
+        allowed = {"n": Range(len(SHAPES), 1_000_000), "size": Range(16, 4096), "seed": Range(0, 2**32 - 1)}.get(key)
+        if allowed is None:
             raise ValueError(f"'{source}': unknown option '{key}'; there are {', '.join(options)}")
-        if not value.isdecimal() or int(value) < least:
-            raise ValueError(f"'{source}': {key} must be a whole number from {least}")
+        if not value.isdecimal() or int(value[:20]) not in allowed:
+            raise ValueError(f"'{source}': {key} must be a whole number {allowed}")
         options[key] = int(value)
     return split, options
 

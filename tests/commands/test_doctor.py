@@ -44,7 +44,6 @@ def without(machine: Facts, package: str) -> Facts:
 
 OLD_DRIVER = replace(torch(GPU, gpus=()), driver=Driver("550.54.15", "12.4", (A100.name,)))
 NO_COMPILER = replace(GPU, compiler=Compiler("", "", True))
-LOCATOR = "RuntimeError: cannot cache function '_three': no locator available for file 'probes.py'"
 TRITON_OLD = replace(torch(GPU, version="2.8.0"), triton=Triton("3.2.0", failure="CompilationError: at 69:11"))
 
 MACHINES = {  # facts; part, level, some of its text, some of its command; exit code
@@ -104,8 +103,12 @@ MACHINES = {  # facts; part, level, some of its text, some of its command; exit 
         *("compilers", "missing", "nor Python.h", "apt-get install gcc g++ python3-dev", 0),
     ),
     "nowhere to keep compiled code": (
-        replace(CPU, numba=Numba("0.68.1", failure=LOCATOR)),
-        *("numba", "error", "no folder to keep compiled code", "export NUMBA_CACHE_DIR=", 1),
+        replace(CPU, numba=Numba("0.68.1")),
+        *("numba", "warning", "compiled code nowhere: it compiles anew each time", "export NUMBA_CACHE_DIR=", 0),
+    ),
+    "compiled code in a temporary folder": (
+        replace(CPU, numba=Numba("0.68.1", cache="/tmp/fastmix", temporary=True)),
+        *("numba", "warning", "in /tmp/fastmix, a temporary folder", "export NUMBA_CACHE_DIR=", 0),
     ),
     "read-only home": (
         replace(CPU, cache=Place("/home/me/.cache/fastmix", GIB, False)),

@@ -221,15 +221,15 @@ def test_weights_and_hyper_parameters_are_those_given(tmp_path):
         ("gone.safetensors: no such checkpoint", ["--mix", "cutmix", "--weights", "gone.safetensors"]),
         ("not allowed with argument", ["--mix", "cutmix", "--untrained", "--weights", "a"]),
         ("unknown model 'resnet19'", ["--mix", "cutmix", "--model", "resnet19", "--untrained"]),
-        ("--n is 0; it must be at least 1", ["--mix", "cutmix", "--n", "0"]),
-        ("--across is 0; it must be at least 1", ["--mix", "cutmix", "--across", "0"]),
+        ("argument --n: '0' is not a whole number from 1 to", ["--mix", "cutmix", "--n", "0"]),
+        ("argument --across: '0' is not a whole number from 1 to", ["--mix", "cutmix", "--across", "0"]),
         ("larger than the data set of 60 images", ["--mix", "cutmix", "--n", "61"]),
         ("unknown key 'data.sizes'", ["--mix", "cutmix", "data.sizes=3"]),
         ("nothing.yaml: no such config file", ["--mix", "cutmix", "nothing.yaml"]),
         ("3 words are no settings", ["x", "y", "--mix", "cutmix"]),
         ("the following arguments are required: --mix", []),
         ("no folder", ["--mix", "cutmix", "--out", "no/folder/a.png"]),
-        ("images of 0 pixels|size is 0", ["--mix", "cutmix", "--size", "0"]),
+        ("argument --size: '0' is not a whole number from 8 to 4,096", ["--mix", "cutmix", "--size", "0"]),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(line, words, tmp_path, monkeypatch, capsys):

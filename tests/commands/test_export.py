@@ -14,7 +14,7 @@ from fastmix.engine.export import save
 from fastmix.engine.prediction import view
 from fastmix.models.info import KEY, Info, from_text
 from fastmix.pipelines.unlabelled import unlabelled
-from helpers.serving import small_run
+from helpers.trained_run import small_run
 
 KINDS = [(kind, preprocessing) for kind in ("onnx", "torchscript", "torch-export") for preprocessing in (True, False)]
 SLOW = {("onnx", False), ("torch-export", False)}

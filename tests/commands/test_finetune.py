@@ -119,7 +119,7 @@ def test_a_models_own_view(folder):
 
 
 BAD = {
-    "a wrong file": (["model.weights=small.yaml"], "small.yaml: not a readable checkpoint"),
+    "a wrong file": (["model.weights=small.yaml"], "small.yaml: not a checkpoint"),
     "no file": (["model.weights=none.pth"], "none.pth: no such checkpoint"),
     "another architecture": (["model.weights=donor", "model.name=resnet18"], "donor: not weights of this model"),
     "a pattern of nothing": (["model.freeze=[stem]"], "model.freeze: 'stem' names no parameter"),

@@ -12,7 +12,7 @@ import torch
 
 from fastmix import cli, convert, models, predict, validate
 from fastmix.models.info import KEY, from_text
-from helpers.serving import small_run
+from helpers.trained_run import small_run
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +197,14 @@ def test_older_runs_take_class_names_from_their_data(tmp_path, monkeypatch, caps
         (["run", "gone.jpg"], "gone.jpg: no such image, folder or .beton file"),
         (["run", "small.yaml"], "none of 1 images could be read; the first is small.yaml: not an image file"),
         (["run", "cut.beton"], "cut.beton: "),
-        (["run", "pictures", "--top", "0"], "--top is 0"),
-        (["run", "pictures", "--batch", "0"], "--batch is 0"),
+        (["run", "pictures", "--top", "0"], "--top: '0' is not a whole number from 1"),
+        (["run", "pictures", "--batch", "0"], "--batch: '0' is not a whole number from 1"),
         (["run", "pictures", "--out", "nowhere/x.csv"], "there is no folder nowhere"),
         (["run", "pictures", "--out", "small.yaml"], "small.yaml: exists already; remove it or give --overwrite"),
         (["run", "pictures", "--out", "run", "--overwrite"], "run: exists already"),
         (["run", "pictures", "--out", "x.txt"], "x.txt: the name must end in one of .csv, .json, .parquet"),
-        (["run", "pictures", "--temperature", "-1"], "'-1' is neither a number above 0 nor fit"),
-        (["run", "pictures", "--temperature", "nan"], "'nan' is neither"),
+        (["run", "pictures", "--temperature", "-1"], "'-1' is not a number from 0.001 to 1,000"),
+        (["run", "pictures", "--temperature", "nan"], "'nan' is not a number"),
         (["run", "pictures", "--temperature-on", "pictures"], "--temperature-on needs --temperature fit"),
         (["run", "pictures", "--temperature", "fit", "--temperature-on", "gone"], "--temperature-on gone: no such"),
         (["run", "pictures", "--temperature", "fit", "--temperature-on", "renamed"], "renamed does not have the class"),

@@ -138,9 +138,9 @@ def test_an_epoch_without_a_finished_pair_is_an_error(words, tmp_path, monkeypat
 @pytest.mark.parametrize("change, message", [
     (("--weights", "no.pth"), "no.pth: no such checkpoint"),
     (("--teacher", "resnt18"), "unknown model 'resnt18'"),
-    (("--steps", "0"), "--steps is 0; it must be at least 1"),
-    (("--sigma", "0"), "--sigma is 0.0; it must be above 0"),
-    (("--quality", "0"), "--quality from 1 to 100"),
+    (("--steps", "0"), "argument --steps: '0' is not a whole number from 1"),
+    (("--sigma", "0"), "argument --sigma: '0' is not a number from 1e-06"),
+    (("--quality", "0"), "argument --quality: '0' is not a whole number from 1 to 100"),
     (("--labels", "both"), "invalid choice: 'both'"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(words, tmp_path, capsys, change, message):

@@ -269,7 +269,7 @@ def test_a_terminal_shows_one_table_that_fits(folder, capsys, monkeypatch):
         (["out=a"], "--runs FOLDER"),
         (["seed"], "write key=value"),
         (["--gpus", "0"], "--gpus 0"),
-        (["--per-gpu", "0"], "--per-gpu is 0"),
+        (["--per-gpu", "0"], "argument --per-gpu: '0' is not a whole number from 1"),
         (["--runs", "old", "optim.lr=0.5"], "these keys differ: batch_total; choose another --runs"),
     ],
 )

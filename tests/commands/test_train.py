@@ -216,7 +216,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
         (["mix=cutmix", "mixers.cutmix.alpha=-1"], "alpha"),
         (["mix=cutmix", "mixers.cutmix.alfa=1"], "did you mean 'alpha'"),
         (["model.name=resnet5"], "unknown model 'resnet5'; did you mean"),
-        (["model.args.depths=3"], "model test_resnet: "),
+        (["model.args.depths=3"], "model test_resnet with model.args {'depths': 3}: "),
         (["data.loader=betonn"], "did you mean 'beton'"),
         (["data.train=nowhere.beton"], "data.train is 'nowhere.beton', which does not exist: give data.train=PATH"),
         (["data.loader=folder", "data.train=nowhere"], "data.train is 'nowhere', which does not exist"),

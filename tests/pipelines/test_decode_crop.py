@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from fastmix.pipelines import beton, decode_crop
+from fastmix import system
+from fastmix.pipelines import decode_crop
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.jpeg import decode
@@ -273,7 +274,7 @@ def test_auto_looks_at_the_memory(packed, monkeypatch):
     assert Beton(packed, 20, view=VIEW, train=True).os_cache == "memory"
     size = os.path.getsize(packed)
     for memory, choice in ((size, "disk"), (2 * size, "memory")):
-        monkeypatch.setattr(beton, "available", lambda memory=memory: memory)
+        monkeypatch.setattr(system, "available_memory", lambda memory=memory: memory)
         assert Beton(packed, 20, view=VIEW, train=True).os_cache == choice
     with pytest.raises(ValueError, match="os_cache is 'ram'; choose one of auto, memory, disk"):
         Beton(packed, 20, view=VIEW, train=True, os_cache="ram")

@@ -14,10 +14,11 @@ import pytest
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.packing.format import JPEG, RAW
 from fastmix.pipelines.packing.writer import BetonWriter
-from fastmix.pipelines.sources import remote
+from fastmix.pipelines.sources import download
 from fastmix.pipelines.sources.resolve import exists, resolve
 from fastmix.pipelines.view import View
 
+OTHER = "00ff" * 16
 VIEW = View(8, crop="pad", pad=1)
 
 
@@ -79,10 +80,10 @@ def test_the_checksum_that_was_asked_for(away):
     path = resolve(f"{url(away)}#sha256={digest}")
     assert json.loads(Path(f"{path}.source.json").read_text())["sha256"] == digest
     with pytest.raises(ValueError, match=f"SHA-256 {digest}, not the 00ff"):
-        resolve(f"{url(away)}#sha256=00ff")  # of a copy that is there already
+        resolve(f"{url(away)}#sha256={OTHER}")  # of a copy that is there already
     shutil.rmtree(os.path.dirname(path))
     with pytest.raises(ValueError, match=f"SHA-256 {digest}, not the 00ff"):
-        resolve(f"{url(away)}#sha256=00ff")
+        resolve(f"{url(away)}#sha256={OTHER}")
     assert [name for name in os.listdir(os.path.dirname(path)) if not name.endswith(".lock")] == []
 
 
@@ -90,6 +91,7 @@ def test_a_copy_that_breaks_off_leaves_nothing(away, monkeypatch):
     def broken(self, length=-1):
         raise OSError("connection reset")
 
+    monkeypatch.setattr(download, "PAUSE", 0.01)
     monkeypatch.setattr(fsspec.implementations.local.LocalFileOpener, "read", broken, raising=False)
     with pytest.raises(OSError, match="connection reset"):
         resolve(url(away))
@@ -120,7 +122,7 @@ def test_errors_say_what_and_where(source, message, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_is_said_before_the_copy(away, monkeypatch):
-    monkeypatch.setattr(remote.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     with pytest.raises(OSError, match="GB free"):
         resolve(url(away))
 

@@ -1,0 +1,97 @@
+"""Compiled code is kept where it can be; where it cannot, or is damaged, functions compile and run all the same."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from fastmix.kernels import compiled
+
+CODE = """
+from fastmix.kernels.compiled import compiled
+
+@compiled()
+def double(x):
+    return 2 * x
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A function that imports a file with a compiled function anew, from a folder where nothing is kept yet."""
+    path = tmp_path / "doubling.py"
+    path.write_text(CODE)
+    monkeypatch.setattr(compiled.Kept, "told", False)
+
+    def load():
+        spec = importlib.util.spec_from_file_location("doubling", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def homeless(module, tmp_path, monkeypatch):
+    """Nothing can be written: beside the source a file is in the way, and there is no home."""
+    (tmp_path / "__pycache__").write_text("")
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, "/dev/null")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    return tmp_path / "tmp"
+
+
+def hits(module) -> int:
+    assert module.double(21) == 42
+    return sum(module.double.stats.cache_hits.values())
+
+
+def test_beside_the_source(module, tmp_path, capsys):
+    assert [hits(module()), hits(module())] == [0, 1]
+    assert list((tmp_path / "__pycache__").glob("doubling*.nbc")) and capsys.readouterr().err == ""
+
+
+def test_in_a_temporary_folder_of_this_user_alone(homeless, module, capsys):
+    assert [hits(module()), hits(module())] == [0, 1]
+    (folder,) = homeless.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700 and list(folder.rglob("*.nbc"))
+    assert capsys.readouterr().err == (
+        f"fastmix: compiled code is kept in {folder}; NUMBA_CACHE_DIR names a folder for it\n"
+    )
+
+
+def test_not_in_a_folder_that_others_may_write(homeless, module):
+    folder = homeless / f"fastmix-compiled-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert [hits(module()), hits(module())] == [0, 0]
+    assert list(folder.iterdir()) == []
+
+
+def test_nowhere(homeless, module, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null")
+    assert [hits(module()), hits(module())] == [0, 0]
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("content", [b"", b"hello", b"\x80\x05", bytes(100)])
+def test_damaged_code_is_compiled_anew(module, tmp_path, ending, content):
+    hits(module())
+    for path in (tmp_path / "__pycache__").glob(f"*.{ending}"):
+        path.write_bytes(content)
+    assert [hits(module()), hits(module())] == [0, 1]
+
+
+def test_a_full_disk(module, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._save_data", full)
+    assert hits(module()) == 0
+    said = capsys.readouterr().err
+    assert said.startswith("fastmix: compiled code is not kept (") and "No space left on device" in said
+    assert said.count("\n") == 1 and Path(said[37:].split(":")[0]).name == "__pycache__"
