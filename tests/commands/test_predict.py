@@ -78,6 +78,10 @@ def test_a_file_alone_and_far_away_says_the_same(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = rows("net.safetensors", str(pictures), "--precision", "fp32", "--device", "cpu")
     assert [row | {"path": ""} for row in table] == [row | {"path": ""} for row in first]
+    words = ["data.loader=folder", f"data.val={pictures}", "precision=fp32", "device=cpu", "--json", "counted.json"]
+    assert validate.main(["net.safetensors", *words]) == 0
+    counted, labels = json.loads(Path("counted.json").read_text()), [Path(row["path"]).parent.name for row in table]
+    assert scores(table, labels) == (pytest.approx(counted["top1"]), pytest.approx(counted["loss"], abs=1e-5))
 
 
 def test_the_softmax_is_that_of_a_plain_model():
