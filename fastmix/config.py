@@ -400,13 +400,21 @@ _Loader.add_constructor(
 
 def _parse(text: str, where: str):
     try:
-        return yaml.load(text, _Loader)
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # a whole number of thousands of digits is no YAMLError
+        tree = yaml.load(text, _Loader)
+        _require_ends(tree)
+        return tree
+    # A whole number of thousands of digits is a ValueError, brackets a thousand deep are a RecursionError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def _require_ends(value, above: tuple = ()) -> None:
+    """Raises ValueError for a mapping or list that holds itself, as an alias of YAML can say."""
+    if isinstance(value, dict | list):
+        if any(value is one for one in above):
+            raise ValueError("a mapping or list holds itself")
+        for one in value.values() if isinstance(value, dict) else value:
+            _require_ends(one, (*above, value))
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict:

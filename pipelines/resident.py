@@ -19,9 +19,10 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm import tqdm
 
+from fastmix import system
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import WORDS, rows
-from fastmix.pipelines.beton import Beton, available
+from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.jpeg.decode import jpeg
@@ -187,5 +188,5 @@ class Resident(Loader):
 
 def _free(device: torch.device) -> dict[str, int]:
     """Free bytes, by the name of each memory that pixels on their way to the device lie in."""
-    host = {"the host": available()}
+    host = {"the host": system.available_memory()}
     return host | {str(device): torch.cuda.mem_get_info(device)[0]} if device.type == "cuda" else host

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmix import files
-from fastmix.config import FREE_TO_CHANGE, Config, differences, from_tree, to_tree
+from fastmix.config import FREE_TO_CHANGE, Config, differences, from_tree, load, to_tree
 from fastmix.distributed import gather, rank, world
 from fastmix.errors import foreign
 
@@ -92,9 +92,7 @@ class State:
         run = content.get("run") if isinstance(content, dict) else None
         if not (isinstance(run, dict) and {*RESTORED, "config"} <= run.keys() and self.parts.keys() <= content.keys()):
             raise ValueError(f"{self.last}: no checkpoint of a run with {', '.join(self.parts)}")
-        theirs = from_tree(run["config"], str(self.last))
-        if keys := differences(theirs, self.cfg, FREE_TO_CHANGE):
-            raise ValueError(f"{self.last} belongs to another config; these keys differ: {', '.join(keys)}")
+        self._compare(from_tree(run["config"], str(self.last)), self.last)
         self._check(run)
         for name, part in self.parts.items():
             with foreign(f"{self.last}: its {name} does not fit this run"):
@@ -106,6 +104,16 @@ class State:
             with foreign(f"{self.last}: its buffers do not fit this run"):
                 self._restore_own(each)
         return files.note(self.last)
+
+    def require_same(self) -> None:
+        """Raises ValueError where the folder's config.yaml, of a run that ended before its first save, is another."""
+        path = self.folder / "config.yaml"
+        if path.exists():
+            self._compare(load(path), path)
+
+    def _compare(self, theirs: Config, where: Path) -> None:
+        if keys := differences(theirs, self.cfg, FREE_TO_CHANGE):
+            raise ValueError(f"{where} belongs to another config; these keys differ: {', '.join(keys)}")
 
     def _check(self, run: dict) -> None:
         """Raises ValueError where the numbers of a run are of another kind, or out of their range."""

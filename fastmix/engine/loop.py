@@ -43,6 +43,7 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             take = None  # before the next one wraps the same parameters
             take = kind(cfg, task, opt, scaler, epoch_steps, ema)
         task.train()
+        data.skipped.clear()  # of the first picture, and of precise_bn
         clock.read()
         for images, labels, _ in clock.waiting(data.epoch(epoch, first, resolution(cfg, epoch))):
             for loss in take(images, labels, state.step):

@@ -18,7 +18,7 @@ from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
-from fastmix.errors import words
+from fastmix.errors import foreign, words
 from fastmix.models import pretrained, seen
 from fastmix.models.info import Info
 from fastmix.runs import run_folder
@@ -46,6 +46,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
         resumed = resume and (folder / State.LAST).exists()
         begun = replace(cfg.model, weights="" if resumed else cfg.model.weights)
         model, told = pretrained.build(begun, info.classes, cfg.seed, device)
+        require_compiler(cfg)
         models.require_sizes(model, cfg.model, loaders.sizes(cfg))
         export.require(model, cfg.model.name)
         task = Task(model, mixer, cfg).to(device)
@@ -64,6 +65,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
             told += [state.restore()] if resumed else []
             first = picture.first_batch(task, data) if lead and state.step == 0 else None
             if lead:
+                state.require_same()
                 _begin(state, info, first)
             distributed.barrier()
             compile_networks(cfg, model, mixer)
@@ -74,13 +76,21 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
 
 
 def _begin(state: State, info: Info, first: np.ndarray | None) -> None:
-    """Writes what a run folder holds from its begin: config, model, versions, and the picture of the first batch."""
-    folder = state.folder
-    files.write_text(folder / "config.yaml", dump(state.cfg))
-    files.write_text(folder / "model.json", info.text + "\n")
-    files.write_text(folder / "versions.json", json.dumps(run_folder.versions(), indent=1) + "\n")
-    if first is not None:
-        picture.save(folder / "first_batch.png", first)
+    """Writes what a run folder holds from its begin: config, model, versions, and the picture of the first batch.
+
+    Where one cannot be written, those before it go again.
+    """
+    folder, before = state.folder, {*state.folder.iterdir()}
+    try:
+        files.write_text(folder / "config.yaml", dump(state.cfg))
+        files.write_text(folder / "model.json", info.text + "\n")
+        files.write_text(folder / "versions.json", json.dumps(run_folder.versions(), indent=1) + "\n")
+        if first is not None:
+            picture.save(folder / "first_batch.png", first)
+    except OSError:
+        for path in {*folder.iterdir()} - before:
+            path.unlink()
+        raise
 
 
 def _train(
@@ -103,6 +113,8 @@ def _train(
             return None
     except FloatingPointError as error:
         raise Failed(f"{error}; {state.kept()}. Try a lower optim.lr, or optim.clip=1") from error
+    except ValueError as error:  # a damaged image, after the first batch
+        raise Failed(f"{error}; {state.kept()}") from error
     except OSError as error:
         raise Failed(f"{words(error)}; {state.kept()}. --resume out={folder} goes on from there") from error
     finally:
@@ -131,6 +143,15 @@ def class_weights(asked: str | list[float], labels: np.ndarray, classes: int) ->
     if isinstance(asked, list) and len(asked) != classes:
         raise ValueError(f"loss.class_weights has {len(asked)} values; there are {classes} classes")
     return asked
+
+
+def require_compiler(cfg: Config) -> None:
+    """Raises ValueError where the config wants compiled networks, and there is nothing that compiles C++ for torch."""
+    if cfg.model.compile != "off":
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        with foreign(f"model.compile is {cfg.model.compile}, which needs a C++ compiler such as g++, or compile=off"):
+            get_cpp_compiler()
 
 
 def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None:

@@ -56,12 +56,16 @@ def read(path: Path) -> Weights:
 
 
 def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:
-    """Gives the model these weights. Raises ValueError of one line unless they are the model's, all and only."""
+    """Gives the model these weights. Raises ValueError of one line unless they are the model's, all and only, and
+    finite."""
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise ValueError(f"{where}: the weights do not fit the model: {reason[:300]}") from None
+        raise ValueError(f"{where}: the weights do not fit the model: {reason[:300]}") from error
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise ValueError(f"{where}: the weights are not finite: {name}")
 
 
 def _safetensors(path: Path) -> tuple[dict[str, Tensor], Info | None]:

@@ -58,6 +58,8 @@ def choose(cfg: config.Config, name: str, resume: bool) -> Path:
         folder = Path(cfg.out)
         if not resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} exists: continue that run with --resume, or choose another out=FOLDER")
+        if resume and not (folder / "config.yaml").exists() and (strange := _strange(folder)):
+            raise ValueError(f"{folder} holds no run, but {strange[0]}: choose another out=FOLDER")
         return folder
     base = Path("runs") / f"{name}_{cfg.mix}_s{cfg.seed}"
     numbered = [base, *(base.with_name(f"{base.name}-{k}") for k in range(2, 1000))]
@@ -127,6 +129,12 @@ def held(folder: Path) -> Iterator[None]:
             if any(path.iterdir()):
                 break
             path.rmdir()
+
+
+def _strange(folder: Path) -> list[str]:
+    """What a folder holds that no sweep puts there before a run."""
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return sorted(found - {LOCK, "train.log", "failed.txt"})
 
 
 def _is_open(path: Path, number: int) -> bool:

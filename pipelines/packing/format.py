@@ -64,11 +64,12 @@ def read_classes(path: str | Path) -> list[str] | None:
     except (ValueError, RecursionError) as error:
         what = f"{shown(file)}: not JSON ({error})"
         raise ValueError(f"{what}; write the class names as a list or remove the file") from None
-    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+    if isinstance(names, list) and 0 < len(names) <= labels.MOST and all(isinstance(name, str) for name in names):
         names = [labels.class_name(name) for name in names]
         if len(set(names)) == len(names):
             return names
-    raise ValueError(f"{shown(file)}: not a list of distinct class names; correct it or remove it")
+    what = f"not a list of distinct class names, from 1 to {labels.MOST} of them"
+    raise ValueError(f"{shown(file)}: {what}; correct it or remove it")
 
 
 def extent(file: int, offset: int, size: int) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 import numpy as np
 
@@ -13,7 +15,8 @@ from fastmix.reading import shown
 MOST = 1_000_000  # classes
 NAMED = 8  # classes that a line names, before "and more"
 _WHOLE = re.compile("[0-9]+")
-_LIST = re.compile(r"[-+]?[0-9.]+([\s,;|]+[-+]?[0-9.]+)+")  # several numbers where one belongs
+_LIST = re.compile(r"[\[({]?[-+]?[0-9.]+([\s,;|]+[-+]?[0-9.]+)+[\])}]?")  # several numbers where one belongs
+_MISSING = ("nan", "inf", "none", "null", "na", "n/a", "?", "-")  # what stands in tables where a number is not known
 _DIGITS = 18  # that surely fit into int64
 
 
@@ -47,15 +50,22 @@ def numbers(cells: list[str], where: Callable[[int], str]) -> list[int]:
     return [int(cell) for cell in cells]
 
 
-def is_number(cell: str) -> bool:
-    """Whether a cell is a number of any kind, or several, and no name."""
-    if not any(c.isdecimal() for c in cell):
-        return cell.lower().lstrip("+-") in ("nan", "inf")
-    try:
-        float(cell)
-    except ValueError:
-        return bool(_LIST.fullmatch(cell))
-    return True
+def are_numbers(cells: list[str]) -> bool:
+    """Whether the labels of a list are meant to be numbers: some are, of any kind, and none is a word."""
+    kinds = {_kind(cell) for cell in cells}
+    return "number" in kinds and "word" not in kinds
+
+
+def _kind(cell: str) -> str:
+    if cell.lower().lstrip("+-") in _MISSING or not cell.strip("+-"):
+        return "missing"
+    if _LIST.fullmatch(cell):
+        return "number"
+    for parse in (float, partial(int, base=0)):
+        with suppress(ValueError):
+            parse(cell)
+            return "number"
+    return "word"
 
 
 def names(labels: np.ndarray, classes: list[str] | None) -> list[str]:

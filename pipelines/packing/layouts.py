@@ -161,14 +161,11 @@ def _annotated(source: Path, classes: list[str] | None) -> Listing:
 def _list(source: Path, classes: list[str] | None) -> Listing:
     rows = listed(source)
     files, warnings = [os.path.join(source.parent, path) for path in rows.paths], _warnings(rows)
-    words = [row for row, label in enumerate(rows.labels) if not rules.is_number(label)]
-    if words or (classes and set(rows.labels) <= set(classes)):
-        if classes is None and len(words) < len(files):
-            row = next(row for row, label in enumerate(rows.labels) if rules.is_number(label))
-            warnings.append(
-                f"takes its labels for names, though some are numbers, such as '{rows.labels[row]}' in row "
-                f"{rows.numbers[row]}; '{rows.labels[words[0]]}' in row {rows.numbers[words[0]]} is none"
-            )
+    given = sorted(set(rows.labels))
+    if not rules.are_numbers(given) or (classes and set(given) <= set(classes)):
+        if classes is None and (number := next((label for label in given if rules.are_numbers([label])), None)):
+            row = rows.numbers[rows.labels.index(number)]
+            warnings.append(f"takes its labels for names, though some are numbers, such as '{number}' in row {row}")
         return Listing(files, *_named(rows, classes, "given classes"), (), warnings)
     labels = rules.numbers(rows.labels, rows.where)
     rules.check(labels, classes, rows.where)

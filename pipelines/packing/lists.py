@@ -10,7 +10,11 @@ from typing import NamedTuple
 from fastmix.pipelines.packing import labels
 from fastmix.reading import read, shown
 
-HEADERS = {("path", "label"), ("file", "label"), ("filename", "label"), ("image", "label"), ("path", "class")}
+HEADERS = (
+    ("path", "file", "filename", "file_name", "filepath", "file_path", "image", "img", "image_path", "name"),
+    ("label", "labels", "class", "class_id", "class_name", "target", "category", "label_id"),
+)
+"""Words of which a list's first row is no image."""
 
 
 class Rows(NamedTuple):
@@ -43,7 +47,7 @@ def listed(path: Path) -> Rows:
     """The rows of a .csv or .tsv list of two columns, path and label. Raises ValueError, or OSError."""
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows = _rows(path, delimiter, "path and label", minimum=2, maximum=2)
-    if rows and tuple(cell.lower() for cell in rows[0][1]) in HEADERS:
+    if rows and all(cell.lower() in words for cell, words in zip(rows[0][1], HEADERS, strict=True)):
         rows = rows[1:]
     return _checked(path, rows, "lists no images")
 

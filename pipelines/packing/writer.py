@@ -7,6 +7,7 @@ order by ffcv's own rule: an image that does not fit into the rest of a page sta
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from fastmix import system
 from fastmix.pipelines.packing import labels
 from fastmix.pipelines.packing.checksums import dump, sums_path
 from fastmix.pipelines.packing.format import ALLOCATION, FIELD, HEADER, INT, RGB, VERSION, classes_path, record
-from fastmix.reading import shown
+from fastmix.reading import kind, shown
 
 PAGE = 1 << 23  # bytes, ffcv's default
 
@@ -131,7 +132,10 @@ def write_durably(path: Path, content: bytes) -> None:
 def _open_alone(part: Path):
     """Opens the .part file, taking over one that a killed writer left, never one that another process is writing."""
     while True:
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT, 0o666), "wb", 1 << 20)
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "wb", 1 << 20)
+        if found := kind(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise OSError(errno.EINVAL, f"a {found}, where a file is to be written", str(part))
         try:
             system.hold(file, wait=False)
         except BlockingIOError:

@@ -168,7 +168,7 @@ def test_the_optimiser_keeps_what_it_is_said_to():
         (["column.table="], "no column of the tables says how large it is: give data.loader=synthetic"),
         (["mix=supermix", "mixers.supermix.alpha=2"], "weights is not given"),
         (["model.name=resnet5"], "unknown model 'resnet5'"),
-        (["batch_total=255", "accum=2"], "cannot share equally"),
+        (["batch_total=255", "accum=2"], "accum is 2; it must divide batch_total, which is 255"),
         (["augment.kind=randaugment", "augment.magnitude=11"], "magnitude"),
     ],
 )

@@ -112,6 +112,12 @@ def half_a_line(folder: Path) -> None:
     log.write_text("".join([lines[0], lines[1][:20], *lines[1:]]))
 
 
+def before_the_first_save(folder: Path) -> None:
+    run = trained.finished(folder)
+    for name in ("last.pt", "best.pt", "log.jsonl", "model.safetensors"):
+        (run / name).unlink()
+
+
 def at_step(step: int) -> Callable[[Path, str], None]:
     """The checkpoint is of that step, and whole."""
 

@@ -1,7 +1,7 @@
 """python -m faults.during WHAT STEP MODULE ARGUMENT ...: a module, and what befalls its training after that step.
 
-WHAT: names of signals, joined by +; nan (weights that are no numbers); full (no file may grow over 10,000 bytes, as
-on a full disk); die (the process is killed).
+WHAT: names of signals, joined by +; nan (weights that are no numbers); full (no file may grow over 10,000 bytes, as on
+a full disk); die (the process is killed). STEP 0: before the first one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ def main() -> None:
             befall(what, self)
 
     State.record = recording
+    if step == 0:
+        befall(what, None)
     sys.argv = sys.argv[3:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
-def befall(what: str, state: State) -> None:
+def befall(what: str, state: State | None) -> None:
     if what == "nan":
         next(state.parts["task"].parameters()).data.fill_(float("nan"))
     elif what == "full":

@@ -166,6 +166,8 @@ FAULTS = [
           "fastmix.train {config} data.train=x.beton", ("x.beton: a FIFO, where a file is needed",)),
     Fault("a FIFO to verify", lambda folder: os.mkfifo(folder / "x.beton"), "fastmix.convert --verify x.beton",
           ("x.beton: a FIFO, where a file is needed",)),
+    Fault("a FIFO where a file is written", also(lambda source: os.mkfifo(source.parent / "y.beton.part")), CONVERT,
+          ("y.beton.part: a FIFO, where a file is to be written",)),
     Fault("a FIFO as class names", lambda folder: (beton(folder), os.mkfifo(folder / "x.beton.classes.json")),
           "fastmix.train {config} data.train=x.beton", ("x.beton.classes.json: a FIFO",)),
     Fault("a FIFO as checksums", lambda folder: (beton(folder), os.remove(folder / "x.beton.sums"),

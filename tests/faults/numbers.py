@@ -180,6 +180,7 @@ FAULTS = [
     yaml("no mixers", "mixers:\nrows: {a: {}}\n", "mixers is None; it must be a mapping"),
     yaml("a list as mix", "mix: [a]\n", "mix is ['a']; it must be text"),
     yaml("numbers as keys", "1: 2\n", "unknown key '1'"),
+    yaml("mixers within themselves", "mixers: &m {vanilla: {mixer: choice, of: *m}}\n", "holds itself"),
     yaml("data in a list", "data: [1]\n", "data is [1]; it must be a mapping"),
     Fault("a folder as config", lambda folder: (folder / "a.yaml").mkdir(), "fastmix.train a.yaml", ("a.yaml",)),
 ]

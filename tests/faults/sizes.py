@@ -164,6 +164,10 @@ FAULTS = [
     Fault("an empty packed file", lambda folder: (folder / "x.beton").touch(), TRAIN, ("x.beton: not a .beton file",)),
     Fault("a packed file without rows", lambda folder: put(beton(folder), 8, struct.pack("<Q", 0)), TRAIN,
           ("x.beton: has no images",)),
+    Fault("a billion drawings", lambda folder: None, "fastmix.train {config} 'data.train=shapes:train?n=1000000000'",
+          ("n must be a whole number from 10 to 1,000,000",)),
+    Fault("drawings of a million pixels a side", lambda folder: None,
+          "fastmix.train {config} 'data.train=shapes:train?size=1000000'", ("size must be", "from 16 to 4,096")),
     Fault("one pixel", lambda folder: tree(folder / "in", {"a/1.png": large(1), "b/2.png": picture(1)}),
           "fastmix.convert in y.beton", ("2 images",), 0),
 ]  # fmt: skip

@@ -35,6 +35,17 @@ def listed(*rows: int, epochs: int = 1):
     return after
 
 
+def in_all(count: int):
+    """So many lines, and the sum of what was told."""
+
+    def after(folder: Path, said: str) -> None:
+        lines = (folder / "run" / "skipped.txt").read_text().splitlines()
+        told = sum(map(int, re.findall(r"epoch \d: (\d+) damaged images replaced", said)))
+        assert len(lines) == told == count
+
+    return after
+
+
 def none_listed(folder: Path, said: str) -> None:
     assert not (folder / "run" / "skipped.txt").exists()
 
@@ -56,6 +67,7 @@ EVERY = range(16)
 FAULTS = [
     Fault("nothing damaged", damaged(), TRAIN, ("done:",), 0, none_listed),
     Fault("one image", damaged(5), TRAIN, ("done:", "epoch 0: ", "listed in run/skipped.txt"), 0, listed(5)),
+    Fault("each once an epoch", damaged(*EVERY[:9]), TRAIN + " epochs=3 precise_bn=16", ("done:",), 0, in_all(27)),
     Fault("one image, two epochs", damaged(5), TRAIN + " epochs=2", ("done:",), 0, listed(5, epochs=2)),
     Fault("batches of two, half of them damaged", damaged(*EVERY[::2]), TRAIN + " batch_total=2", ("done:",), 0,
           listed(*EVERY[::2])),

@@ -76,6 +76,13 @@ FAULTS = [
     train("data.loader=betonn --dry-run", "did you mean 'beton'"),
     train("--foo", "unrecognized arguments: --foo", "--help"),
     train("epochs", "'epochs' is no setting: write key=value"),
+    Fault(
+        "no compiler",
+        nothing,
+        "fastmix.train {config} model.compile=default",
+        ("model.compile is default", "compile=off"),
+        env={"CXX": "no-such-compiler", "PATH": "/nowhere"},
+    ),  # fmt: skip
     alone("fastmix.train", "the following arguments are required", "--help"),
     alone("fastmix.train nowhere.yaml", "nowhere.yaml: no such config file"),
     Fault("a number as weights", a_number_as_weights, "fastmix.validate run", ("run/last.pt",)),

@@ -426,7 +426,7 @@ def test_distances_of_peaks_are_those_of_the_pooled_maximum():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"group": 30}, "group is 30; it must be at most 29"),
+        ({"group": 30}, "group is 30; it must be a whole number from 1 to 29"),
         ({"group": 0}, "group is 0"),
         ({"blocks": 1}, "blocks is 1"),
         ({"blocks": 16}, "from 2 to 8, or -1"),

@@ -284,7 +284,7 @@ def test_batches_are_mixed_by_chance(saliency, prob):
 
 def test_a_clean_batch_has_the_clean_loss():
     size, criterion = (8, 8), CrossEntropy(0.1)
-    for options in ({"mix_prob": 1e-9}, {"saliency": "ap", "mix_prob": 1e-9, "clean_lam": 1.0}):
+    for options in ({"mix_prob": 1e-6}, {"saliency": "ap", "mix_prob": 1e-6, "clean_lam": 1.0}):
         model, batch = Linear(size).train(), noise(4, size)
         expected = criterion(model(batch.mix()), Targets.of(batch.labels))
         assert torch.equal(GuidedMixup(**options)(model, noise(4, size), criterion), expected)

@@ -157,5 +157,5 @@ def test_other_channels(name):
 
 
 def test_a_wrong_argument_names_the_model():
-    with pytest.raises(ValueError, match="model resnet18: .*depths"):
+    with pytest.raises(ValueError, match="model resnet18 with model.args .*: .*depths"):
         build(Model("resnet18", args={"depths": 3}), 10)

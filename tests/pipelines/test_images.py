@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastmix.pipelines.jpeg.limits import DENSEST
 from fastmix.pipelines.packing.format import JPEG, RAW
 from fastmix.pipelines.packing.images import encode, rgb
 from helpers.conversion import CONVERTED, DAMAGED, KEPT, saved, smooth
@@ -54,6 +55,13 @@ def test_an_image_is_never_enlarged():
     data = saved(smooth(40, 50))
     assert encode(data, max_resolution=51).data is data
     assert not encode(data, max_resolution=49).kept
+
+
+@pytest.mark.parametrize("options", [{"optimize": True}, {"progressive": True}])
+def test_the_densest_of_jpegs_is_no_false_header(options):
+    """A blank image has the most pixels a byte that an encoder reaches; a header may claim twice as many."""
+    data = saved(Image.new("L", (2000, 2000)), quality=1, **options)
+    assert encode(data).kept and 2000 * 2000 > DENSEST / 2.1 * len(data)
 
 
 def test_quality_sets_the_size():
