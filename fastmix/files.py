@@ -35,6 +35,14 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def check_free(path: Path, overwrite: bool = False) -> None:
+    """Raises ValueError where there is no folder for the file, or where it exists and is not to be replaced."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent} to write it to")
+    if path.exists() and not (overwrite and path.is_file()):
+        raise ValueError(f"{path}: exists already; remove it or give --overwrite")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     with whole(path) as part:
         part.write_bytes(content)

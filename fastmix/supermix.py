@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fastmix import cli
+from fastmix import cli, files
 from fastmix.ranges import Range
 
 
@@ -20,10 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     out = Path(args.out)
     if out.suffix != ".beton":
         raise ValueError(f"{out}: give the packed file a name that ends in .beton")
-    if out.exists() and not args.overwrite:
-        raise ValueError(f"{out}: exists already; remove it or give --overwrite")
-    if not out.parent.is_dir():
-        raise ValueError(f"{out.parent}: no such folder to write {out.name} into")
+    files.check_free(out, args.overwrite)
     options = {key: value for key, value in vars(args).items() if key not in ("out", "overwrite")}
 
     from fastmix.engine.supermix_offline import Settings, generate

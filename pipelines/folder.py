@@ -10,7 +10,7 @@ from fastmix.pipelines.jpeg.decode import plain_size
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.images import rgb
 from fastmix.pipelines.packing.labels import names
-from fastmix.pipelines.packing.layouts import scan, with_jpegs
+from fastmix.pipelines.packing.layouts import Listing, scan, with_jpegs
 from fastmix.pipelines.packing.walk import HIDDEN, summary
 from fastmix.reading import read, shown
 
@@ -20,12 +20,16 @@ class Folder(Jpegs):
 
     def open(self) -> None:
         super().open()
-        listing = scan(self.source)
+        listing = self.listing()
         need(self.source, with_jpegs(listing.files))
         self.files, self.labels = listing.files, np.array(listing.labels, np.int64)
         self.class_names, self.warnings = names(self.labels, listing.classes), list(listing.warnings)
         if left := [file for file in listing.passed if file.kind != HIDDEN]:
             self.warnings.append(f"{shown(self.source)}: {len(left)} files passed over: {summary(left)}")
+
+    def listing(self) -> Listing:
+        """What is read."""
+        return scan(self.source)
 
     def record(self, row: int) -> Record:
         data = read(self.files[row])

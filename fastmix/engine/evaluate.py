@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from fastmix.distributed import rank, total
@@ -48,6 +48,15 @@ def evaluate(model: nn.Module, task: Task, loader) -> dict[str, float]:
 
 
 @torch.no_grad()
+def logits(model: nn.Module, task: Task, images: Tensor, labels: Tensor, flip: bool = False) -> Tensor:
+    """float32 [B,classes] of a loader's batch, images uint8 [B,H,W,3]; flip as in `predict`."""
+    x = task.batch(images, labels).mix()
+    with torch.autocast(images.device.type, task.dtype, enabled=task.dtype != torch.float32):
+        scores = model(x).float()
+        return (scores + model(x.flip(3)).float()) / 2 if flip else scores
+
+
+@torch.no_grad()
 def predict(model: nn.Module, task: Task, loader, flip: bool = False, bar: bool = False) -> Predictions:
     """Evaluates `model` (the task's own or its average); the task says how pixels are normalised, in which precision.
 
@@ -60,13 +69,9 @@ def predict(model: nn.Module, task: Task, loader, flip: bool = False, bar: bool 
     found = []
     shown = None if bar and rank() == 0 else True  # None: on a terminal
     for images, labels, valid in tqdm(loader.epoch(0), total=len(loader), unit="batch", disable=shown, leave=False):
-        x = task.batch(images, labels).mix()
-        with torch.autocast(images.device.type, task.dtype, enabled=task.dtype != torch.float32):
-            logits = model(x).float()
-            if flip:
-                logits = (logits + model(x.flip(3)).float()) / 2
-        loss = nn.functional.cross_entropy(logits, labels, reduction="none")
-        top = logits.topk(min(TOP, logits.shape[1]), 1).indices
+        scores = logits(model, task, images, labels, flip)
+        loss = nn.functional.cross_entropy(scores, labels, reduction="none")
+        top = scores.topk(min(TOP, scores.shape[1]), 1).indices
         found.append(torch.column_stack([top.double(), loss, valid]))
     model.train(training)
     mine = torch.cat(found)

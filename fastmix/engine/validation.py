@@ -15,21 +15,28 @@ from fastmix.engine import imagenet_real, loaders, per_class
 from fastmix.engine.evaluate import predict
 from fastmix.engine.task import Task, precision
 from fastmix.models import seen, weights
+from fastmix.models.info import Info
 from fastmix.runs import run_folder
 
 
 @dataclass
 class Subject:
-    """What is validated: weights by kind, "raw" and "ema" (None: timm downloads them), and how."""
+    """What is validated: weights by kind, "raw" and "ema" (None: timm downloads them), and how.
+
+    info: what the model is, where its file or run folder tells it. note: what is to be said of the file.
+    """
 
     cfg: config.Config
     checkpoint: str
     sets: dict[str, dict | None]
+    info: Info | None = None
     note: str = ""
 
 
 def of_run(where: Path, checkpoint: str, words: list[str]) -> Subject:
-    """A run, by its folder (then `checkpoint` is last or best) or by a file of weights in it; words: settings.
+    """A run, by its folder (then `checkpoint` is last or best), a file of weights in it, or its export anywhere.
+
+    words: settings over the run's config, or over what the export tells.
 
     Raises ValueError.
     """
@@ -43,13 +50,19 @@ def of_run(where: Path, checkpoint: str, words: list[str]) -> Subject:
     found = weights.read(path)
     if found.config is not None and not where.is_dir():
         cfg = config.from_tree(config.over(found.config, words), str(path))
+    if cfg is None and found.info is not None:
+        cfg = config.from_tree(config.over(found.info.tree, words), str(path))
     if cfg is None:
-        raise ValueError(f"{path}: no config.yaml beside it says what model it is; give --model NAME --weights {path}")
+        raise ValueError(
+            f"{path}: neither it nor a config.yaml beside it says what model it is; validate it with --model NAME "
+            f"--weights {path}"
+        )
     if path.suffix == ".safetensors" and cfg.ema.decay:  # a run exports its average
         found.sets = {"ema": found.sets["raw"]}
     cfg.model.args.pop("checkpoint_path", None)
     cfg.model.args.pop("pretrained", None)
-    return Subject(cfg, str(path), found.sets, files.note(path) if found.config is not None else "")
+    note = files.note(path) if found.config is not None else ""
+    return Subject(cfg, str(path), found.sets, found.info, note)
 
 
 def of_timm(name: str, file: str, words: list[str], interpolation: str | None = None, cropped: bool = False) -> Subject:
@@ -100,7 +113,7 @@ def validate(
     kind the first ones are. With checkpoint, model, size, resize, interpolation, flip, precision, device, processes,
     seconds, images_per_s (loading included) and versions. Raises ValueError.
     """
-    cfg, sets = subject.cfg, _chosen(subject, kind, by_class)
+    cfg, sets = subject.cfg, chosen(subject, kind, by_class)
     device = distributed.init(cfg.device)
     cfg.precision = precision(cfg.precision, device)
     val = loaders.validation(cfg, device)
@@ -111,10 +124,7 @@ def validate(
     torch.backends.cudnn.benchmark = True
     result, table, seconds = {}, "", 0.0
     for one, values in sets.items():
-        model = _pretrained(cfg, classes, device) if values is None else models.build(cfg.model, classes, 0, device)
-        if values is not None:
-            weights.put(values, model, subject.checkpoint)
-        models.to_size(model, val.view.size, cfg.model.name)
+        model = network(cfg, classes, values, subject.checkpoint, val.view.size, device)
         task = Task(model, mixers.MIXERS["vanilla"](), cfg).to(device)
         began = time.perf_counter()
         found = predict(model, task, val, flip, bar=True)
@@ -131,7 +141,22 @@ def validate(
     return result | told | pace | {"versions": run_folder.versions()}, table
 
 
-def _chosen(subject: Subject, kind: str | None, by_class: bool) -> dict[str, dict | None]:
+def network(cfg: config.Config, classes: int, values: dict | None, where: str, size: int, device) -> torch.nn.Module:
+    """The config's model with these weights (None: timm's published ones), in eval mode, for images of `size` pixels.
+
+    `where` the weights come from begins the errors, which are ValueErrors.
+    """
+    if values is None:
+        model = _pretrained(cfg, classes, device)
+    else:
+        model = models.build(cfg.model, classes, 0, device)
+        weights.put(values, model, where)
+    models.to_size(model, size, cfg.model.name)
+    return model
+
+
+def chosen(subject: Subject, kind: str | None, by_class: bool = False) -> dict[str, dict | None]:
+    """The weights of that kind, or all. Raises ValueError where there are none of it, or where a table needs one."""
     if kind and kind not in subject.sets:
         raise ValueError(f"{subject.checkpoint}: only {' and '.join(subject.sets)} weights are in it, no {kind} ones")
     if by_class and not kind and len(subject.sets) > 1:

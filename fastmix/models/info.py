@@ -31,6 +31,14 @@ class Info:
     args: dict = field(default_factory=dict)
 
     @property
+    def tree(self) -> dict:
+        """What of a config it tells, as nested dicts."""
+        args = {key: value for key, value in self.args.items() if key not in ("pretrained", "checkpoint_path")}
+        view = {"size": self.size, "val_size": None, "val_resize": self.resize, "interpolation": self.interpolation}
+        view |= {"mean": list(self.mean), "std": list(self.std)}
+        return {"model": {"name": self.name, "args": args, "classes": len(self.classes)}, "data": view}
+
+    @property
     def text(self) -> str:
         """JSON, on one line."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False)

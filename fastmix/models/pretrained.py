@@ -59,7 +59,7 @@ def fit(content: weights.Weights, model: nn.Module, names: list[str], where: str
     own, head = model.state_dict(), models.classifier(model)
     stored = converted(aligned(given, own, head), model, where)
     anew = [name for name in head if name in stored and stored[name].shape != own[name].shape]
-    if not anew and content.classes and content.classes != names:
+    if not anew and content.info and content.info.classes != names:
         anew = [name for name in head if name in stored]
     fits = {name: value for name, value in stored.items() if name in own and name not in anew}
     _refuse(stored, fits, own, head, where)

@@ -46,7 +46,7 @@ class Attention(nn.Module):
         q = self.q(x).view(b, n, self.num_heads, self.head_dim).transpose(1, 2)
         if self.reduce is not None:
             x = self.norm(_tokens(self.reduce(_map(x, size))))
-        k, v = self.kv(x).view(b, -1, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        k, v = self.kv(x).view(b, -1, 2, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
         x = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v, scale=self.scale)
         return self.proj(x.transpose(1, 2).reshape(b, n, c))
 
@@ -100,7 +100,7 @@ class PvtStage(Stage):
         x, size = self.patch_embed(x)
         prefix = 0 if self.cls_token is None else 1
         if prefix:
-            x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], 1)
+            x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype), x], 1)
         x = x + resample_abs_pos_embed(self.pos_embed, list(size), list(self.grid), num_prefix_tokens=prefix)
         x = self.run(x, size)
         return x if prefix else _map(x, size)

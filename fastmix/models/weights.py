@@ -21,28 +21,28 @@ KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 class Weights:
     """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree.
 
-    classes: names, where the file or the run folder around it tells them.
+    info: what the model is, where the file or the run folder around it tells it.
     """
 
     sets: dict[str, dict[str, Tensor]]
     config: dict | None = None
-    classes: list[str] | None = None
+    info: Info | None = None
 
 
 def read(path: Path) -> Weights:
     """The weights in a file. Nothing in it is run. Raises ValueError for one that is damaged or holds none."""
     if path.suffix == ".safetensors":
         tensors, info = _safetensors(path)
-        return Weights({"raw": tensors}, classes=info and info.classes)
+        return Weights({"raw": tensors}, info=info)
     with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments as one
         content = read_torch(path)
     if isinstance(content, dict) and "run" in content and "task" in content:
         task = content["task"].items()
         sets = {"raw": {name.removeprefix("model."): value for name, value in task if name.startswith("model.")}}
         sets |= {"ema": content["ema"]} if "ema" in content else {}
-        info = path.with_name("model.json")
-        classes = from_text(info.read_text(encoding="utf-8"), info).classes if info.is_file() else None
-        return Weights(sets, content["run"]["config"], classes)
+        told = path.with_name("model.json")
+        info = from_text(told.read_text(encoding="utf-8"), told) if told.is_file() else None
+        return Weights(sets, content["run"]["config"], info)
     sets = {}
     for kind, keys in KEYS.items():
         if key := next((key for key in keys if isinstance(content, dict) and content.get(key)), None):

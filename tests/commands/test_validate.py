@@ -332,7 +332,7 @@ BAD = "no such run folder or checkpoint"
         (["nowhere"], f"nowhere: {BAD}"),
         (["a/first.pt"], f"a/first.pt: {BAD}"),
         (["pictures"], "pictures: no run folder"),
-        (["net.safetensors"], "no config.yaml beside it says what model it is; give --model NAME"),
+        (["net.safetensors"], "neither it nor a config.yaml beside it says what model it is; validate it with"),
         (["a", "--weights", "net.safetensors"], "--weights needs --model NAME"),
         (["--model", "test_resnet"], "needs --weights FILE, or --weights timm"),
         (["--model", "test_resnet5", "--weights", "x.pth"], "did you mean test_resnet"),
