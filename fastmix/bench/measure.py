@@ -48,15 +48,6 @@ def needs_gpu() -> None:
         raise ValueError("--device cuda: this machine has no GPU that torch can use")
 
 
-def positive(args: argparse.Namespace, *options: str) -> None:
-    """Raises ValueError unless these options, numbers or lists of them, are all at least 1."""
-    for option in options:
-        given = getattr(args, option)
-        for value in given if isinstance(given, list) else [given]:
-            if value < 1:
-                raise ValueError(f"--{option} is {value}; it must be at least 1")
-
-
 @contextmanager
 def one_thread() -> Iterator[None]:
     """torch's own operations on one thread."""
