@@ -98,6 +98,10 @@ def test_every_kind_agrees_with_predict(kind, preprocessing, capsys):
     assert told["input"] == ("uint8 [batch,48,48,3]" if preprocessing else "float32 [batch,3,48,48], normalised")
 
 
+def test_the_command_names_every_format():
+    assert export.FORMATS == tuple(FORMATS)
+
+
 def test_safetensors_are_timms(capsys):
     assert export.main(["run", "--to", "safetensors", "--out", "net.safetensors", "--raw"]) == 0
     net = models.load_timm().create_model("test_resnet", num_classes=3, checkpoint_path="net.safetensors").eval()
