@@ -118,6 +118,15 @@ def before_the_first_save(folder: Path) -> None:
         (run / name).unlink()
 
 
+def best_as_last(folder: Path) -> None:
+    run = trained.unfinished(folder)
+    (run / "last.pt").write_bytes((run / "best.pt").read_bytes())
+
+
+def half_beside(folder: Path) -> None:
+    (trained.unfinished(folder) / "last.pt.part").write_bytes(b"half")
+
+
 def at_step(step: int) -> Callable[[Path, str], None]:
     """The checkpoint is of that step, and whole."""
 
@@ -224,6 +233,36 @@ FAULTS = [
     ),
     Fault(
         "a run that another process trains", locked, trained.COMMAND, ("run: another process trains in this folder",)
+    ),
+    Fault("validate weights that are not finite", content(not_finite), VALIDATE, ("run/last.pt: the weights are not",)),
+    Fault(
+        "resume in a folder of other things",
+        lambda folder: ((folder / "run").mkdir(), (folder / "run/letter.txt").write_text("dear")),
+        trained.COMMAND,
+        ("run holds no run, but letter.txt: choose another out=FOLDER",),
+    ),
+    Fault(
+        "resume before the first save, another config",
+        before_the_first_save,
+        trained.COMMAND + " optim.lr=0.5",
+        ("run/config.yaml belongs to another config; these keys differ: optim.lr",),
+    ),
+    Fault("resume before the first save", before_the_first_save, trained.COMMAND, ("done: top-1",), 0, changes=CHANGED),
+    Fault("best.pt in the place of last.pt", best_as_last, trained.COMMAND, ("done: top-1",), 0, changes=CHANGED),
+    Fault("half a checkpoint beside it", half_beside, trained.COMMAND, ("done: top-1",), 0, changes=CHANGED),
+    Fault(
+        "a config.yaml that is damaged, beside a good checkpoint",
+        lambda folder: (trained.unfinished(folder) / "config.yaml").write_text("[["),
+        trained.COMMAND,
+        ("done: top-1",),
+        0,
+        changes=CHANGED,
+    ),
+    Fault(
+        "a full disk at the begin",
+        nothing,
+        "faults.during full 0 fastmix.train {config} out=run",
+        ("run/first_batch.png: File too large",),
     ),
     Fault("a folder that is there", trained.finished, "fastmix.train {config} out=run", ("run exists", "--resume")),
     Fault(
