@@ -33,7 +33,7 @@ def parser() -> Parser:
     )
     p.add_argument(
         "--max-pixels",
-        type=int,
+        type=number(int, Range(1, 1 << 32)),
         default=MAX_PIXELS,
         metavar="N",
         help="an image of more, as it comes, counts as damaged (%(default)s)",

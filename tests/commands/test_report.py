@@ -109,6 +109,18 @@ def test_seeds_are_grouped_with_their_mean_and_deviation(make, capsys):
     assert text.index("| median") > text.index("| script median")
 
 
+def test_a_report_says_whose_masks_a_run_has(make, capsys):
+    make("a", curve(1, 100), words=["mix=cutmix"])
+    make("b", curve(2, 100), words=["mix=cutmix", "fidelity=openmixup"])
+    rows = summary([run_folder.read(folder) for folder in run_folder.find("runs")])
+    assert sorted((row["fidelity"], row["n"]) for row in rows) == [("openmixup", 1), ("paper", 1)], "no mean of both"
+    text = command(capsys, "--runs", "runs")
+    assert "| fidelity" in text and "openmixup" in text and "| paper" in text
+    rows = json.loads(command(capsys, "runs/b", "--table", "in1k_pytorch_100ep", "--format", "json"))
+    (row,) = [row for row in rows if row["n"]]
+    assert row["departs"] == ["fidelity"], "the column's file is by the papers"
+
+
 def test_averages_have_columns_of_their_own_and_stand_for_the_run_in_a_table(make, capsys):
     raw, average = curve(1, 100), [value + 5 for value in curve(2, 100)]
     make("a", raw, words=["mix=cutmix", "ema.decay=0.9"], ema=average)

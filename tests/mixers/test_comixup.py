@@ -1,4 +1,4 @@
-"""Co-Mixup: the solver against reference, brute force, a walk through the paper and graph cuts; the mixer's plans."""
+"""The solver of Co-Mixup against its reference, brute force, a walk through the paper and graph cuts."""
 
 import itertools
 
@@ -7,12 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fastmix import MIXERS, Batch, Targets, mix
 from fastmix.kernels.comixup import CASES, comixup, reference
 from fastmix.kernels.comixup.cases import Case
 from fastmix.kernels.comixup.problem import HALF_BONUS
-from fastmix.mixers.comixup import peaks_apart
-from helpers.mixing import NO_NORM, constants, noise
 from helpers.waiting import no_waits
 
 MORE = [
@@ -350,6 +347,7 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         comixup(**Case((3,), (2, 2)).arguments() | changes)
     assert "\n" not in str(error.value)
+<<<<<<< HEAD
 
 
 # ---- the mixer ----
@@ -474,3 +472,5 @@ def test_options_that_are_not_valid_are_refused(options, message):
     with pytest.raises(ValueError, match=message) as error:
         mixer(**options)
     assert "\n" not in str(error.value)
+=======
+>>>>>>> audits

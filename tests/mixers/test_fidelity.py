@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from fastmix import Batch, Targets, config
-from fastmix.engine import loaders
+from fastmix.engine import captured_step, loaders
 from fastmix.engine.step import Step
 from fastmix.engine.task import Task
 from fastmix.mixers import build
@@ -230,6 +230,13 @@ def test_parts_that_are_no_whole_groups_are_refused():
     cfg = config.load("r50_100ep", ["fidelity=openmixup", "batch_total=96", "data.train=shapes:train"])
     with pytest.raises(ValueError, match="among 64 images .*; a part of 96 is no multiple of it$"):
         loaders.training(cfg, torch.device("cpu"))
+
+
+def test_a_captured_step_is_refused():
+    task = task_of("fidelity=openmixup")
+    opt = torch.optim.SGD(task.parameters(), 0.1)
+    with pytest.raises(ValueError, match="^cuda_graph: fidelity openmixup mixes in groups"):
+        captured_step.check(task.cfg, task.mixer, opt, torch.device("cuda"))
 
 
 def test_the_published_columns_say_how_many_images_a_gpu_had():
