@@ -113,13 +113,13 @@ def test_distances_of_peaks_are_those_of_the_pooled_maximum():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"group": 30}, "group is 30; it must be at most 29"),
+        ({"group": 30}, "group is 30; it must be a whole number from 1 to 29"),
         ({"group": 0}, "group is 0"),
         ({"blocks": 1}, "blocks is 1"),
         ({"blocks": 16}, "from 2 to 8, or -1"),
         ({"alpha": 0}, "alpha is 0"),
         ({"tau": -0.1}, "tau is -0.1"),
-        ({"omega": 1.5}, "omega is 1.5; it must be a number, from 0 to 1"),
+        ({"omega": 1.5}, "omega is 1.5; it must be a number from 0 to 1"),
         ({"iterations": 0}, "iterations is 0"),
         ({"clean_lam": -1}, "clean_lam"),
         ({"saliency_size": 32}, "clean_lam trains on the clean images"),
