@@ -103,7 +103,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> list[dict]:
     """The rows of all models. Raises ValueError for a size or a count below 1, or an unknown model."""
-    measure.positive(args, "batch", "size")
     rows = []
     for name in args.models:
         found = floor(name, args.batch, args.size, args.precision)

@@ -32,7 +32,6 @@ def run(args: argparse.Namespace):
     from fastmix.bench.apart import apart
     from fastmix.mixers import MIXERS, nearest
 
-    measure.positive(args, "steps")
     for name in args.only or ():
         if name not in MIXERS:
             raise ValueError(f"--only: no method {name!r}{nearest(name, MIXERS)}")

@@ -24,7 +24,6 @@ def run(args: argparse.Namespace):
     import torch
 
     args.side = SIDE[args.device] if args.side is None else args.side
-    measure.positive(args, "side", "repeats")
     megabytes = MEGABYTES[args.device]
     rate = measure.copy_bandwidth(args.device, megabytes, args.repeats)
     yield measure.row("rates", "copy", "torch", f"{megabytes} MB", "uint8", "GB/s", [rate], device=args.device)

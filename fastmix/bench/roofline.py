@@ -38,7 +38,6 @@ def run(args: argparse.Namespace) -> list[dict]:
 
     Raises ValueError for a count below 1, a size that is no multiple of 8, and without Triton.
     """
-    measure.positive(args, "batch", "size")
     for size in args.size:
         if size % 8:
             raise ValueError(f"--size is {size}; it must be a multiple of 8, as the builds are whose code is read")

@@ -30,8 +30,6 @@ from typing import NamedTuple
 
 from fastmix.bench import step as steps
 from fastmix.bench.step import leaving_out
-from fastmix.cli import number
-from fastmix.ranges import Range
 
 LOADERS = {"beton": "packed", "folder": "files", "resident": "", "dali": "", "ffcv": "packed"}  # what each reads
 DECODING = ("beton", "folder", "dali")  # loaders that --decode concerns
@@ -66,9 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peer", choices=("timm",))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40, help="steps of a turn that count")
-    parser.add_argument(
-        "--warmup", type=number(int, Range(0, 1_000_000)), default=10, help="steps of a turn before them"
-    )
+    parser.add_argument("--warmup", type=int, default=10, help="steps of a turn before them")
     parser.add_argument("--repeat-data", type=int, metavar="N", help="images an epoch at least; default: a turn's")
 
 
@@ -76,8 +72,6 @@ def run(args: argparse.Namespace) -> list[dict]:
     """Rows as the module says. Raises ValueError for bad data or options."""
     from fastmix.bench import measure
 
-    counted = [option for option in ("workers", "repeat_data") if getattr(args, option) is not None]
-    measure.positive(args, "batch", "size", "rounds", "steps", "warmup", *counted)
     cfg, device = steps.settings(args)
     names = args.loader or ["beton" if _packed(args.data) else "folder"]
     with tempfile.TemporaryDirectory() as folder:

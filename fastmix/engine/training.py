@@ -55,7 +55,8 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
             note = state.restore() if resume and state.last.exists() else ""
             first = picture.first_batch(task, data) if lead and state.step == 0 else None
             if lead:
-                state.require_same()
+                if not state.last.exists():
+                    state.require_same()
                 _begin(state, first)
             distributed.barrier()
             compile_networks(cfg, model, mixer)

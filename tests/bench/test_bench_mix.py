@@ -8,7 +8,6 @@ import torch
 
 from fastmix.batch import Batch
 from fastmix.bench import main, mix_whole
-from fastmix.bench.measure import positive
 from fastmix.bench.mix import rotating
 from fastmix.kernels.mix import mix, reference
 from fastmix.kernels.mix.cases import MEAN, STD
@@ -102,9 +101,8 @@ def test_a_plan_of_other_kinds_is_another_build():
         mix_whole.overwrite(blend, box)
 
 
-def test_counts_below_one():
-    from argparse import Namespace
-
-    for batch in (0, [64, 0]):
-        with pytest.raises(ValueError, match="--batch is 0; it must be at least 1"):
-            positive(Namespace(batch=batch), "batch")
+@pytest.mark.parametrize("words", ["rates --side 0", "roofline --batch 64 0", "floor --size -1"])
+def test_counts_below_one(words):
+    _, option, *_, value = words.split()
+    with pytest.raises(ValueError, match=f"argument {option}: '{value}' is not a whole number from 1"):
+        main(words.split())

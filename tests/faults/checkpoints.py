@@ -118,6 +118,15 @@ def before_the_first_save(folder: Path) -> None:
         (run / name).unlink()
 
 
+def best_as_last(folder: Path) -> None:
+    run = trained.unfinished(folder)
+    (run / "last.pt").write_bytes((run / "best.pt").read_bytes())
+
+
+def half_beside(folder: Path) -> None:
+    (trained.unfinished(folder) / "last.pt.part").write_bytes(b"half")
+
+
 def at_step(step: int) -> Callable[[Path, str], None]:
     """The checkpoint is of that step, and whole."""
 
