@@ -53,6 +53,7 @@ class Walk:
     def __init__(self, source: Path):
         self.passed: list[Passed] = []
         self._taken: dict[tuple[int, int], tuple[str, str]] = {}  # by device and inode: path, class
+        self._walked: dict[tuple[int, int, str], str] = {}  # by device, inode and class: path
         self._above = [_identity(os.stat(folder)) for folder in (source, *source.resolve().parents)]
 
     def images(self, folder: str, label: str) -> list[str]:
@@ -66,6 +67,10 @@ class Walk:
             here = _identity(os.stat(path))
             if here in above:
                 raise ValueError(f"{shown(path)}: a link that leads back to a folder above it; remove it")
+            first = self._walked.setdefault((*here, label), path)
+            if first != path:  # all of it would be repeated, and links to links grow without bound
+                self.passed.append(Passed(path, REPEATED, f"the same folder as {shown(first)}"))
+                continue
             below = []
             for entry in self.entries(path):
                 if entry.is_dir():

@@ -35,6 +35,16 @@ def link(name: str, target: str):
     return lambda source: os.symlink(target, source / name)
 
 
+def diamond(source: Path) -> None:
+    """30 folders, each with two links to the next one."""
+    for k in range(30):
+        (source.parent / f"other/{k}").mkdir(parents=True)
+        for name in "xy":
+            os.symlink(f"../{k + 1}", source.parent / f"other/{k}/{name}")
+    tree(source.parent / "other/30", {"1.jpg": picture(60)})
+    os.symlink("../../other/0", source / "a/z")
+
+
 def hard(name: str, target: str):
     return lambda source: os.link(source / target, source / name)
 
@@ -126,6 +136,7 @@ FAULTS = [
           labels(8, 8)),
     Fault("a linked folder within a class", also(files(these={"a/x/1.jpg": picture(77)}), link("a/y", "x")), CONVERT,
           ("17 images", "1 repeated"), 0, labels(9, 8)),
+    Fault("links to links, 2 ** 30 ways", also(diamond), CONVERT, ("17 images", "repeated"), 0, labels(9, 8), limit=10),
     Fault("a link into another class", also(link("a/9.jpg", "../b/0.jpg")), CONVERT,
           ("in/b/0.jpg: the same file as in/a/9.jpg, which is of another class; remove one",)),
     Fault("a link into another class, trained", also(link("a/9.jpg", "../b/0.jpg")), FOLDER, ("of another class",)),
