@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from fastmix import models
 from fastmix.config import Model
-from fastmix.models import weights
+from fastmix.models import seen, weights
 
 TIMM = "timm"
 FEW = 3  # names in a line
+ANEW = "weights: the classifier begins anew: "
 
 
 def build(
@@ -25,21 +26,30 @@ def build(
 
     A file may be of this project (then its moving average is taken where there is one), of timm, torchvision,
     Lightning or OpenMixup: the names of wrappers before those of the model do not matter. What timm's own loading would
-    convert or resize (position embeddings) is. A classifier of other classes begins anew, as timm initialises it.
+    convert or resize (position embeddings) is. A classifier of other classes begins anew, by timm's reset_classifier.
     Raises ValueError of one line for a file that is not this model's.
     """
     if cfg.weights == TIMM:
+        own = seen.trained(cfg.name, cfg.args)["num_classes"]
         try:
-            model = models.build(replace(cfg, args=cfg.args | {"pretrained": True}), len(names), seed, device)
+            model = models.build(replace(cfg, args=cfg.args | {"pretrained": True}), own, seed, device)
         except (OSError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(
                 f"model.weights is timm, but the weights of {cfg.name} cannot be had ({reason}); fetch the file where "
                 "there is a network and give model.weights=FILE"
             ) from None
-        return model, [f"weights: timm's of {cfg.name}, the classifier anew where it has not {len(names)} classes"]
-    model = models.build(cfg, len(names), seed, device)
-    return model, fit(weights.read(found(cfg.weights)), model, names, cfg.weights) if cfg.weights else []
+        lines, anew = [f"weights: timm's of {cfg.name}"], f"timm's is of {own} classes" if own != len(names) else ""
+    else:
+        model = models.build(cfg, len(names), seed, device)
+        lines, anew = fit(weights.read(found(cfg.weights)), model, names, cfg.weights) if cfg.weights else ([], "")
+    if anew:
+        lines.insert(1, ANEW + anew)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.reset_classifier(len(names))
+        model.to(device)
+    return model, lines
 
 
 def found(where: str) -> Path:
@@ -53,8 +63,11 @@ def found(where: str) -> Path:
     raise ValueError(f"model.weights: {path} is a folder without model.safetensors, last.pt or best.pt of a run")
 
 
-def fit(content: weights.Weights, model: nn.Module, names: list[str], where: str) -> list[str]:
-    """Gives the model what fits of the weights in a file, and tells it in lines. Raises ValueError of one line."""
+def fit(content: weights.Weights, model: nn.Module, names: list[str], where: str) -> tuple[list[str], str]:
+    """Gives the model what fits of the weights in a file; tells it in lines, and why the classifier is to begin anew.
+
+    Raises ValueError of one line.
+    """
     given = content.sets.get("ema") or content.sets["raw"]
     own, head = model.state_dict(), models.classifier(model)
     stored = converted(aligned(given, own, head), model, where)
@@ -67,13 +80,13 @@ def fit(content: weights.Weights, model: nn.Module, names: list[str], where: str
 
     lines = [f"weights: {len(fits)} of {len(own)} tensors from {where}"]
     lines += [f"weights: {line}" for line in _resized(given, fits)]
-    if anew:
-        lines.append(f"weights: the classifier begins anew: {some(anew)} in the file are of other classes")
-    if lacking := [name for name in head if name not in stored]:
-        lines.append(f"weights: the classifier begins anew: {some(lacking)} not in the file")
+    lacking = [name for name in head if name not in stored]
+    why = (
+        f"{some(anew)} in the file are of other classes" if anew else f"{some(lacking)} not in the file" * bool(lacking)
+    )
     if others := [name for name in stored if name not in own]:
         lines.append(f"weights: not the model's, left out: {some(others)}")
-    return lines
+    return lines, why
 
 
 def aligned(given: dict[str, Tensor], own: dict[str, Tensor], head: list[str]) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ def modes(expected: int):
     """Every file of the run has this mode."""
     written = {
         "config.yaml",
+        "model.json",
         "versions.json",
         "log.jsonl",
         "first_batch.png",

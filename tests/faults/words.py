@@ -64,7 +64,7 @@ FAULTS = [
     train("out=/dev/null/x", "/dev/null/x: Not a directory"),
     train(f"out={'a' * 300}", "File name too long"),
     train("'out=\"a\\0b\"'", "out is 'a\\x00b'; it must be text without a zero byte"),
-    train("data.train=/dev/zero", "/dev/zero: not a .beton file"),
+    train("data.train=/dev/zero", "/dev/zero: a device, where a file is needed"),
     train("'data.train=shapes:train?n=1000000000000'", "n must be a whole number from 10 to 1,000,000"),
     train("'data.train=shapes:train?n=16&size=100000'", "size must be a whole number from 16 to 4,096"),
     train("mix=transmix mixers.transmix={}", "TransMix: test_resnet has no class token"),

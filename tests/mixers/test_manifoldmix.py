@@ -62,7 +62,8 @@ def partners(batch: Batch, lam: float, seed: int = 0) -> torch.Tensor:
 
 
 def test_every_backbone_of_the_configs_is_tried():
-    used = {config.load(path).model.name for path in CONFIGS.glob("*.yaml")}
+    configs = map(config.load, CONFIGS.glob("*.yaml"))
+    used = {cfg.model.name for cfg in configs if "manifoldmix" in cfg.mixers}
     assert used <= set(ROWS)
 
 

@@ -332,9 +332,9 @@ def test_a_compiled_model_trains_with_clean_lam():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"clean_lam": -1}, "clean_lam is -1; it must be a number, at least 0"),
+        ({"clean_lam": -1}, "clean_lam is -1; it must be a number from 0 to 1,000,000"),
         ({"clean_lam": "1"}, "clean_lam is '1'"),
-        ({"saliency_size": 4}, "saliency_size is 4; it must be a whole number of at least 8"),
+        ({"saliency_size": 4}, "saliency_size is 4; it must be a whole number from 8 to 4,096"),
         ({"saliency_size": 112, "clean_lam": 1.0}, "leave saliency_size out"),
     ],
 )

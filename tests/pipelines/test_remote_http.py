@@ -161,7 +161,7 @@ def test_a_page_in_the_place_of_a_missing_file_is_none(server, files):
 
 def test_other_class_names_than_the_file_has(server, files):
     server.files["data.beton.classes.json"] = b'["a"]'
-    with pytest.raises(ValueError, match="data.beton.classes.json: names 1 classes but row"):
+    with pytest.raises(ValueError, match="data.beton: row 1: label 1; labels are whole numbers from 0 to 0, as"):
         resolve(server.url("good"))
     assert left() == set()
 
