@@ -81,9 +81,9 @@ def fit(content: weights.Weights, model: nn.Module, names: list[str], where: str
     lines = [f"weights: {len(fits)} of {len(own)} tensors from {where}"]
     lines += [f"weights: {line}" for line in _resized(given, fits)]
     lacking = [name for name in head if name not in stored]
-    why = (
-        f"{some(anew)} in the file are of other classes" if anew else f"{some(lacking)} not in the file" * bool(lacking)
-    )
+    why = f"{some(anew)} in the file are of other classes" if anew else ""
+    if lacking and not anew:
+        why = f"{some(lacking)} not in the file"
     if others := [name for name in stored if name not in own]:
         lines.append(f"weights: not the model's, left out: {some(others)}")
     return lines, why
