@@ -17,8 +17,8 @@ test: $(DEV)
 	$(VENV)/bin/python -m pytest -q -m "not long" $(ARGS)
 
 # Gradients once more with other instructions, as on another processor: a test of them must not hang on a rounding.
-test-all: $(DEV)
-	$(VENV)/bin/python -m pytest -q $(ARGS)
+test-all: test
+	$(VENV)/bin/python -m pytest -q -m long $(ARGS)
 	ATEN_CPU_CAPABILITY=default $(VENV)/bin/python -m pytest -q -m "gradient and not long" $(ARGS)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/python -m pytest -q -m "gradient and not long" $(ARGS)
 

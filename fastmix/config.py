@@ -126,6 +126,8 @@ class Model:
     classifier)."""
     unfreeze: Epoch | None = None
     """The epoch, from 0, from which all train; null: never."""
+    norm_stats: Literal["train", "keep"] = "train"
+    """keep: batch-norms use, and never change, the statistics that they begin with: those of `weights`."""
     channels_last: bool = True
     sync_bn: bool = False
     """Batch-norm statistics over all processes of a step's part; with several processes it needs GPUs."""

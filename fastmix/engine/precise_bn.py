@@ -21,7 +21,7 @@ def precise_bn(model: nn.Module, task: Task, data, step: int) -> None:
     validation averages over processes. Nothing but these statistics changes.
     """
     cfg, training = task.cfg, model.training
-    held = () if task.frozen.thawed else task.frozen.norms
+    held = task.frozen.norms
     norms = [m for name, m in model.named_modules() if isinstance(m, _BatchNorm) and name not in held]
     norms = [norm for norm in norms if norm.track_running_stats]
     kept = [(norm, norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]

@@ -40,7 +40,7 @@ class Task(nn.Module):
         self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
         self.augmentation, self.reused = augmentation(cfg), Buffers()
         self.register_buffer("noise", erasing_noise(cfg), persistent=False)
-        self.mixing, self.plain, self.frozen = True, Vanilla(), Frozen(model, cfg.model.freeze)
+        self.mixing, self.plain, self.frozen = True, Vanilla(), Frozen(model, cfg.model.freeze, cfg.model.norm_stats)
 
     @property
     def active(self) -> Mixer:

@@ -50,7 +50,7 @@ class AlignMix(MixUp):
         variant: str = "paper",
     ):
         super().__init__(alpha, granularity, variant)
-        self.eps = positive(self.name, "eps", eps)
+        self.eps = positive(self.name, "eps", eps, least=1e-12)
         self.iterations = whole(self.name, "iterations", iterations, most=10_000)
         check(self.name, "exact_marginals", exact_marginals, (True, False))
         self.exact_marginals = exact_marginals

@@ -106,9 +106,9 @@ def within(mixer: str, option: str, value: float, allowed: Range) -> float:
     return value
 
 
-def positive(mixer: str, option: str, value: float, most: float = MOST) -> float:
-    """The value; raises ValueError, naming mixer and option, unless it is a number from LEAST to `most`."""
-    return within(mixer, option, value, Range(LEAST, most))
+def positive(mixer: str, option: str, value: float, most: float = MOST, least: float = LEAST) -> float:
+    """The value; raises ValueError, naming mixer and option, unless it is a number from `least` to `most`."""
+    return within(mixer, option, value, Range(least, most))
 
 
 def whole(mixer: str, option: str, value: int, least: int = 1, most: int = MOST) -> int:

@@ -293,7 +293,7 @@ def test_the_authors_recipe_trains_in_bfloat16():
 @pytest.mark.parametrize(
     "options, words",
     [
-        ({"eps": 0}, "AlignMix: eps is 0; it must be a number from 1e-06 to 1,000,000"),
+        ({"eps": 0}, "AlignMix: eps is 0; it must be a number from 1e-12 to 1,000,000"),
         ({"iterations": 0}, "AlignMix: iterations is 0; it must be a whole number from 1 to 10,000"),
         ({"exact_marginals": "yes"}, "AlignMix: exact_marginals is 'yes'; choose one of True, False"),
     ],

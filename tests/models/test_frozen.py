@@ -45,6 +45,16 @@ def test_thawed_parts_train(model):
     assert all(p.requires_grad for p in model.parameters()) and all(m.training for m in model.modules())
 
 
+def test_kept_statistics_stay_while_all_trains(model):
+    frozen = Frozen(model, ["layer1"], stats="keep")
+    frozen.set(thawed=True)
+    frozen.hold(model.train())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model(torch.rand(4, 3, 32, 32)).sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items() if "running" in name)
+    assert all(p.grad is not None for p in model.parameters())
+
+
 def test_no_pattern_freezes_nothing(model):
     assert Frozen(model, []).parameters == [] and Frozen(model, []).norms == []
 

@@ -146,7 +146,7 @@ def test_small_images_as_build_says(name, size):
     model = on_meta(name, num_classes=10, **({"img_size": size} if name in SIZED else {}))
     assert model(torch.empty(2, 3, size, size, device="meta")).shape == (2, 10)
     if name not in SIZED:
-        with pytest.raises(ValueError, match=f"model {name}: .*img_size"):
+        with pytest.raises(ValueError, match=f"model {name} with .*img_size"):
             build(Model(name, args={"img_size": size}), 10)
 
 
