@@ -43,7 +43,7 @@ def test_four_commands(data, tmp_path, monkeypatch):
 
     assert predict.main(["run", "photographs", "--top", "5", "--out", "found.csv"]) == 0
     assert export.main(["run", "--to", "onnx", "--with-preprocessing"]) == 0
-    rows = list(csv.DictReader(Path("found.csv").open()))
+    rows = list(csv.DictReader(Path("found.csv").read_text().splitlines()))
     assert len(rows) == 150 and not any(row["reason"] for row in rows)
 
     session = onnxruntime.InferenceSession("run/model.onnx")
