@@ -95,7 +95,7 @@ def tiny():
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 64), (43, 75)])
 def test_logits_and_maps_equal_the_formulas(tiny, size):
-    images = torch.randn(2, 3, *size, dtype=torch.float64)
+    images = torch.randn(2, 3, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted, maps = reference(tiny.state_dict(), images, (2, 2, 2, 2), (64, 64))
         tokens, got = tiny.forward_intermediates(images)
@@ -104,7 +104,7 @@ def test_logits_and_maps_equal_the_formulas(tiny, size):
     for ours, theirs in zip(got, maps, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
     torch.testing.assert_close(tiny.forward_head(tokens), logits, rtol=0, atol=0)
-    assert logits.std(0).min() > 1e-3, "the comparison sees something"
+    assert logits.std(0).mean() > 1e-2, "the comparison sees something"
 
 
 @pytest.mark.long
