@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fastmix import cli, config
+from fastmix import cli, config, files
 from fastmix.ranges import Range
 
 
@@ -31,8 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--across", type=int, default=1, help="blocks side by side")
     parser.add_argument("--out", type=Path, default=Path("draw.png"))
     args = parser.parse_intermixed_args(argv)
-    if not args.out.parent.is_dir():
-        raise ValueError(f"{args.out}: there is no folder {args.out.parent} to write it to")
+    files.require_folder(args.out)
     args.words += [word for word in args.mix if "=" in word]  # settings behind the names
     args.mix = [word for word in args.mix if "=" not in word]
     cfg = _config(args)

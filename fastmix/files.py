@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastmix.reading import shown
+
 SEAL = b"\nfastmix sha256 "
 """What stands, with 64 hexadecimal digits and a line's end, behind a file of torch's: of all the bytes before it."""
 LENGTH = len(SEAL) + 65
@@ -35,12 +37,17 @@ def whole(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def require_folder(path: Path) -> None:
+    """Raises ValueError where there is no folder for the file."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{shown(path)}: there is no folder {shown(path.parent)} to write it to")
+
+
 def check_free(path: Path, overwrite: bool = False) -> None:
     """Raises ValueError where there is no folder for the file, or where it exists and is not to be replaced."""
-    if not path.parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent} to write it to")
+    require_folder(path)
     if path.exists() and not (overwrite and path.is_file()):
-        raise ValueError(f"{path}: exists already; remove it or give --overwrite")
+        raise ValueError(f"{shown(path)}: exists already; remove it or give --overwrite")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

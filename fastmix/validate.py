@@ -45,9 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--names", metavar="FOLDER", help="for --real with a .beton: the images that it was made from")
     parser.add_argument("--json", type=Path, help="write the result here too")
     args = parser.parse_intermixed_args(argv)
-    for path in (args.json, args.per_class):
-        if path and not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent} to write it to")
+    for path in filter(None, (args.json, args.per_class)):
+        files.require_folder(path)
     if not args.model and not args.words:
         raise ValueError("name a run folder or a checkpoint, or give --model NAME --weights FILE")
     if args.names and not args.real:

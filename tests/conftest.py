@@ -26,8 +26,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """A warning is an error, but beside other versions of the packages, which may warn of what ours do not."""
     if not others():
         config.addinivalue_line("filterwarnings", "error")
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what is to run in its background
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    for number, handler in defaults.items():  # ignored where a shell runs this in its background, or nohup does
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from fastmix import files
 from fastmix.bench import measure
 from fastmix.cli import Parser
 
@@ -48,8 +49,7 @@ def main(argv: list[str] | None = None) -> int:
             module.add_arguments(command)
     args = parser.parse_args(argv)
     for path in filter(None, (args.json, args.csv)):
-        if not Path(path).parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {Path(path).parent} to write it to")
+        files.require_folder(Path(path))
     if getattr(args, "device", None) == "cuda" and not getattr(args, "dry_run", False):
         measure.needs_gpu()
     rows = []

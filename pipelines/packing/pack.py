@@ -82,10 +82,7 @@ def pack(
     set, or if the verification fails; OSError if writing fails. In all these cases no `.beton` is left.
     """
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise ValueError(f"{shown(out)}: exists already; remove it or give --overwrite")
-    if not out.parent.is_dir():
-        raise ValueError(f"{shown(out.parent)}: no such folder to write {shown(out.name)} into")
+    files.check_free(out, overwrite)
     need(shown(out), jpeg_share > 0 or with_jpegs(listing.files))
     workers = workers or system.cores()
     encoder = partial(

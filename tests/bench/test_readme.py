@@ -34,3 +34,12 @@ def test_commands_targets_and_files_exist():
     assert files and [f for f in files if not (ROOT / f).is_file()] == []
     tables = set(re.findall(r"`(\w+\.yaml)`", TEXT)) - {"config.yaml"}
     assert tables and tables <= {path.name for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_the_walk_shows_what_was_said():
+    """Of docs/own_data.md; lines of dots stand for some that are left out."""
+    walk = (ROOT / "docs/own_data.md").read_text(encoding="utf-8")
+    log = (ROOT / "results/own_data/commands.txt").read_text(encoding="utf-8").splitlines()
+    shown = [line for block in re.findall(r"```\n(\$ .*?)```", walk, re.S) for line in block.splitlines()]
+    assert sum(line.startswith("$ python -m fastmix.") for line in shown) == 4
+    assert [line for line in shown if line not in (*log, "...")] == []

@@ -39,7 +39,7 @@ def test_mistakes_end_with_one_line_and_nothing_written(tmp_path, capsys):
         (broken / "q.csv", out): "row 1: unexpected end of data",
         (broken / "b.csv", out): "not UTF-8 text",
         (good, tmp_path / "a.bin"): "give the packed file a name that ends in .beton",
-        (good, tmp_path / "no" / "a.beton"): f"{tmp_path / 'no'}: no such folder to write a.beton into",
+        (good, tmp_path / "no" / "a.beton"): f"a.beton: there is no folder {tmp_path / 'no'} to write it to",
         (good, old): f"{old}: exists already; remove it or give --overwrite",
         (good, out, "--quality", "0"): "argument --quality: '0' is not a whole number from 1 to 100",
         (good, out, "--jpeg-share", "1.5"): "argument --jpeg-share: '1.5' is not a number from 0 to 1",

@@ -22,12 +22,7 @@ from fastmix.engine.task import Task
 from helpers import ROOT
 from helpers.small_runs import SMALL, launch, rows, run, same, stop_at
 
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FASTMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
