@@ -1,6 +1,7 @@
 """fastmix convert SOURCE OUT.beton: packs images and labels into one file that the trainer reads at full speed.
 
-SOURCE is a folder of class folders, Tiny-ImageNet's val folder, or a .csv/.tsv list of path,label.
+SOURCE is a folder of class folders, a list of path and label (.csv, .tsv, .txt), a .tar, parquet files, or one of the
+data sets that docs/data.md names, as it is handed out: imagenet/train, CUB_200_2011/test, cifar-10-batches-py/train.
 With --verify and a finished FILE.beton alone, every image of that file is checked.
 """
 
@@ -21,7 +22,9 @@ def parser() -> Parser:
     p = Parser(
         "fastmix convert", description=__doc__.split("\n\n", 1)[1], epilog="Class names and checksums go beside OUT."
     )
-    p.add_argument("source", help="class folders, Tiny-ImageNet val folder, or a .csv/.tsv list of path,label")
+    p.add_argument(
+        "source", help="a folder, list or archive of images, or a data set's folder with one of its parts behind it"
+    )
     p.add_argument("out", nargs="?", help="the .beton file to write")
     p.add_argument("--max-resolution", type=int, metavar="N", help="longest side, in pixels; larger ones are reduced")
     p.add_argument(
@@ -91,11 +94,15 @@ def main(argv: list[str] | None = None) -> int:
     ways = [f"{packed.kept} JPEGs kept untouched"]
     if args.seekable:
         ways = [f"{packed.seekable} JPEGs made seekable", f"{packed.kept} kept untouched (progressive and the like)"]
-    ways += [f"{packed.encoded} encoded anew"] * (packed.encoded > 0) + [f"{packed.raw} raw"] * (packed.raw > 0)
+    kinds = ", ".join(f"{n} {kind}" for kind, n in packed.odd.most_common())
+    ways += [f"{packed.encoded} encoded anew" + f" ({kinds})" * bool(kinds)] * (packed.encoded > 0)
+    ways += [f"{packed.raw} raw"] * (packed.raw > 0)
     print(
         f"{shown(args.out)}: {packed.rows} images{classes}, {packed.bytes / 1e6:.1f} MB, {', '.join(ways)}, "
-        f"{packed.rows / seconds:.0f} images/s" + (", verified" if args.verify else "")
+        f"{(packed.rows - packed.taken_up) / seconds:.0f} images/s" + (", verified" if args.verify else "")
     )
+    if packed.taken_up:
+        print(f"{packed.taken_up} images had been written before it was killed, and were taken up")
     if packed.bad:
         print(f"{len(packed.bad)} damaged images left out, listed in {shown(bad_path(args.out))}")
     if listing.passed:

@@ -1,4 +1,4 @@
-"""The `folder` loader: image files as they lie in class folders, or in any layout that convert understands."""
+"""The `folder` loader: images as they lie in class folders, or in any layout that convert understands."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from fastmix.pipelines.chunk import Record
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import plain_size
 from fastmix.pipelines.nvjpeg import Jpegs
+from fastmix.pipelines.packing.entries import load
 from fastmix.pipelines.packing.images import rgb
 from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.packing.layouts import Listing, scan, with_jpegs
+from fastmix.pipelines.packing.layouts.parquet import Cell
 from fastmix.pipelines.packing.walk import HIDDEN, summary
-from fastmix.reading import read, shown
+from fastmix.reading import shown
 
 
 class Folder(Jpegs):
@@ -22,6 +24,10 @@ class Folder(Jpegs):
         super().open()
         listing = self.listing()
         need(self.source, with_jpegs(listing.files))
+        if self.train and isinstance(listing.files[0], Cell):
+            raise ValueError(
+                f"{shown(self.source)}: parquet can be read in order only; convert it, or take data.loader=resident"
+            )
         self.files, self.labels = listing.files, np.array(listing.labels, np.int64)
         self.class_names, self.warnings = names(self.labels, listing.classes), list(listing.warnings)
         if left := [file for file in listing.passed if file.kind != HIDDEN]:
@@ -32,11 +38,13 @@ class Folder(Jpegs):
         return scan(self.source)
 
     def record(self, row: int) -> Record:
-        data = read(self.files[row])
+        data = load(self.files[row])
+        if isinstance(data, np.ndarray):
+            return Record(*data.shape[:2], data.reshape(-1), True)
         if size := plain_size(data):
             return Record(*size, data, False)
         pixels = np.ascontiguousarray(rgb(data))
         return Record(*pixels.shape[:2], pixels.reshape(-1), True)
 
     def where(self, row: int) -> str:
-        return f"{shown(self.files[row])} (row {row})"
+        return f"{shown(str(self.files[row]))} (row {row})"

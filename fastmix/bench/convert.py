@@ -6,6 +6,8 @@ file each, after one that is not counted. ffcv gets the images from Pillow, as i
 
 - "jpeg": every image is encoded anew.   - "raw": every image is stored as pixels.
 - "kept", "seekable": ours only; the original JPEG bytes, and the same with restart markers.
+
+Of several sources, which are the same images in several forms, we convert each as "kept", its listing included.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help="a folder of images, in a layout that convert knows")
+    parser.add_argument("source", nargs="+", help="images in a layout that convert knows; several: of the same images")
     parser.add_argument("--rows", type=int, default=1000, help="images a file at least; fewer are repeated")
     parser.add_argument("--rounds", type=int, default=7, help="files of each provider that count")
     parser.add_argument("--workers", type=int, default=2)
@@ -36,7 +38,9 @@ def run(args: argparse.Namespace) -> list[dict]:
     from fastmix.bench.measure import row
     from fastmix.pipelines.packing.layouts import scan
 
-    listing = scan(args.source)
+    if len(args.source) > 1:
+        return _forms(args)
+    listing = scan(args.source[0])
     repeats = max(1, -(-args.rows // len(listing.files)))
     listing = listing._replace(files=listing.files * repeats, labels=listing.labels * repeats)
     turns = _measure([plan for plan in PLANS if plan[1] == "fastmix" or find_spec("ffcv")], listing, args)
@@ -54,6 +58,29 @@ def run(args: argparse.Namespace) -> list[dict]:
             pairs = zip(turns[mode, "ffcv"], turns[mode, "fastmix"], strict=True)
             ratio = [theirs[k] / ours[k] for theirs, ours in pairs]
             rows.append(row("convert", mode, "ffcv / fastmix", shape, "uint8", unit, ratio))
+    return rows
+
+
+def _forms(args: argparse.Namespace) -> list[dict]:
+    """Rows of the same images in several forms, and the first one's times over the others'."""
+    from fastmix.bench.measure import row
+    from fastmix.pipelines.packing.layouts import scan
+
+    n = len(scan(args.source[0]).files)
+    turns = _measure([("form", source) for source in args.source], None, args)
+    shape, rows = f"{n} images, {args.workers} workers", []
+    for (_, source), results in turns.items():
+        walls, cpus, _ = zip(*results, strict=True)
+        rows.append(row("convert", "form", Path(source).name, shape, "uint8", "images/s", [n / wall for wall in walls]))
+        rows.append(
+            row("convert", "form", Path(source).name, shape, "uint8", "CPU ms/image", [1e3 * cpu / n for cpu in cpus])
+        )
+    first = Path(args.source[0]).name
+    for source in args.source[1:]:
+        for k, unit in enumerate(("x time", "x CPU time")):
+            pairs = zip(turns["form", args.source[0]], turns["form", source], strict=True)
+            ratio = [one[k] / other[k] for one, other in pairs]
+            rows.append(row("convert", "form", f"{first} / {Path(source).name}", shape, "uint8", unit, ratio))
     return rows
 
 
@@ -77,10 +104,10 @@ def _prepare() -> None:
 
 
 def _turn(mode: str, name: str, listing, out: Path, args: argparse.Namespace) -> tuple[float, float, int]:
-    work = PLANS[mode, name]
+    work = _form if mode == "form" else PLANS[mode, name]
     out.unlink(missing_ok=True)
     wall, cpu = time.perf_counter(), _cpu_seconds()
-    work(mode, listing, out, args)
+    work(name if mode == "form" else mode, listing, out, args)
     return time.perf_counter() - wall, _cpu_seconds() - cpu, out.stat().st_size
 
 
@@ -97,6 +124,13 @@ def _fastmix(mode: str, listing, out: Path, args: argparse.Namespace) -> None:
     pack(listing, out, max_resolution=size, quality=args.quality, workers=args.workers, **how)
 
 
+def _form(source: str, listing, out: Path, args: argparse.Namespace) -> None:
+    from fastmix.pipelines.packing.layouts import scan
+    from fastmix.pipelines.packing.pack import pack
+
+    pack(scan(source), out, workers=args.workers)
+
+
 def _ffcv(mode: str, listing, out: Path, args: argparse.Namespace) -> None:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.writer import DatasetWriter
@@ -104,7 +138,7 @@ def _ffcv(mode: str, listing, out: Path, args: argparse.Namespace) -> None:
     kind = "jpg" if mode == "jpeg" else "raw"
     image = RGBImageField(write_mode=kind, max_resolution=args.max_resolution, jpeg_quality=args.quality)
     writer = DatasetWriter(str(out), {"image": image, "label": IntField()}, num_workers=args.workers)
-    writer.from_indexed_dataset(_Files(listing.files, listing.labels))
+    writer.from_indexed_dataset(_Files(listing.paths(), listing.labels))
 
 
 class _Files:

@@ -164,7 +164,7 @@ def repeated_list(source: str, rows: int, folder: Path) -> str:
 
     listing, out = scan(source), folder / "files.csv"
     with out.open("w", newline="") as file:
-        pairs = list(zip(map(os.path.abspath, listing.files), listing.labels, strict=True))
+        pairs = list(zip(map(os.path.abspath, listing.paths()), listing.labels, strict=True))
         csv.writer(file).writerows(pairs * max(1, -(-rows // len(pairs))))
     return str(out)
 

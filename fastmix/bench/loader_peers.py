@@ -76,7 +76,7 @@ def torch(mode: str, source: str, args: argparse.Namespace):
         steps = [transforms.Resize(args.size * 8 // 7), transforms.CenterCrop(args.size)]
     listing = scan(source)
     data = DataLoader(
-        _Files(listing.files, listing.labels, transforms.Compose([*steps, transforms.PILToTensor()])),
+        _Files(listing.paths(), listing.labels, transforms.Compose([*steps, transforms.PILToTensor()])),
         args.batch,
         shuffle=True,
         num_workers=args.workers,

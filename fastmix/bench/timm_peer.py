@@ -78,7 +78,7 @@ def loader(cfg, name: str, source: str, workers: int, device, classes: int):
 
     data, listing = cfg.data, scan(source)
     return create_loader(
-        ImageDataset(source, reader=Listed(listing.files, [int(label) for label in listing.labels])),
+        ImageDataset(source, reader=Listed(listing.paths(), [int(label) for label in listing.labels])),
         input_size=(3, data.size, data.size),
         batch_size=cfg.batch_total,
         is_training=True,

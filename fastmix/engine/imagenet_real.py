@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fastmix.engine.evaluate import Predictions
+from fastmix.pipelines.packing.entries import name_of
 from fastmix.pipelines.packing.layouts import scan
 from fastmix.pipelines.sources.resolve import is_packed
 
@@ -62,7 +63,7 @@ def _places(listing: str, labels: np.ndarray, source: str) -> np.ndarray:
     files, listed, *_ = scan(listing)
     if list(listed) != labels.tolist():
         raise ValueError(f"{listing} does not list the {len(labels)} images of {source}, in that order")
-    names = np.array([Path(file).name for file in files])
+    names = np.array([name_of(file) for file in files])
     order = names.argsort(kind="stable")
     if (names[order][1:] == names[order][:-1]).any():
         raise ValueError(f"{listing}: two images have the same file name, so the names give no order")

@@ -31,13 +31,17 @@ LONGEST = 65535  # pixels a side, in the .beton's metadata
 
 
 class Encoded(NamedTuple):
-    """What a `.beton` row holds: mode JPEG or RAW, size in pixels, bytes; kept: they are the source's own."""
+    """What a `.beton` row holds: mode JPEG or RAW, size in pixels, bytes; kept: they are the source's own.
+
+    why: what the source was, where it could not be kept ("PNG", "CMYK JPEG", "turned", "reduced").
+    """
 
     mode: int
     height: int
     width: int
     data: bytes | memoryview
     kept: bool
+    why: str = ""
 
 
 def rgb(data: bytes) -> np.ndarray:
@@ -49,7 +53,7 @@ def rgb(data: bytes) -> np.ndarray:
 
 
 def encode(
-    data: bytes,
+    data: bytes | np.ndarray,
     max_resolution: int | None = None,
     quality: int = 90,
     as_jpeg: bool = True,
@@ -58,30 +62,34 @@ def encode(
 ) -> Encoded:
     """An image file's bytes as a `.beton` row: the same JPEG bytes where that can be, else a new JPEG or raw pixels.
 
+    Pixels, uint8 [H,W,3], become a JPEG only with recompress, and stay pixels otherwise.
+
     max_resolution: longest side in pixels; a longer image is reduced with Pillow's antialiased Lanczos filter, never
     enlarged. quality: of a new JPEG (4:2:0), 1..100. recompress: make a new JPEG of every one.
     max_pixels: of the image as it comes. Raises ValueError with the reason for a damaged image, or one of more pixels.
     """
-    pixels, plain = _read(data, max_pixels)
+    bare = isinstance(data, np.ndarray)
+    pixels, why = (data, "pixels") if bare else _read(data, max_pixels)
     height, width = pixels.shape[:2]
     longest = max(height, width)
     if max_resolution and longest > max_resolution:
         size = tuple(max(1, round(side * max_resolution / longest)) for side in (width, height))
-        pixels, plain = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS)), False
+        pixels = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+        why = why or "reduced"
         height, width = pixels.shape[:2]
     if max(height, width) > LONGEST:
         raise ValueError(f"{width} x {height} pixels; a side can have {LONGEST} at most, see --max-resolution")
-    if not as_jpeg:
+    if not as_jpeg or (bare and not recompress):
         return Encoded(RAW, height, width, np.ascontiguousarray(pixels).reshape(-1).data, False)
-    if recompress or not plain:
+    if recompress or why:
         pixels = np.ascontiguousarray(pixels)
         data = codec().encode_jpeg(pixels, quality, "RGB", "420", fastdct=False)
-        return Encoded(JPEG, height, width, data, False)
+        return Encoded(JPEG, height, width, data, False, why)
     return Encoded(JPEG, height, width, data, True)
 
 
-def _read(data: bytes, most: int) -> tuple[np.ndarray, bool]:
-    """Pixels, of which there may be `most`, and whether the data is a plain JPEG."""
+def _read(data: bytes, most: int) -> tuple[np.ndarray, str]:
+    """Pixels, of which there may be `most`, and what the data is, if it is no plain JPEG."""
     if not data:
         raise ValueError("empty file")
     try:
@@ -91,9 +99,10 @@ def _read(data: bytes, most: int) -> tuple[np.ndarray, bool]:
         if image.format in ("JPEG", "MPO"):
             check_jpeg(height, width, len(data), most)
         check_pixels(height, width, most)
-        if _plain(image, data):
-            return codec().decode_jpeg(data, fastdct=False, fastupsample=False), True
-        return np.asarray(_convert(ImageOps.exif_transpose(image))), False
+        why = _why(image, data)
+        if not why:
+            return codec().decode_jpeg(data, fastdct=False, fastupsample=False), ""
+        return np.asarray(_convert(ImageOps.exif_transpose(image))), why
     except UnidentifiedImageError:
         raise ValueError("not an image file, or of a kind that Pillow does not know") from None
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
@@ -118,15 +127,20 @@ class _Unlimited:
 _unlimited = _Unlimited()
 
 
-def _plain(image: Image.Image, data: bytes) -> bool:
-    if image.format != "JPEG" or image.mode not in ("RGB", "L") or image.getexif().get(ORIENTATION) in TURNED:
-        return False
+def _why(image: Image.Image, data: bytes) -> str:
+    """What an image is that is no plain JPEG; "" for one that is."""
+    if image.format != "JPEG":
+        return str(image.format)
+    if image.mode not in ("RGB", "L"):
+        return f"{image.mode} JPEG"
+    if image.getexif().get(ORIENTATION) in TURNED:
+        return "turned"
     header = codec().decode_jpeg_header
     try:
         height, width, *_ = header(data)
-    except ValueError:  # unusual subsampling, which TurboJPEG refuses and Pillow reads
-        return False
-    return (width, height) == image.size
+    except ValueError:  # which TurboJPEG refuses and Pillow reads
+        return "unusual subsampling"
+    return "" if (width, height) == image.size else "two sizes"
 
 
 def _convert(image: Image.Image) -> Image.Image:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
+import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -24,12 +26,15 @@ from tqdm import tqdm
 from fastmix import files, system
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
+from fastmix.pipelines.packing.entries import load
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
 from fastmix.pipelines.packing.images import Encoded, encode
+from fastmix.pipelines.packing.journal import Row, key
 from fastmix.pipelines.packing.layouts import Listing, with_jpegs
 from fastmix.pipelines.packing.writer import BetonWriter, check_page
-from fastmix.reading import read, reason, shown
+from fastmix.reading import reason, shown
 
+SILENT = 60  # seconds between lines on the progress, where there is no terminal
 AHEAD = 8  # images in work or waiting for their turn, per worker
 
 
@@ -38,7 +43,8 @@ class Packed:
     """What was written: rows and bytes of the file; damaged images: file and reason.
 
     Of the rows `kept` hold their source's own bytes, `seekable` the same coefficients with restart markers, `encoded`
-    new JPEGs and `raw` pixels. emptied: classes all of whose images were damaged.
+    new JPEGs and `raw` pixels. odd: how many of `encoded` were of which kind, other than plain JPEGs. taken_up: rows
+    that an earlier conversion, which was killed, had written. emptied: classes all of whose images were damaged.
     """
 
     rows: int = 0
@@ -47,6 +53,8 @@ class Packed:
     encoded: int = 0
     raw: int = 0
     bytes: int = 0
+    taken_up: int = 0
+    odd: Counter = field(default_factory=Counter)
     emptied: list[str] = field(default_factory=list)
     bad: list[tuple[str, str]] = field(default_factory=list)
 
@@ -79,29 +87,49 @@ def pack(
     row with its source before it gets its name.
 
     Raises ValueError if an image is damaged (unless skip_bad: it is left out), if `out` exists and overwrite is not
-    set, or if the verification fails; OSError if writing fails. In all these cases no `.beton` is left.
+    set, or if the verification fails; OSError if writing fails. In all these cases no `.beton` is left. What a killed
+    process leaves is taken up by the next call for the same file from the same source with the same options.
     """
     out = Path(out)
     files.check_free(out, overwrite)
     need(shown(out), jpeg_share > 0 or with_jpegs(listing.files))
     workers = workers or system.cores()
-    encoder = partial(
-        encode, max_resolution=max_resolution, max_pixels=max_pixels, quality=quality, recompress=recompress
-    )
-    make = partial(_row, listing.files, encoder, jpeg_share, seekable)
+    options = {"max_resolution": max_resolution, "max_pixels": max_pixels, "quality": quality, "recompress": recompress}
+    make = partial(_row, listing.files, partial(encode, **options), jpeg_share, seekable)
     packed, good, sums, total = Packed(), [], [], len(listing.files)
-    with warnings.catch_warnings(), BetonWriter(out, total) as writer:
+
+    def count(row: Row) -> None:
+        if row.bad:
+            packed.bad.append((shown(str(listing.files[row.source])), row.bad))
+            return
+        good.append(row.source)
+        sums.append(row.crc)
+        setattr(packed, row.way, getattr(packed, row.way) + 1)
+        if row.why:
+            packed.odd[row.why] += 1
+
+    asked = options | {"jpeg_share": jpeg_share, "seekable": seekable, "skip_bad": skip_bad}
+    unique = key(listing.files, listing.labels, listing.classes, asked)
+    with warnings.catch_warnings(), BetonWriter(out, total, key=unique) as writer:
         warnings.simplefilter("ignore", category=UserWarning)  # Pillow on odd EXIF blocks, which are passed over
-        with closing(ordered(make, range(total), workers)) as results:
-            for row, result in progress(results, total, "pack"):
+        for row in writer.done:
+            count(row)
+        first, new = len(writer.done), []
+        packed.taken_up = writer.rows
+        with closing(ordered(make, range(first, total), workers)) as results:
+            for source, result in progress(results, total, "pack", first):
                 if isinstance(result, str):
-                    packed.bad.append((shown(listing.files[row]), result))
+                    new.append(Row(source, bad=result))
+                    count(new[-1])
                 elif skip_bad or not packed.bad:
                     image, way, crc = result
-                    writer.add(image.mode, image.height, image.width, image.data, listing.labels[row])
-                    good.append(row)
-                    sums.append(crc)
-                    setattr(packed, way, getattr(packed, way) + 1)
+                    at = writer.add(image.mode, image.height, image.width, image.data, listing.labels[source])
+                    new.append(
+                        Row(source, way, image.why, crc, *image[:3], at, len(image.data), listing.labels[source])
+                    )
+                    count(new[-1])
+                    if writer.note(new):
+                        new = []
         _report(out, packed.bad)
         if packed.bad and (not skip_bad or not good):
             file, why = packed.bad[0]
@@ -127,11 +155,11 @@ def is_jpeg(row: int, share: float) -> bool:
 
 
 def _row(
-    files: list[str], encoder: Callable[..., Encoded], share: float, seekable: bool, row: int
+    files: list, encoder: Callable[..., Encoded], share: float, seekable: bool, row: int
 ) -> tuple[Encoded, str, int] | str:
     """A row's content, which of the ways of `Packed` it went, and its checksum; or the reason why there is none."""
     try:
-        image = encoder(read(files[row]), as_jpeg=is_jpeg(row, share))
+        image = encoder(load(files[row]), as_jpeg=is_jpeg(row, share))
         way = "raw" if image.mode == RAW else "kept" if image.kept else "encoded"
         if seekable and image.mode == JPEG:
             from fastmix.pipelines.jpeg.restarts import insert
@@ -164,9 +192,18 @@ def ordered(function: Callable, rows: Iterable[int], workers: int) -> Iterator[t
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def progress(rows: Iterator, total: int, what: str) -> Iterable:
-    """The rows, counted on the terminal where there is one."""
-    return tqdm(rows, what, total, unit="img", disable=None, leave=False)
+def progress(rows: Iterator, total: int, what: str, first: int = 0) -> Iterator:
+    """The rows, counted with images/s and the time that is left: on a terminal all the time, else a line a minute."""
+    if sys.stderr.isatty():
+        yield from tqdm(rows, what, total, unit="img", leave=False, initial=first)
+        return
+    start = told = time.monotonic()
+    for k, row in enumerate(rows, 1):
+        yield row
+        if (now := time.monotonic()) - told >= SILENT:
+            told, rate = now, k / (now - start)
+            left = tqdm.format_interval((total - first - k) / rate)
+            sys.stderr.write(f"{what}: {first + k:,} of {total:,} images, {rate:,.0f}/s, {left} left\n")
 
 
 def _report(out: Path, bad: list[tuple[str, str]]) -> None:
@@ -185,5 +222,5 @@ def _verify(part: Path, listing: Listing, rows: list[int], sources: Iterator[tup
             same = not isinstance(want, str) and beton.labels[k] == listing.labels[row]
             same = same and (beton.modes[k], beton.heights[k], beton.widths[k]) == want[0][:3]
             if not same or beton.data(k).tobytes() != want[0].data:
-                source = shown(listing.files[row])
+                source = shown(str(listing.files[row]))
                 raise ValueError(f"{beton.name}: verification failed: row {k} is not what {source} gives")

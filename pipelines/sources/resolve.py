@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from fastmix.pipelines.packing import layouts
 from fastmix.pipelines.sources import remote, shapes
 
 
 def exists(source: str) -> bool:
     """Whether a source is there, as far as can be told without fetching it."""
-    return source.startswith(shapes.PREFIX) or remote.is_url(source) or (bool(source) and Path(source).exists())
+    return source.startswith(shapes.PREFIX) or remote.is_url(source) or (bool(source) and layouts.exists(source))
 
 
 def is_packed(source: str) -> bool:

@@ -34,7 +34,7 @@ def test_mistakes_end_with_one_line_and_nothing_written(tmp_path, capsys):
         (tmp_path / "none", out): f"{tmp_path / 'none'}: no class folders in it",
         (hole, out): f"{hole}: no images (.jpg .jpeg",
         (flat, out): f"{flat}: images but no class folders",
-        (flat / "1.jpg", out): "neither a folder of images nor a .csv or .tsv list",
+        (flat / "1.jpg", out): "neither a folder of images nor a list or archive (.csv .tsv .txt .json .tar .parquet)",
         (broken / "l.csv", out): f"{broken / 'l.csv'}: row 2: needs path and label, has '2.jpg'",
         (broken / "q.csv", out): "row 1: unexpected end of data",
         (broken / "b.csv", out): "not UTF-8 text",

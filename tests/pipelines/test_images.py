@@ -19,7 +19,7 @@ def test_a_plain_jpeg_is_kept_byte_for_byte(kind):
     data = KEPT[kind]
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
     got = encode(data, max_resolution=32)
-    assert got == (JPEG, *pixels.shape[:2], data, True)
+    assert got == (JPEG, *pixels.shape[:2], data, True, "")
     assert np.abs(rgb(data).astype(int) - pixels).max() <= 1  # two builds of libjpeg-turbo
     assert encode(data, as_jpeg=False).data == rgb(data).tobytes()
 

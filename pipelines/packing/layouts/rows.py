@@ -1,4 +1,4 @@
-"""Rows of text files that name images: .csv and .tsv lists, Tiny-ImageNet's annotations, class names."""
+"""Rows of text files that name images: .csv, .tsv and .txt lists, Tiny-ImageNet's annotations, class names."""
 
 from __future__ import annotations
 
@@ -52,6 +52,31 @@ def listed(path: Path) -> Rows:
     return _checked(path, rows, "lists no images")
 
 
+def spaced(path: Path, columns: str = "path and label") -> Rows:
+    """The rows of a list whose label is behind a path's last space. Raises ValueError, or OSError."""
+    rows, name = [], shown(path)
+    for number, line in enumerate(text(path, "surrogateescape").splitlines(), 1):
+        cells = line.rsplit(maxsplit=1)
+        if len(cells) == 1:
+            raise ValueError(f"{name}: row {number}: needs {columns} behind a space, has '{shown(line.strip())}'")
+        if cells:
+            rows.append((number, [cells[0].strip(), cells[1]]))
+    return _checked(path, rows, "lists no images")
+
+
+def is_spaced(path: Path) -> bool:
+    """Whether a list has spaces between its columns: one called .txt, or a .csv (of Places) without a comma."""
+    if path.suffix.lower() != ".csv":
+        return path.suffix.lower() == ".txt"
+    first = text(path, "surrogateescape").lstrip().partition("\n")[0]
+    return "," not in first and len(first.split()) > 1
+
+
+def words(path: Path) -> list[str]:
+    """The class names in a text file, one a line. Raises ValueError, or OSError."""
+    return [labels.class_name(line.strip()) for line in text(path).splitlines() if line.strip()]
+
+
 def annotated(path: Path) -> Rows:
     """The rows of Tiny-ImageNet's annotations: file, class, and a box. Raises ValueError, or OSError."""
     return _checked(path, _rows(path, "\t", "file, class and a box", minimum=2), "empty")
@@ -68,6 +93,12 @@ def repeats(rows: Rows) -> int:
                 f"'{shown(rows.labels[above])}' in row {rows.numbers[above]}"
             )
     return len(rows.paths) - len(first)
+
+
+def again(rows: Rows) -> list[str]:
+    """A warning where rows name a file again. Raises ValueError for one with another label."""
+    n = repeats(rows)
+    return [f"{n} of {len(rows.paths)} rows name a file that a row above names"] if n else []
 
 
 def _checked(path: Path, rows: list[tuple[int, list[str]]], nothing: str) -> Rows:
