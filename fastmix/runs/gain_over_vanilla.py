@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from statistics import mean, stdev
+from collections.abc import Iterable, Sequence
+from math import sqrt
+from statistics import correlation, mean, stdev
 
 from fastmix.config import Config
 from fastmix.runs import published, run_folder
@@ -15,10 +16,12 @@ from fastmix.runs.run_folder import Run
 def gains(found: Iterable[Run], column: str = "") -> list[dict]:
     """A row a method, in the order of the config: its top-1 after the last epoch, and what that gains over vanilla's.
 
-    Percent. `top1` and `std` are over the `n` seeds, `gain` and `gain_std` over the differences between runs of the
-    same seed, of which there are `gain_n`; deviations have n - 1. `published_gain` is that of a column of the published
-    tables, TABLE/BACKBONE/SETTING; without a name that of the runs' own column, if they have one. `departs` names the
-    keys, but for methods' own, in which a method is not trained as vanilla is. Logs suffice, weights need not be there.
+    Percent. `top1` and `std` are over the `n` seeds, `gain`, `gain_std` and `gain_error` (its standard error) over the
+    differences between runs of the same seed, of which there are `gain_n`; deviations have n - 1. `published_gain` is
+    that of a column of the published tables, TABLE/BACKBONE/SETTING; without a name that of the runs' own column, if
+    they have one. `departs` names the keys, but for methods' own, in which a method is not trained as vanilla is. Logs
+    suffice, weights need not be there.
+
     Raises ValueError for a run before its last epoch, for a seed twice, for two settings of one method, and where no
     run is of vanilla.
     """
@@ -40,6 +43,22 @@ def gains(found: Iterable[Run], column: str = "") -> list[dict]:
         }
         for mix in sorted(methods, key=order.index)
     ]
+
+
+def rank_correlation(rows: list[dict]) -> tuple[float, int] | None:
+    """Spearman's, of the methods' gains with the published ones, and of how many; None below three, or of equal ones.
+
+    Ranks of equal gains are their mean.
+    """
+    pairs = [(row["gain"], row["published_gain"]) for row in rows if None not in (row["gain"], row["published_gain"])]
+    ranks = [_ranks(values) for values in zip(*pairs, strict=True)]
+    if len(pairs) < 3 or any(len(set(found)) == 1 for found in ranks):
+        return None
+    return correlation(*ranks), len(pairs)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    return [sum(other < value for other in values) + (values.count(value) + 1) / 2 for value in values]
 
 
 def _by_method(found: Iterable[Run]) -> dict[str, dict[int, Run]]:
@@ -65,6 +84,7 @@ def _over_vanilla(seeds: dict[int, Run], vanilla: dict[int, Run]) -> dict:
         "n": len(top1), "top1": mean(top1), "std": stdev(top1) if len(top1) > 1 else None,
         "gain_n": len(gained), "gain": mean(gained) if gained else None,
         "gain_std": stdev(gained) if len(gained) > 1 else None,
+        "gain_error": stdev(gained) / sqrt(len(gained)) if len(gained) > 1 else None,
     }  # fmt: skip
 
 

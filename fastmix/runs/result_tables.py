@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from fastmix.runs.gain_over_vanilla import rank_correlation
 from fastmix.runs.published import table
 from fastmix.runs.results import SCORES
 
@@ -69,7 +70,7 @@ def by_method(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
     beside = any(row["published_gain"] is not None for row in rows)
     lines = []
     for row in rows:
-        gain = _percent(row["gain"], row["gain_std"], False, "+")
+        gain = _percent(row["gain"], row["gain_error"], False, "+")
         some = f" ({row['gain_n']})" * (row["gain"] is not None and row["gain_n"] < row["n"])
         line = [row["mix"] + "†" * bool(row["departs"]), _percent(row["top1"], row["std"], False), str(row["n"])]
         lines.append([*line, gain + some, *[_percent(row["published_gain"], None, False, "+")] * beside])
@@ -79,10 +80,14 @@ def by_method(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
 def gains_legend(rows: list[dict]) -> str:
     """What a table of gains says, as a paragraph, and which methods were trained in another way."""
     text = (
-        "\nTop-1 in percent after the last epoch, mean ± standard deviation over the runs. Over vanilla: the same of\n"
+        "\nTop-1 in percent after the last epoch, mean ± standard deviation over the runs. Over vanilla: mean ± standard "
+        "error\nof the differences between runs of one seed; in brackets how many, where vanilla has not all the seeds.\n"
     )
-    text += "the differences between runs of one seed; in brackets how many, where vanilla has not all the seeds."
-    text += "\nPublished: the benchmark's." * any(row["published_gain"] is not None for row in rows) + "\n"
+    if any(row["published_gain"] is not None for row in rows):
+        text += "Published: the benchmark's."
+        if found := rank_correlation(rows):
+            text += f" Rank correlation of the gains of {found[1]} methods with the published ones: {found[0]:+.2f}."
+        text += "\n"
     if all(row["fidelity"] == "openmixup" for row in rows):
         text += "Masks and labels: the benchmark's (fidelity openmixup).\n"
     odd = [row for row in rows if row["departs"]]

@@ -55,7 +55,8 @@ class BetonWriter:
     def __enter__(self) -> BetonWriter:
         try:
             if self._key:
-                self._journal = Journal(Path(f"{self.part}.rows"), self._key)
+                self._files.append(Path(f"{self.part}.rows"))
+                self._journal = Journal(self._files[-1], self._key)
                 self.done = self._taken_up()
             self._file.truncate(self.at if self.done else 0)  # what a killed writer left there would fill the gaps
             self._header(0)  # says "interrupted" to a reader until finish() has run
@@ -176,7 +177,7 @@ def write_durably(path: Path, content: bytes) -> None:
 def _open_alone(part: Path):
     """Opens the .part file, also one that a killed writer left, never one that another process is writing."""
     while True:
-        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "r+b", 1 << 20)
+        file = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "wb", 1 << 20)
         if found := kind(os.fstat(file.fileno()).st_mode):
             file.close()
             raise OSError(errno.EINVAL, f"a {found}, where a file is to be written", str(part))

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from helpers.conversion import two_classes
+from helpers.conversion import tree, two_classes
+from helpers.handed_out import tar
 
 
 def test_bench_compares_with_ffcv(tmp_path, monkeypatch):
@@ -24,3 +25,17 @@ def test_bench_compares_with_ffcv(tmp_path, monkeypatch):
         ours, theirs = (rows[name, unit]["p50"] for name in ("fastmix", "ffcv"))
         times = theirs / ours if ratio == "x CPU time" else ours / theirs
         assert rows["ffcv / fastmix", ratio]["p50"] == pytest.approx(times)
+
+
+def test_bench_compares_forms_of_the_same_images(tmp_path):
+    from fastmix.bench import main
+
+    folder = two_classes(tmp_path / "in")
+    tree(tmp_path, {"in.tar": tar({str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.jpg")})})
+    main(["convert", str(folder), f"{folder}.tar", "--rounds", "1", "--json", f"{tmp_path}/a"])
+    rows = {(row["provider"], row["unit"]): row["p50"] for row in json.loads((tmp_path / "a").read_text())}
+    assert len(rows) == 6
+    assert rows["in / in.tar", "x time"] == pytest.approx(rows["in.tar", "images/s"] / rows["in", "images/s"])
+    assert rows["in / in.tar", "x CPU time"] == pytest.approx(
+        rows["in", "CPU ms/image"] / rows["in.tar", "CPU ms/image"]
+    )

@@ -199,7 +199,7 @@ def kinds(folder: Path) -> Path:
 def test_seekable_files_keep_their_pixels(tmp_path, capsys):
     listing, out = scan(kinds(tmp_path / "in")), tmp_path / "a.beton"
     assert convert.main([str(tmp_path / "in"), str(out), "--seekable", "--verify"]) == 0
-    ways = "7 JPEGs made seekable, 1 kept untouched (progressive and the like), 1 encoded anew, "
+    ways = "7 JPEGs made seekable, 1 kept untouched (progressive and the like), 1 encoded anew (1 PNG), "
     assert ways in capsys.readouterr().out
     with Beton(out) as beton:
         for k, file in enumerate(listing.files[:-1]):
@@ -216,7 +216,7 @@ def test_recompressed_files_are_encoded_anew(tmp_path, capsys):
     for quality, bound in (95, 2.5), (30, 9):
         out = tmp_path / f"{quality}.beton"
         assert convert.main([str(tmp_path / "in"), str(out), "--recompress", "--quality", str(quality)]) == 0
-        assert ", 0 JPEGs kept untouched, 9 encoded anew, " in capsys.readouterr().out
+        assert ", 0 JPEGs kept untouched, 9 encoded anew (1 PNG), " in capsys.readouterr().out
         with Beton(out) as beton:
             for k, file in enumerate(listing.files):
                 pixels = rgb(Path(file).read_bytes())

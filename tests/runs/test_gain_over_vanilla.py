@@ -10,7 +10,7 @@ import pytest
 from fastmix import cli, config, report
 from fastmix.bench import readme
 from fastmix.runs import run_folder
-from fastmix.runs.gain_over_vanilla import gains
+from fastmix.runs.gain_over_vanilla import gains, rank_correlation
 from helpers import ROOT
 
 TOP1 = {  # by method and seed
@@ -81,7 +81,7 @@ def test_the_table_of_a_page_is_the_numbers_recomputed(sweep, tmp_path):
         change = np.array([seeds[seed] - TOP1["vanilla"][seed] for seed in shared])
         top1 = f"{values.mean():.2f}" + (f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else "")
         gain = f"{change.mean():+.2f}" if len(change) else "–"
-        gain += f" ± {change.std(ddof=1):.2f}" if len(change) > 1 else ""
+        gain += f" ± {change.std(ddof=1) / len(change) ** 0.5:.2f}" if len(change) > 1 else ""
         gain += f" ({len(change)})" if 0 < len(change) < len(values) else ""
         beside = f"{theirs[names[mix]] - theirs['Vanilla']:+.2f}" if mix in names else "–"
         wanted.append([mix, top1, str(len(values)), gain, beside])
@@ -98,6 +98,20 @@ def test_the_deviation_is_that_of_the_pairs(make):
     vanilla, cutmix = gains(found())
     assert vanilla["std"] == cutmix["std"] == 10 and (cutmix["gain"], cutmix["gain_std"]) == (1.5, 0)
     assert vanilla["gain"] is cutmix["published_gain"] is None
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_rank_correlation_is_scipys(ties):
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for n in (3, 7, 13):
+        ours, theirs = (rng.integers(0, 4, n) if ties else rng.normal(size=n) for _ in range(2))
+        rows = [{"gain": float(a), "published_gain": float(b)} for a, b in zip(ours, theirs, strict=True)]
+        rows += [{"gain": None, "published_gain": 1.0}, {"gain": 1.0, "published_gain": None}]
+        found, of = rank_correlation(rows)
+        assert of == n and found == pytest.approx(stats.spearmanr(ours, theirs).statistic, abs=1e-12)
+    assert rank_correlation(rows[:2]) is None
+    assert rank_correlation([{"gain": float(k), "published_gain": 1.0} for k in range(5)]) is None
 
 
 def test_the_runs_own_column_their_average_and_what_departs(make, capsys):
