@@ -80,8 +80,8 @@ def by_method(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
 def gains_legend(rows: list[dict]) -> str:
     """What a table of gains says, as a paragraph, and which methods were trained in another way."""
     text = (
-        "\nTop-1 in percent after the last epoch, mean ± standard deviation over the runs. Over vanilla: mean ± standard "
-        "error\nof the differences between runs of one seed; in brackets how many, where vanilla has not all the seeds.\n"
+        "\nTop-1 in percent after the last epoch, mean ± standard deviation over the runs. Over vanilla: mean and\n"
+        "standard error of the differences between runs of one seed; in brackets how many, where not all have one.\n"
     )
     if any(row["published_gain"] is not None for row in rows):
         text += "Published: the benchmark's."
