@@ -66,10 +66,12 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
     found = [run_folder.read(path) for path in run_folder.find(folder)]
     rows = gains(found, **conditions)
     texts = [(run.folder / "versions.json").read_text(encoding="utf-8") for run in found]
-    versions = dict.fromkeys(" ".join(f"{k} {v}" for k, v in json.loads(text).items() if v) for text in texts)
-    return (
-        markdown(*result_tables.by_method(rows)) + result_tables.gains_legend(rows) + "\n" + "\n".join(versions) + "\n"
-    )
+    commits: dict[str, dict[str, None]] = {}
+    for told in map(json.loads, texts):
+        commit = told.pop("commit", None)
+        commits.setdefault(" ".join(f"{k} {v}" for k, v in told.items() if v), {})[commit or "unknown"] = None
+    lines = (f"{versions} commit {', '.join(sorted(each))}\n" for versions, each in commits.items())
+    return markdown(*result_tables.by_method(rows)) + result_tables.gains_legend(rows) + "\n" + "".join(lines)
 
 
 def _cell(medians: dict[str, float], provider: str, first: str) -> str:
