@@ -118,12 +118,10 @@ def parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel
     """The module with gradients averaged over the processes; each has its own buffers between validations."""
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.13 renamed it
-    buffers = [buffer.clone() for buffer in module.buffers()]
-    wrapped = DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
-    with torch.no_grad():
-        for buffer, own in zip(module.buffers(), buffers, strict=True):  # which it overwrote with the first process's
-            buffer.copy_(own)
-    return wrapped
+    # Else it would begin by overwriting them with the first process's, which may have other shapes.
+    names = [name for name, _ in module.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
+    return DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
 
 
 def average_buffers(module: nn.Module) -> None:

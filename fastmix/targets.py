@@ -15,7 +15,7 @@ from fastmix.kernels.plan import Plan
 class Targets:
     """labels int64 [B,M] and weights float32 [B,M]: sample i has label labels[i,k] to the degree weights[i,k].
 
-    Weights need not sum to one. A dense [B, classes] target is never built for cross-entropy.
+    Weights need not sum to one. No dense [B, classes] target is built for cross-entropy, but by RecursiveMix.
     exact: no criterion smooths these labels.
     """
 

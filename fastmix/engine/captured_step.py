@@ -42,7 +42,7 @@ def check(cfg: Config, mixer: Mixer, opt: torch.optim.Optimizer, device: torch.d
         raise ValueError("cuda_graph: fidelity openmixup mixes in groups, one after the other; leave cuda_graph=false")
     if cfg.model.compile in CAPTURE_THEMSELVES:
         raise ValueError(f"cuda_graph: model.compile={cfg.model.compile} captures graphs itself; choose one of the two")
-    if not mixer.only_plans:
+    if not mixer.replayable:
         name = type(mixer).__name__
         raise ValueError(f"cuda_graph: {name} does more than plan, and cannot be captured; leave cuda_graph=false")
     if type(opt) not in (torch.optim.SGD, torch.optim.AdamW):

@@ -154,9 +154,14 @@ class State:
         same = len(each) == world()
         mine = [each[rank()]] if same else each
         for name, module in self.modules().items():
-            buffers = dict(module.named_buffers())
-            for key in mine[0]["buffers"][name]:
-                values = torch.stack([one["buffers"][name][key] for one in mine])
-                buffers[key].copy_(values.mean(0) if values.is_floating_point() else values[0])
+            own = {key: joined([one["buffers"][name][key] for one in mine]) for key in mine[0]["buffers"][name]}
+            if unknown := module.load_state_dict(own, strict=False).unexpected_keys:
+                raise ValueError(f"{name} has no {unknown[0]}")
         meter = torch.stack([one["meter"] for one in mine]).sum(0)
         self.meter = meter if same or rank() == 0 else torch.zeros(3)
+
+
+def joined(values: list[Tensor]) -> Tensor:
+    """One buffer in place of several processes': the mean of numbers, if their shapes agree, else the first."""
+    alike = values[0].is_floating_point() and len({value.shape for value in values}) == 1
+    return torch.stack(values).mean(0) if alike else values[0]

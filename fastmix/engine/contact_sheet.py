@@ -168,7 +168,7 @@ def _asked(cfg: Config, file: Path | None, untrained: bool, loader, device):
 def _decided(name: str, mixer, model, batch, criterion, asked: str):
     """The plan of a batch. Raises ValueError for a method without one, or that asks a model that is not given."""
     if type(mixer).plan is Mixer.plan and type(mixer).decide is Mixer.decide:
-        raise ValueError(f"{name} has no plan that could be drawn: it mixes inside the network")
+        raise ValueError(f"{name} has no plan that could be drawn: it mixes inside the network, or with batches before")
     question = (
         f"{name} asks the model: give --weights FILE with weights of {asked} (--model names another), or --untrained"
     )

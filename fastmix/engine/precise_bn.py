@@ -35,6 +35,7 @@ def precise_bn(model: nn.Module, task: Task, data, step: int) -> None:
     count = min(len(data), -(-cfg.precise_bn // cfg.batch_total))
     with torch.compiler.set_stance("force_eager"):  # gradients stay on: a mixer may need those of the pixels
         for k, (images, labels, _) in enumerate(islice(data.epoch(epoch, 0, resolution(cfg, epoch)), count)):
+            task.active.set_progress(step / (cfg.epochs * len(data)))
             parts = zip(images.tensor_split(cfg.accum), labels.tensor_split(cfg.accum), strict=True)
             for part, (x, y) in enumerate(parts):
                 rng = step_rng(cfg.seed, step, rank(), cfg.accum * (k + 1) + part + 1)  # none that a step has

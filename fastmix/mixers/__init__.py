@@ -24,6 +24,8 @@ from fastmix.mixers.mergemix import MergeMix
 from fastmix.mixers.mixpro import MixPro
 from fastmix.mixers.mixup import MixUp
 from fastmix.mixers.puzzlemix import PuzzleMix
+from fastmix.mixers.recursivemix import RecursiveMix
+from fastmix.mixers.regmixup import RegMixup
 from fastmix.mixers.resizemix import ResizeMix
 from fastmix.mixers.saliency_grafting import SaliencyGrafting
 from fastmix.mixers.saliencymix import SaliencyMix
@@ -56,6 +58,8 @@ MIXERS: dict[str, type[Mixer]] = {
     "supermix": SuperMix,
     "snapmix": SnapMix,
     "guidedmixup": GuidedMixup,
+    "regmixup": RegMixup,
+    "recursivemix": RecursiveMix,
     "manifoldmix": ManifoldMix,
     "alignmix": AlignMix,
     "automix": AutoMix,

@@ -56,9 +56,14 @@ class Mixer(nn.Module):
         return criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
 
     @property
-    def only_plans(self) -> bool:
+    def replayable(self) -> bool:
         """Whether plan() and loss() are all that it does: it asks no model and has no pass of its own."""
         return type(self).forward is Mixer.forward and type(self).decide is Mixer.decide
+
+    @property
+    def only_plans(self) -> bool:
+        """Whether plan() is all that it does: its loss is that of any plan."""
+        return self.replayable and type(self).loss is Mixer.loss
 
     def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The images that the model would be trained on, [B,3,H,W], normalised: for a picture. Changes nothing."""

@@ -39,6 +39,10 @@ class Choice(Mixer):
                     )
 
     @property
+    def replayable(self) -> bool:
+        return self.only_plans
+
+    @property
     def only_plans(self) -> bool:
         return type(self).forward is Choice.forward and all(mixer.only_plans for mixer in self.mixers)
 

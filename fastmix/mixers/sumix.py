@@ -53,7 +53,7 @@ class SUMix(Choice):
     ):
         super().__init__(of, granularity)
         for mixer in of:
-            if type(mixer).forward is not Mixer.forward:
+            if type(mixer).forward is not Mixer.forward or type(mixer).loss is not Mixer.loss:
                 raise ValueError(
                     f"SUMix: of holds {type(mixer).__name__}, which does more than change the input; choose another"
                 )

@@ -39,15 +39,15 @@ class Tap:
 
 
 class Reading:
-    """What a site gave in the last forward pass."""
+    """What a site gave in the last forward pass; `graph`: with what a gradient needs, else detached."""
 
-    def __init__(self, model: nn.Module):
-        self.model = model
+    def __init__(self, model: nn.Module, graph: bool = False):
+        self.model, self.graph = model, graph
         self.seen: tuple[Tensor, Tensor] | None = None
 
     @property
     def value(self) -> Tensor | None:
-        """A map [B,C,h,w], detached; None before the first pass."""
+        """A map [B,C,h,w]; None before the first pass."""
         return None if self.seen is None else as_map(self.model, *self.seen)
 
 
@@ -142,12 +142,14 @@ def rewrite(model: nn.Module, site: str, change: Callable[..., Tensor | None], *
 
 
 @contextmanager
-def read(model: nn.Module, site: str) -> Iterator[Reading]:
-    """Inside, the yielded Reading holds the site's output of the last forward pass as a map [B,C,h,w], detached.
+def read(model: nn.Module, site: str, graph: bool = False) -> Iterator[Reading]:
+    """Inside, the yielded Reading holds the site's output of the last forward pass as a map [B,C,h,w].
+
+    graph: a gradient flows through it; else it is detached.
 
     Raises ValueError for a site that the model does not have.
     """
-    reading = Reading(model)
+    reading = Reading(model, graph)
     with rewrite(model, site, _keep, reading):
         yield reading
 
@@ -198,12 +200,15 @@ def class_attention(model: nn.Module) -> Iterator[Attention]:
         yield found[0]
 
 
-def as_map(model: nn.Module, given: Tensor, output: Tensor) -> Tensor:
-    """A site's output as a map [B,C,h,w], where `given` is what its module was given; a view, class token left out."""
+def as_map(model: nn.Module, given: Tensor, output: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+    """A site's output as a map [B,C,h,w], where `given` is what its module was given; a view, class token left out.
+
+    grid: (h, w), which PVT's tokens behind its last stage do not tell.
+    """
     if output.ndim == 4:
         return output.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else output
     if hasattr(model, "to_map"):
-        return model.to_map(output, (given.shape[-2] // 2, given.shape[-1] // 2))
+        return model.to_map(output, grid or (given.shape[-2] // 2, given.shape[-1] // 2))
     h, w = model.patch_embed.grid_size
     return output[:, -h * w :].transpose(1, 2).unflatten(2, (h, w))
 
@@ -273,7 +278,7 @@ def _armed(model: nn.Module, module: nn.Module, change: Callable[..., Tensor | N
 
 
 def _keep(given: Tensor, output: Tensor, reading: Reading) -> None:
-    reading.seen = given.detach(), output.detach()
+    reading.seen = (given, output) if reading.graph else (given.detach(), output.detach())
 
 
 def _keep_q(given: Tensor, output: Tensor, attention: Attention) -> None:

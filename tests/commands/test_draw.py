@@ -255,6 +255,7 @@ def test_a_method_inside_the_network_is_refused(tmp_path, monkeypatch, capsys):
             return criterion(model(batch.mix()), Targets.of(batch.labels))
 
     monkeypatch.setitem(mixers.MIXERS, "inside", Inside)
-    assert run(tmp_path, names=["inside"]) == 2
-    assert "inside has no plan that could be drawn" in capsys.readouterr().err
+    for name in ("inside", "recursivemix"):
+        assert run(tmp_path, names=[name]) == 2
+        assert f"{name} has no plan that could be drawn" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -43,9 +43,11 @@ MIXERS |= {
     "two banks": {"mixer": "choice", "of": {n: {"mixer": "fmix", "bank": 4, "seed": k} for k, n in enumerate("ab")}},
     "puzzlemix": {},
     "manifoldmix": {},
+    "recursivemix": {},
+    "regmixup": SAMPLE,
     "decoupled": {"mixer": "decoupledmix", "of": {"mixup": {}}},
 }
-PLAIN = [name for name in MIXERS if name not in ("puzzlemix", "manifoldmix", "decoupled")]
+PLAIN = [name for name in MIXERS if name not in ("puzzlemix", "manifoldmix", "recursivemix", "decoupled")]
 ADAMW = ("optim.name=adamw", "optim.lr=0.01")
 
 
@@ -341,6 +343,7 @@ CUDA = torch.device("cuda")
         ("cutmix", (), torch.device("cpu"), "the device is cpu, which has no CUDA graphs"),
         ("puzzlemix", (), CUDA, "PuzzleMix does more than plan"),
         ("manifoldmix", (), CUDA, "ManifoldMix does more than plan"),
+        ("recursivemix", (), CUDA, "RecursiveMix does more than plan"),
         ("decoupled", (), CUDA, "DecoupledMix does more than plan"),
         ("cutmix", ("model.compile=reduce-overhead",), CUDA, "model.compile=reduce-overhead captures graphs itself"),
         ("cutmix", ("model.compile=max-autotune",), CUDA, "model.compile=max-autotune captures graphs itself"),

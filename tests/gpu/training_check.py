@@ -89,7 +89,7 @@ def trained(name: str, precision: str, steps: int, teacher: str, gpu: Gpu) -> No
     batch.dtype = torch.float32  # as for the picture of the first batch
     assert task.mixer.preview(task.model, batch, task.criterion).is_cuda
     validated({"model": task.model, "average": step.ema.module, **task.mixer.predictors(task.model)}, task, images)
-    if task.mixer.only_plans:
+    if task.mixer.replayable:
         captured(name, cfg, teacher, gpu)
 
 

@@ -11,7 +11,7 @@ from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
 
 NO_NORM = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 SIDE = 224  # of square images in the tests of expected areas
-SOFT = ("mixup", "smoothmix")  # methods whose mask has values between 0 and 1
+SOFT = ("mixup", "regmixup", "smoothmix")  # methods whose mask has values between 0 and 1
 
 
 def rows() -> dict:
@@ -31,7 +31,10 @@ def rows() -> dict:
                 found["-".join([name, *chosen.values()])] = {"mixer": name, **options, **chosen}
     found["fmix-official"] = {"mixer": "fmix", "bank": 8, "spectrum": "official", "granularity": "sample"}
     found["resizemix-uniform"] = {"mixer": "resizemix", "granularity": "sample"}
-    children = {name: row for name, row in found.items() if "sample" in name and not name.startswith("fmix")}
+    children = {
+        name: row for name, row in found.items() if "sample" in name and not name.startswith(("fmix", "regmixup"))
+    }
+    # regmixup has a loss of its own, which a choice by sample does not know
     children.pop("smoothmix-sample-openmixup")  # its labels are not the mask's
     children |= {"fmix": {"bank": 8, "granularity": "sample"}, "vanilla": None}  # one bank a batch
     for granularity in GRANULARITIES:
