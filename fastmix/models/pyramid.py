@@ -1,4 +1,4 @@
-"""What PVT, MogaNet and Wide ResNets share: stages on halving maps, a linear classifier, the methods of timm's models."""
+"""What PVT, MogaNet and Wide ResNets share: stages on halving maps, a linear classifier, what timm's models have."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def _norm(channels: int, benchmark: bool) -> BatchNormAct2d:
 
 
 class Block(nn.Module):
-    """x + conv2(f(conv1(f(x)))), f batch-norm and activation; where the shape changes, f(x) through a 1x1 convolution is
-    in place of the first x, or with `raw` x itself through it.
+    """x + conv2(f(conv1(f(x)))), f batch-norm and activation. Where the shape changes, for the first x stands a 1x1
+    convolution of f(x), or with `raw` of x.
     """
 
     def __init__(self, fan_in: int, fan_out: int, stride: int, drop_path: float, benchmark: bool, raw: bool):
