@@ -1,8 +1,7 @@
-"""The published numbers: top-1 of every cell of OpenMixup's ImageNet, Tiny-ImageNet and CIFAR-10 benchmarks.
+"""The published numbers: top-1 of every cell of OpenMixup's benchmarks.
 
-configs/published.csv holds what that project (https://github.com/Westlake-AI/openmixup) prints in
-docs/en/mixup_benchmarks/Mixup_imagenet.md and, of CIFAR-10 the columns of 200 epochs, in Mixup_cifar.md there (without
-AlignMix, which has a number for 1200 epochs only). Two decimals as printed; an empty number is a cell without one.
+configs/published.csv holds what that project (https://github.com/Westlake-AI/openmixup) prints in Mixup_imagenet.md,
+Mixup_cifar.md and Mixup_downstream.md of docs/en/mixup_benchmarks. Two decimals as printed; an empty number is a cell without one.
 `alpha` is the method's parameter as printed. `source` is "original" for numbers of the authors' own code, else
 "openmixup".
 """
