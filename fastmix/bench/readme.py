@@ -8,8 +8,8 @@ Between `<!-- runs: results/FOLDER; column=TABLE/BACKBONE/SETTING -->` and `<!--
 fastmix.report --gains --runs results/FOLDER --column ...` tells of the runs below it, of each of which config.yaml,
 log.jsonl and versions.json are there. `column` may be left out. Nobody types a number.
 
-Between `<!-- columns: configs -->` and `<!-- end -->` stands a line for each file of that folder that is a column of the
-published tables: what it trains, as the file itself says.
+Between `<!-- columns: configs -->` and `<!-- end -->` stands a line for each file of that folder that is a column of
+the published tables: what it trains, as the file itself says.
 """
 
 from __future__ import annotations
