@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastmix import config, models
 from fastmix.engine import loaders, optim
 from fastmix.engine.augment import augmentation
+from fastmix.engine.dryrun import DATA_SETS
 from fastmix.engine.ema import Ema
 from fastmix.engine.task import criterion, erasing_noise
 from fastmix.kernels.randaugment import operations as O
@@ -42,6 +43,10 @@ def rows(cfg: config.Config) -> int:
 def steps(cfg: config.Config) -> int:
     """Of an epoch."""
     return rows(cfg) // cfg.batch_total
+
+
+def test_a_dry_run_knows_how_large_the_data_sets_are():
+    assert DATA_SETS == SETS
 
 
 # name, epoch (a fraction of it is that of its steps), learning rate worked out by hand from
