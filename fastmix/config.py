@@ -90,8 +90,8 @@ class Augment:
     std: Annotated[float, Range(0, float("inf"))] = 0.5
     """Deviation of the magnitude; .inf: uniform from 0 to `magnitude`."""
     prob: Share = 0.5
-    variant: Literal["timm", "mmcls"] = "timm"
-    """mmcls: posterizing keeps a bit less, see fastmix/engine/augment.py."""
+    variant: Literal["timm", "mmcls", "fixmatch"] = "timm"
+    """mmcls: posterizing keeps a bit less; fixmatch: its 14 operations; see fastmix/engine/augment.py."""
     interpolation: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
     fill: tuple[Byte, Byte, Byte] | None = None
     """Colour of what a turn or shift uncovers; null: data.mean. (mmcls's recipes: 104, 116, 124.)"""

@@ -1,4 +1,4 @@
-"""python -m fastmix.bench.readme [FILE]: writes the tables of measured numbers into the README.
+"""python -m fastmix.bench.readme [FILE]: writes the tables of measured numbers, and of configs, into the README.
 
 A table stands between `<!-- table: results/NAME.csv; key=value; ... -->` and `<!-- end -->`. It holds the medians of
 that file's rows (written by `python -m fastmix.bench ... --csv FILE`) that are of the newest date and in which the keys
@@ -7,6 +7,9 @@ have these values: a line for each work, a column for each provider, and how man
 Between `<!-- runs: results/FOLDER; column=TABLE/BACKBONE/SETTING -->` and `<!-- end -->` stands what `python -m
 fastmix.report --gains --runs results/FOLDER --column ...` tells of the runs below it, of each of which config.yaml,
 log.jsonl and versions.json are there. `column` may be left out. Nobody types a number.
+
+Between `<!-- columns: configs -->` and `<!-- end -->` stands a line for each file of that folder that is a column of
+the published tables: what it trains, as the file itself says.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ import re
 import sys
 from pathlib import Path
 
+from fastmix import config
 from fastmix.cli import run
-from fastmix.runs import result_tables, run_folder
+from fastmix.runs import published, result_tables, run_folder
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.tables import markdown
 
-BLOCK = re.compile(r"(<!-- (table|runs): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|runs|columns): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +41,7 @@ def fill(text: str, root: Path) -> str:
 
     def replace(match: re.Match) -> str:
         conditions = dict(part.strip().split("=", 1) for part in match[4].split(";")[1:])
-        make = {"table": table, "runs": reached}[match[2]]
+        make = {"table": table, "runs": reached, "columns": lambda folder, _: columns(folder)}[match[2]]
         return match[1] + make(root / match[3], conditions) + match[5]
 
     return BLOCK.sub(replace, text)
@@ -72,6 +76,21 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
         commits.setdefault(" ".join(f"{k} {v}" for k, v in told.items() if v), {})[commit or "unknown"] = None
     lines = (f"{versions} commit {', '.join(sorted(each))}\n" for versions, each in commits.items())
     return markdown(*result_tables.by_method(rows)) + result_tables.gains_legend(rows) + "\n" + "".join(lines)
+
+
+def columns(folder: Path) -> str:
+    """A Markdown table of the configs of a folder that are columns of the published tables, in their order."""
+    found = {}
+    for path in folder.glob("*.yaml"):
+        cfg = config.load(path)
+        found[cfg.column.table, cfg.column.backbone, cfg.column.setting] = path, cfg
+    order = dict.fromkeys((cell.table, cell.backbone, cell.setting) for cell in published.cells())
+    lines = []
+    for key in order:
+        path, cfg = found[key]
+        recipe = str(cfg.epochs), f"{cfg.optim.name} {cfg.optim.lr:g}", str(cfg.batch_total)
+        lines.append([f"`{path.stem}`", *key, *recipe, f"`{cfg.data.train}`, {cfg.data.size} px"])
+    return markdown(["config", "table", "backbone", "setting", "epochs", "optimiser", "images a step", "data"], lines)
 
 
 def _cell(medians: dict[str, float], provider: str, first: str) -> str:

@@ -21,7 +21,6 @@ from fastmix.kernels.randaugment import operations as O
 from fastmix.kernels.randaugment import randaugment
 
 HIGHEST = 10  # magnitude
-VARIANTS = ("timm", "mmcls")
 
 
 class Policy(Protocol):
@@ -29,8 +28,8 @@ class Policy(Protocol):
         """int32 [layers,n,8] for n images of size (H, W)."""
 
 
-def _enhanced(operation: int) -> Callable:
-    return lambda m, sign, size: O.real(operation, len(m), np.maximum(0.1, 1 + sign * 0.09 * m))
+def _enhanced(operation: int, least: float = 0.0) -> Callable:
+    return lambda m, sign, size: O.real(operation, len(m), np.maximum(0.1 - least, 1 + sign * (least + 0.09 * m)))
 
 
 # timm's set "increasing", in its order: rows for magnitudes m [k] in 0..10 and signs [k]
@@ -52,6 +51,17 @@ INCREASING: dict[str, Callable[[np.ndarray, np.ndarray, tuple[int, int]], np.nda
     "TranslateYRel": lambda m, sign, size: O.translate(0, sign * 0.045 * m * size[0]),
 }
 MMCLS = INCREASING | {"PosterizeIncreasing": lambda m, sign, size: O.posterize((4 - m / 10 * 4).astype(int))}
+FIXMATCH = {name: rows for name, rows in INCREASING.items() if name not in ("Invert", "SolarizeAdd")} | {
+    "Identity": lambda m, sign, size: O.whole(O.COPY, len(m)),
+    "PosterizeIncreasing": lambda m, sign, size: O.posterize((4 + m / 10 * 4).astype(int)),
+    "ColorIncreasing": _enhanced(O.COLOR, 0.05),
+    "ContrastIncreasing": _enhanced(O.CONTRAST, 0.05),
+    "BrightnessIncreasing": _enhanced(O.BRIGHTNESS, 0.05),
+    "SharpnessIncreasing": _enhanced(O.SHARPNESS, 0.05),
+    "TranslateXRel": lambda m, sign, size: O.translate(sign * 0.03 * m * size[1], 0),
+    "TranslateYRel": lambda m, sign, size: O.translate(0, sign * 0.03 * m * size[0]),
+}
+VARIANTS = {"timm": INCREASING, "mmcls": MMCLS, "fixmatch": FIXMATCH}
 
 
 @dataclass
@@ -61,7 +71,9 @@ class RandAugment:
     Each is applied with probability `prob`, its magnitude normal around `magnitude` with deviation `std`, clipped to
     0..10 (std infinite: uniform from 0 to `magnitude`), and its direction, where it has two, by an even chance.
     variant mmcls keeps one bit less in most posterizations, down to none from magnitude 7.5 on, which makes the image
-    black; timm keeps one below 10. Raises ValueError for values outside their range.
+    black; timm keeps one below 10. variant fixmatch has the 14 operations of FixMatch (Sohn et al. 2020) as the
+    benchmark's CIFAR-100 runs them: nothing instead of Invert and SolarizeAdd, at least 4 bits and more with the
+    magnitude, factors 1 +- (0.05 .. 0.95), shifts up to 0.3. Raises ValueError for values outside their range.
     """
 
     n: int = 2
@@ -78,7 +90,7 @@ class RandAugment:
 
     def draw(self, rng: np.random.Generator, n: int, size: tuple[int, int]) -> np.ndarray:
         shape = (self.n, n)
-        operations = list((INCREASING if self.variant == "timm" else MMCLS).values())
+        operations = list(VARIANTS[self.variant].values())
         choice, applied = rng.integers(0, len(operations), shape), rng.random(shape) < self.prob
         if math.isinf(self.std):
             magnitude = rng.uniform(0, self.magnitude, shape)

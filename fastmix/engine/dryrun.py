@@ -28,7 +28,17 @@ from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
 from fastmix.runs.tables import markdown
 
-DATA_SETS = {"in1k": (1_281_167, 1000), "tiny": (100_000, 200), "cifar10": (50_000, 10)}
+DATA_SETS = {
+    "in1k": (1_281_167, 1000),
+    "tiny": (100_000, 200),
+    "cifar10": (50_000, 10),
+    "cifar100": (50_000, 100),
+    "cub200": (5_994, 200),
+    "aircraft": (6_667, 100),
+    "inat2017": (579_184, 5089),
+    "inat2018": (437_513, 8142),
+    "places205": (2_448_873, 205),
+}
 """Training images and classes, by the first word of a column's table; for where the data is not there."""
 PROCESSES = (1, 2, 4, 8)  # for which a step's parts are told
 FP32 = 4  # bytes

@@ -81,7 +81,7 @@ def classifier(model: nn.Module) -> list[str]:
 
 def load_timm():
     """The timm package, knowing our backbones."""
-    for name in ("cifar", "moganet", "pvt"):
+    for name in ("cifar", "moganet", "pvt", "wide_resnet"):
         import_module(f"fastmix.models.{name}")
     return import_module("timm")
 

@@ -1,4 +1,4 @@
-"""What PVT and MogaNet share: stages on halving maps, a linear classifier, and the methods that timm's models have."""
+"""What PVT, MogaNet and Wide ResNets share: stages on halving maps, a linear classifier, what timm's models have."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def pretrained_cfg(first_conv: str, **more) -> dict:
     } | more
 
 
-def create(cls: type[Pyramid], name: str, pretrained: bool, **kwargs) -> Pyramid:
+def create(cls: type[Pyramid], name: str, pretrained: bool, stages: int = 4, **kwargs) -> Pyramid:
     """timm's builder: default arguments from the registered description, `features_only` by forward_intermediates.
 
     Raises ValueError where published weights are asked for: there are none.
     """
     if pretrained:
         raise ValueError(f"{name} has no published weights here; leave pretrained out, or give checkpoint_path")
-    features = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    features = {"out_indices": tuple(range(stages)), "feature_cls": "getter"}
     return build_model_with_cfg(cls, name, False, feature_cfg=features, **kwargs)
 
 

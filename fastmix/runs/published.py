@@ -1,10 +1,9 @@
-"""The published numbers: top-1 of every cell of OpenMixup's ImageNet, Tiny-ImageNet and CIFAR-10 benchmarks.
+"""The published numbers: top-1 of every cell of OpenMixup's benchmarks.
 
-configs/published.csv holds what that project (https://github.com/Westlake-AI/openmixup) prints in
-docs/en/mixup_benchmarks/Mixup_imagenet.md and, of CIFAR-10 the columns of 200 epochs, in Mixup_cifar.md there (without
-AlignMix, which has a number for 1200 epochs only). Two decimals as printed; an empty number is a cell without one.
-`alpha` is the method's parameter as printed. `source` is "original" for numbers of the authors' own code, else
-"openmixup".
+configs/published.csv holds what that project (https://github.com/Westlake-AI/openmixup) prints in Mixup_imagenet.md,
+Mixup_cifar.md and Mixup_downstream.md of docs/en/mixup_benchmarks. Two decimals as printed; an empty number is a cell
+without one. `alpha` is the method's parameter as printed. `source` is "original" for numbers of the authors' own code,
+else "openmixup". configs/published_cost.csv holds what Mixup_cifar.md prints of memory and hours.
 """
 
 from __future__ import annotations
@@ -53,12 +52,32 @@ class Cell:
     source: str
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a method is printed to cost: GB on a GPU with 100 images, and hours of 600 epochs of CIFAR-100."""
+
+    table: str
+    backbone: str
+    method: str
+    gigabytes: float
+    hours: float
+
+
 @lru_cache
 def cells() -> tuple[Cell, ...]:
     """Every cell, in the published order."""
-    text = (files("fastmix.configs") / "published.csv").read_text(encoding="utf-8")
-    rows = csv.reader(text.splitlines()[1:])
-    return tuple(Cell(*row[:5], float(row[5]) if row[5] else None, row[6]) for row in rows)
+    return tuple(Cell(*row[:5], float(row[5]) if row[5] else None, row[6]) for row in _rows("published.csv"))
+
+
+@lru_cache
+def costs() -> tuple[Cost, ...]:
+    """Every method whose cost is printed, in that order."""
+    return tuple(Cost(*row[:3], float(row[3]), float(row[4])) for row in _rows("published_cost.csv"))
+
+
+def _rows(name: str) -> list[list[str]]:
+    """Of a file of the configs, without its header."""
+    return [*csv.reader((files("fastmix.configs") / name).read_text(encoding="utf-8").splitlines()[1:])]
 
 
 def tables() -> list[str]:

@@ -18,10 +18,10 @@ from helpers import ROOT
 
 CONFIGS = ROOT / "configs"
 BATCH = 2
-SMALL_STEM = ("tiny", "cifar10")
 SMALLER = ("CutMix", "FMix", "ResizeMix", "SaliencyMix")  # whose alpha is 0.2 on ResNet-18, the tables' footnote
 SECOND = {"AlignMix": "alignmix", "TransMix": "transmix", "TokenMix": "tokenmix"}  # of a choice whose first is mixup
-REFUSED = {("transmix", name) for name in ("swin_t", "convnext_t", "moganet_t")}  # they have no class token
+TOKENLESS = ("swin_t", "convnext_t", "moganet_t", "cifar100_swin_t_200ep", "cifar100_swin_t_600ep")
+REFUSED = {("transmix", name) for name in TOKENLESS}  # they have no class token
 FIXED_SIZE = ("deit", "swin", "pvt", "moganet")  # models that are told the size of an image
 
 FILES = {}
@@ -115,7 +115,7 @@ def steps() -> dict[Path, list[str]]:
 STEPS = steps()
 
 
-QUICK = ("cifar10_r18_200ep", "mbv2_rsb_a3", "deit_t")
+QUICK = ("cifar10_r18_200ep", "mbv2_rsb_a3", "deit_t", "cub200_r18_200ep")
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,11 @@ def test_a_step_of_every_method_is_finite(path, teachers):
 
     Its optimiser moves the model for one of them, and for those with parameters of their own.
     """
-    size = 16 if path.stem.startswith(SMALL_STEM) else 32  # maps of 2 px or 1 px at the end
-    words = [f"model.args.img_size={size}"] if path.stem.startswith(FIXED_SIZE) else []
-    words += ["model.args.depth=6"] if path.stem == "deit_b" else []  # half of it: the blocks are alike
+    cfg = config.load(path)
+    size = 16 if cfg.data.size <= 64 else 32  # maps of 2 px or 1 px at the end, of WRN 4
+    words = [f"model.args.img_size={size}"] if cfg.model.name.startswith(FIXED_SIZE) else []
+    shallow = {"deit_base_patch16_224": 6, "wrn28_8_cifar": 10}.get(cfg.model.name)  # the blocks are alike
+    words += [f"model.args.depth={shallow}"] if shallow else []
     cfg = config.load(path, ["precision=fp32", f"data.size={size}", *words])
     model = models.build(cfg.model, 1000 if cfg.data.val_resize else 200).train()
     rng = np.random.default_rng(0)

@@ -6,10 +6,19 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from fastmix.config import load
-from fastmix.engine.augment import INCREASING, MMCLS, Augmentation, ColorJitter, RandAugment, ThreeAugment, augmentation
+from fastmix.engine.augment import (
+    FIXMATCH,
+    INCREASING,
+    MMCLS,
+    Augmentation,
+    ColorJitter,
+    RandAugment,
+    ThreeAugment,
+    augmentation,
+)
 from fastmix.kernels.randaugment import CASES, INTERPOLATIONS, randaugment, reference
 from fastmix.kernels.randaugment import operations as O
 from fastmix.kernels.randaugment.cases import Case
@@ -289,6 +298,49 @@ def test_mmcls_posterizes_to_the_next_lower_number_of_bits():
         table = rows["PosterizeIncreasing"](magnitude, sign, SIZE)
         assert [bin(word & 255).count("1") for word in table[:, 1]] == bits
     assert all(INCREASING[name] is MMCLS[name] for name in INCREASING if name != "PosterizeIncreasing")
+
+
+@pytest.mark.parametrize("level, sign", [(0, 1), (3.3, -1), (7, 1), (7, -1), (10, -1)])
+def test_fixmatchs_operations_by_their_ranges(drawings, level, sign):
+    """val1 + level / 10 (val2 - val1) of the ranges in the benchmark's file, each operation by Pillow."""
+    h, w = SIZE
+    factor = 1 + sign * (0.05 + level / 10 * (0.95 - 0.05))
+    shift, slope = sign * level / 10 * 0.3, sign * level / 10 * 0.3
+    matrices = {
+        "ShearX": (1, slope, 0, 0, 1, 0),
+        "ShearY": (1, 0, 0, slope, 1, 0),
+        "TranslateXRel": (1, 0, shift * w, 0, 1, 0),
+        "TranslateYRel": (1, 0, 0, 0, 1, shift * h),
+    }
+    plain = {
+        "AutoContrast": ImageOps.autocontrast,
+        "BrightnessIncreasing": lambda image: ImageEnhance.Brightness(image).enhance(factor),
+        "ColorIncreasing": lambda image: ImageEnhance.Color(image).enhance(factor),
+        "ContrastIncreasing": lambda image: ImageEnhance.Contrast(image).enhance(factor),
+        "Equalize": ImageOps.equalize,
+        "Identity": lambda image: image,
+        "PosterizeIncreasing": lambda image: ImageOps.posterize(image, int(4 + level / 10 * 4)),
+        "SharpnessIncreasing": lambda image: ImageEnhance.Sharpness(image).enhance(factor),
+        "SolarizeIncreasing": lambda image: ImageOps.solarize(image, 256 - level / 10 * 256),
+    }
+    assert set(FIXMATCH) == {*plain, *matrices, "Rotate"} and len(FIXMATCH) == 14
+    for name, rows in FIXMATCH.items():
+        got = apply(drawings, rows(np.array([level]), np.array([sign]), SIZE))
+        if name in plain:
+            assert np.abs(got - each(drawings, plain[name])).max() == 0, name
+            continue
+        if name == "Rotate":
+            wanted = each(drawings, lambda image: image.rotate(sign * 3 * level, Image.BICUBIC, fillcolor=FILL))
+        else:
+            matrix = matrices[name]
+            wanted = each(
+                drawings,
+                lambda image, matrix=matrix: image.transform(
+                    (w, h), Image.AFFINE, matrix, Image.BICUBIC, fillcolor=FILL
+                ),
+            )
+        error = np.abs(got - wanted)
+        assert error.max() <= 1 and error.mean() < 0.1, name
 
 
 def test_three_augment_draws_each_of_three_equally_and_the_radius_uniformly():

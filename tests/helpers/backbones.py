@@ -16,7 +16,7 @@ ROWS = {name: (int(n.replace(",", "")), gmac, int(size), where) for name, n, gma
 
 
 ALIKE = {"deit_base_patch16_224", "deit_small_patch16_224", "resnet101", "resnext101_32x4d", "resnet34", "pvt_small"}
-ALIKE |= {"resnet18_quarter_cifar"}
+ALIKE |= {"resnet18_quarter_cifar", "convnext_tiny_cifar", "resnext50_32x4d"}
 NAMES = sorted(set(ROWS) - ALIKE)  # one of each family and of each kind of block
 TOKENS = [name for name in ROWS if name.startswith(("deit", "pvt"))]
 SIZED = ("deit", "swin", "pvt")  # these are told the size of the images

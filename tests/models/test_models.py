@@ -36,7 +36,7 @@ def test_the_documented_counts(name):
 
 
 def test_every_backbone_of_the_benchmark_is_listed():
-    assert len(ROWS) == 17 == len(re.findall(r"^\| `\w+` ", TEXT, re.M))
+    assert len(ROWS) == 20 == len(re.findall(r"^\| `\w+` ", TEXT, re.M))
 
 
 def small_stem_layers(width: int, size: int) -> list[tuple[int, int, int, int]]:
@@ -134,6 +134,20 @@ def test_loaded_weights_are_kept(tmp_path):
     again = build(Model("resnet18_cifar", args={"checkpoint_path": str(tmp_path / "weights.pt")}), 7, seed=2)
     theirs = again.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+
+
+def test_the_convnext_of_cifar_is_timms_behind_another_stem():
+    model = build(Model("convnext_tiny_cifar", args={"drop_path_rate": 0.3}), 100)
+    timms, own = (
+        dict(on_meta(name, num_classes=100).named_parameters()) for name in ("convnext_tiny", "convnext_tiny_cifar")
+    )
+    assert {n: p.shape for n, p in own.items() if "stem.0" not in n} == {
+        n: p.shape for n, p in timms.items() if "stem.0" not in n
+    }
+    assert own["stem.0.weight"].shape == (96, 3, 3, 3)
+    maps = model.forward_intermediates(torch.zeros(1, 3, 32, 32), intermediates_only=True)
+    assert [m.shape[-1] for m in maps] == [32, 16, 8, 4]
+    assert model.stem[0].weight.std().item() == pytest.approx(0.02, rel=0.05) and not model.stem[0].bias.any()
 
 
 SIZED = tuple(name for name in ROWS if name.startswith(("deit", "swin", "pvt", "moganet")))  # these know img_size

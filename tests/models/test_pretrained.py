@@ -10,6 +10,7 @@ from torch import nn
 from fastmix import config, models
 from fastmix.models import pretrained
 from fastmix.models.info import KEY, Info
+from helpers import ROOT
 
 NAMES = ["a", "b", "c", "d"]
 MODEL = config.Model("test_resnet")
@@ -139,3 +140,22 @@ def test_no_such_file_and_a_folder_without_a_run(tmp_path):
     for where, words in (("no.pth", "no.pth: no such checkpoint"), (str(tmp_path), "without model.safetensors")):
         with pytest.raises(ValueError, match=words):
             pretrained.build(config.Model("test_resnet", weights=where), NAMES)
+
+
+@pytest.mark.parametrize("column", ["cub200_r18_200ep", pytest.param("aircraft_rx50_200ep", marks=pytest.mark.long)])
+@torch.no_grad()
+def test_columns_by_transfer_begin_with_torchvisions_file(column):
+    from torchvision import models as theirs
+
+    cfg = config.load(ROOT / "configs" / f"{column}.yaml", ["model.weights=file.pth"])
+    donor = getattr(theirs, cfg.model.name.removesuffix(".tv_in1k"))().eval()
+    torch.save(donor.state_dict(), "file.pth")
+    model, lines = pretrained.build(cfg.model, [str(k) for k in range(200)])
+    count = len(donor.state_dict())
+    assert lines == [
+        f"weights: {count - 2} of {count} tensors from file.pth",
+        "weights: the classifier begins anew: fc.weight, fc.bias in the file are of other classes",
+    ]
+    x, donor.fc = torch.rand(2, 3, 64, 64), nn.Identity()
+    features = model.eval().forward_head(model.forward_features(x), pre_logits=True)
+    torch.testing.assert_close(features, donor(x), rtol=1e-4, atol=1e-5)
