@@ -12,6 +12,9 @@ from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.published import table
 from fastmix.runs.results import compare, summary
 
+ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
+"""Of files, and the formats in which they are written."""
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("python -m fastmix.report", description="Report runs, or compare them with a published table.")
@@ -22,9 +25,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, help="take all runs below this folder (with --table, default: runs)")
     parser.add_argument("--list", action="store_true", help="list the published tables")
     parser.add_argument("--metric-compat", choices=("openmixup",), help="put the windows of its scripts first")
-    parser.add_argument("--format", default="markdown", choices=("markdown", "csv", "latex", "json"))
-    parser.add_argument("--out", type=Path, help="write to this file, not to the terminal")
+    parser.add_argument(
+        "--format", choices=tuple(ENDINGS.values()), help="default: what the ending of --out says, or markdown"
+    )
+    parser.add_argument("--out", type=Path, help=f"write to this file, not to the terminal: {', '.join(ENDINGS)}")
     args = parser.parse_intermixed_args(argv)
+    args.format = _format(args.format, args.out)
     if args.list:
         print("\n".join(f"{name}: {result_tables.shape(name)}" for name in published.tables()))
         return 0
@@ -70,6 +76,17 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def _format(asked: str | None, out: Path | None) -> str:
+    """The format that is asked for, or told by the ending of a file. Raises ValueError where the two differ."""
+    if out is None:
+        return asked or "markdown"
+    told = ENDINGS.get(out.suffix.lower())
+    if told is None or asked not in (None, told):
+        wanted = ", ".join(f"{ending} ({name})" for ending, name in ENDINGS.items())
+        raise ValueError(f"{out}: a report is written to {wanted}" + f"; --format is {asked}" * bool(asked))
+    return told
 
 
 if __name__ == "__main__":

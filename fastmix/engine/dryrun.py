@@ -26,20 +26,9 @@ from fastmix.models.frozen import Frozen
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
+from fastmix.runs import data_seen
 from fastmix.runs.tables import markdown
 
-DATA_SETS = {
-    "in1k": (1_281_167, 1000),
-    "tiny": (100_000, 200),
-    "cifar10": (50_000, 10),
-    "cifar100": (50_000, 100),
-    "cub200": (5_994, 200),
-    "aircraft": (6_667, 100),
-    "inat2017": (579_184, 5089),
-    "inat2018": (437_513, 8142),
-    "places205": (2_448_873, 205),
-}
-"""Training images and classes, by the first word of a column's table; for where the data is not there."""
 PROCESSES = (1, 2, 4, 8)  # for which a step's parts are told
 FP32 = 4  # bytes
 
@@ -214,8 +203,8 @@ def _data(cfg: Config, device: torch.device):
         count = shapes.parse(source)[1]["n"], len(shapes.SHAPES)
     elif exists(source) and not remote.is_url(source):
         return loaders.training(cfg, device), True
-    elif name in DATA_SETS:
-        count = DATA_SETS[name]
+    elif name in data_seen.PUBLISHED:
+        count = data_seen.PUBLISHED[name].train, data_seen.PUBLISHED[name].classes
     else:
         raise ValueError(
             f"data.train is {source!r}, which is not here, and no column of the tables says how large it is: give "

@@ -21,7 +21,7 @@ from fastmix.engine.task import Task, precision
 from fastmix.errors import foreign, words
 from fastmix.models import pretrained, seen
 from fastmix.models.info import Info
-from fastmix.runs import run_folder
+from fastmix.runs import data_seen, run_folder
 
 
 class Failed(Exception):
@@ -67,7 +67,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
             if lead:
                 if not state.last.exists():
                     state.require_same()
-                _begin(state, info, first)
+                _begin(state, info, data_seen.record(len(data.rows), len(val.rows), data.class_names), first)
             distributed.barrier()
             compile_networks(cfg, model, mixer)
             torch.backends.cudnn.benchmark = True
@@ -76,8 +76,8 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
         distributed.close()
 
 
-def _begin(state: State, info: Info, first: np.ndarray | None) -> None:
-    """Writes what a run folder holds from its begin: config, model, versions, and the picture of the first batch.
+def _begin(state: State, info: Info, seen_data: str, first: np.ndarray | None) -> None:
+    """Writes what a run folder holds from its begin: config, model, data, versions, the picture of the first batch.
 
     Where one cannot be written, those before it go again.
     """
@@ -85,6 +85,7 @@ def _begin(state: State, info: Info, first: np.ndarray | None) -> None:
     try:
         files.write_text(folder / "config.yaml", dump(state.cfg))
         files.write_text(folder / "model.json", info.text + "\n")
+        files.write_text(folder / data_seen.FILE, seen_data)
         files.write_text(folder / "versions.json", json.dumps(run_folder.versions(), indent=1) + "\n")
         if first is not None:
             picture.save(folder / "first_batch.png", first)

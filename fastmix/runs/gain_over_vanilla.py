@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from math import sqrt
 from statistics import correlation, mean, stdev
 
-from fastmix.config import Config
-from fastmix.runs import published, run_folder
+from fastmix.runs import data_seen, published, run_folder
 from fastmix.runs.results import SAME_RUN
 from fastmix.runs.run_folder import Run
 
@@ -19,8 +18,8 @@ def gains(found: Iterable[Run], column: str = "") -> list[dict]:
     Percent. `top1` and `std` are over the `n` seeds, `gain`, `gain_std` and `gain_error` (its standard error) over the
     differences between runs of the same seed, of which there are `gain_n`; deviations have n - 1. `published_gain` is
     that of a column of the published tables, TABLE/BACKBONE/SETTING; without a name that of the runs' own column, if
-    they have one. `departs` names the keys, but for methods' own, in which a method is not trained as vanilla is. Logs
-    suffice, weights need not be there.
+    they have one and had its data. `departs` names the keys, but for methods' own, in which a method is not trained as
+    vanilla is. Logs suffice, weights need not be there.
 
     Raises ValueError for a run before its last epoch, for a seed twice, for two settings of one method, and where no
     run is of vanilla.
@@ -28,17 +27,20 @@ def gains(found: Iterable[Run], column: str = "") -> list[dict]:
     methods = _by_method(found)
     if "vanilla" not in methods:
         raise ValueError("none of the runs is of vanilla, over which gains are told")
-    base = next(iter(methods["vanilla"].values())).cfg
-    column = column or "/".join(filter(None, (base.column.table, base.column.backbone, base.column.setting)))
-    printed = _published(column) if column else {}
-    order = [*base.mixers, *methods]
+    base, asked = next(iter(methods["vanilla"].values())), column
+    column = column or "/".join(
+        filter(None, (base.cfg.column.table, base.cfg.column.backbone, base.cfg.column.setting))
+    )
+    other = [] if asked else data_seen.differences(base.data, column.partition("/")[0])
+    printed = _published(column) if column and not other else {}
+    order = [*base.cfg.mixers, *methods]
     return [
         {
             "mix": mix,
             "fidelity": next(iter(methods[mix].values())).cfg.fidelity,
             **_over_vanilla(methods[mix], {} if mix == "vanilla" else methods["vanilla"]),
             "published_gain": printed.get(mix),
-            "departs": _departures(base, next(iter(methods[mix].values())).cfg),
+            "departs": _departures(base, next(iter(methods[mix].values()))),
             "runs": [str(run.folder) for run in methods[mix].values()],
         }
         for mix in sorted(methods, key=order.index)
@@ -101,6 +103,7 @@ def _published(column: str) -> dict[str, float]:
     return {mix: pair[0] - pair[1] for mix, pair in pairs.items() if None not in pair}
 
 
-def _departures(a: Config, b: Config) -> list[str]:
-    """Keys of the recipe, without the methods' own."""
-    return [key for key in run_folder.departures(a, b, SAME_RUN) if not key.startswith("mixers.")]
+def _departures(a: Run, b: Run) -> list[str]:
+    """Keys of the recipe, without the methods' own, and whether the data are others."""
+    keys = [key for key in run_folder.departures(a.cfg, b.cfg, SAME_RUN) if not key.startswith("mixers.")]
+    return keys + ["data (other images or classes)"] * (None not in (a.data, b.data) and a.data != b.data)

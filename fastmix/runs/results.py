@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from fastmix import config
-from fastmix.runs import run_folder
+from fastmix.runs import data_seen, run_folder
 from fastmix.runs.published import METHODS, Cell, published
 from fastmix.runs.run_folder import Run
 
@@ -44,7 +44,8 @@ def compare(cells: list[Cell], found: Iterable[Run], metric: str) -> tuple[list[
     """A row for every cell of a published table, and notes on the runs that have no part in it, and why.
 
     A run belongs to the cell that its config's `column` and `mix` name. Only finished runs count; of a run with a
-    moving average, the average does. Runs that depart from the file of their column count only where no others do.
+    moving average, the average does. Runs that depart from the file of their column, or had other data than it, count
+    only where no others do.
     """
     by_cell: dict[tuple, list[Run]] = defaultdict(list)
     notes = []
@@ -83,7 +84,7 @@ def _one_setting(group: list[Run], notes: list[str]) -> tuple[list[Run], list[st
     """The runs that stand for a cell, and the keys in which they depart from their column's file."""
     settings: dict[tuple, list[Run]] = defaultdict(list)
     for run in group:
-        settings[_departures(run.cfg), _identity(run.cfg)].append(run)
+        settings[_departures(run), _identity(run.cfg)].append(run)
     if not settings:
         return [], []
     keys, identity = min(settings, key=lambda key: (len(key[0]), -len(settings[key])))
@@ -91,15 +92,16 @@ def _one_setting(group: list[Run], notes: list[str]) -> tuple[list[Run], list[st
     left = [run for run in group if run not in kept]
     notes += [f"{run.folder}: not counted, other settings or a seed twice; {kept[0].folder} counts" for run in left]
     if keys:
-        notes.append(f"† {', '.join(str(run.folder) for run in kept)}: not as the column's file in {', '.join(keys)}")
+        notes.append(f"† {', '.join(str(run.folder) for run in kept)}: not as the column in {', '.join(keys)}")
     return kept, list(keys)
 
 
-def _departures(cfg: config.Config) -> tuple[str, ...]:
+def _departures(run: Run) -> tuple[str, ...]:
+    """Keys in which a run is not as its column's file says, and how its data are others than the column's."""
+    cfg = run.cfg
     path = _columns().get((cfg.column.table, cfg.column.backbone, cfg.column.setting))
-    if path is None:
-        return ()
-    return tuple(run_folder.departures(_column(path, cfg.mix), cfg, SAME_RUN))
+    keys = run_folder.departures(_column(path, cfg.mix), cfg, SAME_RUN) if path else []
+    return (*keys, *data_seen.differences(run.data, cfg.column.table))
 
 
 @lru_cache

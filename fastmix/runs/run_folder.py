@@ -18,6 +18,7 @@ from typing import IO
 import numpy as np
 
 from fastmix import config, system
+from fastmix.runs import data_seen
 
 LOCK, INHERITED = "lock", "FASTMIX_LOCK"
 TAIL = 1 << 20
@@ -38,6 +39,8 @@ class Run:
     seconds: float
     passed: list[str]
     """Log lines that are none, with file and number: a kill may leave half a line, to which the next is joined."""
+    data: dict | None = None
+    """What data it had, as it wrote it down (data_seen)."""
 
     @property
     def epochs(self) -> int:
@@ -154,7 +157,9 @@ def read(folder: str | Path) -> Run:
     rows, passed = _rows(folder / "log.jsonl")
     val = {row["epoch"]: row for row in rows if row["kind"] == "val"}
     train = [row for row in rows if row["kind"] == "train"]
-    return Run(folder, cfg, train, val, _exported(folder) and cfg.epochs in val, _seconds(rows), passed)
+    return Run(
+        folder, cfg, train, val, _exported(folder) and cfg.epochs in val, _seconds(rows), passed, data_seen.read(folder)
+    )
 
 
 def find(folder: str | Path) -> list[Path]:

@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from fastmix import cli, config, report
-from fastmix.runs import published, run_folder
+from fastmix.pipelines.packing.layouts import wnids
+from fastmix.runs import data_seen, published, run_folder
 from fastmix.runs.results import compare, summary
+
+IMAGENET = data_seen.record(1_281_167, 50_000, wnids.synsets())
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def make(tmp_path, monkeypatch):
     """Writes a run folder with the given top-1 of each epoch."""
     monkeypatch.chdir(tmp_path)
 
-    def make(name, top1, epochs=None, words=(), text="", ema=None, finished=True):
+    def make(name, top1, epochs=None, words=(), text="", ema=None, finished=True, data=IMAGENET):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         if text:
@@ -27,6 +30,8 @@ def make(tmp_path, monkeypatch):
         words = [*words, f"epochs={epochs or len(top1)}"]
         cfg = config.load(folder / "small.yaml" if text else "r50_100ep.yaml", words)
         (folder / "config.yaml").write_text(config.dump(cfg))
+        if data is not None:
+            (folder / data_seen.FILE).write_text(data)
         lines = []
         for epoch, value in enumerate(top1, 1):
             common = {"time": 36.0 * epoch, "step": 10 * epoch, "epoch": epoch}
@@ -213,8 +218,51 @@ def test_a_table_holds_ours_beside_the_published(make, capsys):
     assert by["Vanilla"][3] == "– / 76.83" and by["DeiT"][1] == "– / –"
     assert by["ResizeMix"][3].split()[0].endswith("†")
     assert re.search(r"runs/vanilla_s0: not finished, 40 of 100 epochs; not counted", text)
-    assert re.search(r"† runs/resizemix_s0: not as the column's file in optim.lr$", text, re.MULTILINE)
+    assert re.search(r"† runs/resizemix_s0: not as the column in optim.lr$", text, re.MULTILINE)
     assert "elsewhere" not in text
+
+
+@pytest.mark.parametrize(
+    "data, says",
+    [
+        (data_seen.record(260_000, 10_000, [f"n{k:08}" for k in range(200)]), "200 classes, not 1000"),
+        (data_seen.record(128_116, 50_000, wnids.synsets()), "128,116 train images, not 1,281,167"),
+        (data_seen.record(1_281_167, 5_000, wnids.synsets()), "5,000 val images, not 50,000"),
+        (data_seen.record(1_281_167, 50_000, wnids.synsets()[::-1]), "other classes, or in another order"),
+        (data_seen.record(1_281_167, 50_000, [f"x{k}" for k in range(1000)]), "other classes, or in another order"),
+        (None, "not written down"),
+        ("[]", "not written down"),
+        (data_seen.record(1_281_100, 49_990, [str(k) for k in range(1000)]), ""),  # some damaged, classes as numbers
+    ],
+)
+def test_a_published_number_stands_unmarked_beside_the_same_data_only(make, capsys, data, says):
+    """Another data set under the same name is marked, whatever the paths say."""
+    make("a", [70.0] * 100, words=["mix=cutmix"], data=data)
+    found = json.loads(command(capsys, "--table", "in1k_pytorch_100ep", "--format", "json"))
+    (row,) = [row for row in found if row["n"]]
+    assert row["departs"] == ([f"data ({says})"] if says else [])
+    text = command(capsys, "--table", "in1k_pytorch_100ep")
+    assert ("70.00**†" in text) == bool(says)
+    assert (f"† runs/a: not as the column in data ({says})" in text) == bool(says)
+
+
+def test_the_ending_decides_the_format(make, capsys, tmp_path):
+    make("a", [70.0] * 100, words=["mix=cutmix"])
+    told = {ending: command(capsys, "runs/a", "--format", name) for ending, name in report.ENDINGS.items()}
+    assert len(set(told.values())) == len(told) == 4
+    for ending, text in told.items():
+        assert command(capsys, "runs/a", "--out", f"found{ending}") == ""
+        assert (tmp_path / f"found{ending}").read_text() == text
+    for words, says in {
+        (
+            "--out",
+            "table.png",
+        ): "table.png: a report is written to .md (markdown), .csv (csv), .tex (latex), .json (json)",
+        ("--out", "b.csv", "--format", "latex"): "--format is latex",
+    }.items():
+        assert cli.run(report.main, "report", ["runs/a", *words]) == 2
+        assert says in capsys.readouterr().err
+    assert not (tmp_path / "table.png").exists() and not (tmp_path / "b.csv").exists()
 
 
 def test_runs_as_the_file_says_come_before_others_and_a_seed_counts_once(make):

@@ -70,7 +70,7 @@ def test_a_run_folder_holds_what_it_says(folder, capsys):
     assert run("mix=cutmix") == 0
     out = folder / "runs/small_cutmix_s0"
     assert {p.name for p in out.iterdir()} == {
-        "config.yaml", "model.json", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png",
+        "config.yaml", "model.json", "data.json", "versions.json", "log.jsonl", "last.pt", "best.pt", "first_batch.png",
         "model.safetensors",
     }  # fmt: skip
     assert config.load(out / "config.yaml") == config.load("small.yaml", ["mix=cutmix", "model.classes=10"])

@@ -39,8 +39,15 @@ def test_two_epochs_from_trained_weights_beat_two_from_none(data, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     weights = lite0.weights(tmp_path)
     root = as_cub(data("tiny-imagenet-20"), tmp_path / "CUB_200_2011")
-    words = ["cub200_r18_200ep", "mix=cutmix", f"data.train={root}/train", f"data.val={root}/test", "data.loader=folder"]
-    words += ["model.name=tf_efficientnet_lite0", "epochs=2", "batch_total=10", "data.size=96", "data.val_resize=96"]
+    words = ["cub200_r18_200ep", "mix=cutmix", f"data.train={root}/train", f"data.val={root}/test"]
+    words += [
+        "data.loader=folder",
+        "model.name=tf_efficientnet_lite0",
+        "epochs=2",
+        "batch_total=10",
+        "data.size=96",
+        "data.val_resize=96",
+    ]
     top1 = {}
     for name, value in (("trained", weights), ("scratch", "")):
         assert train.main([*words, f"model.weights={value}", f"out={name}", "optim.lr=0.01", "log_every=5"]) == 0

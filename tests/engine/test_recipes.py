@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from fastmix import config, models
 from fastmix.engine import loaders, optim
 from fastmix.engine.augment import augmentation
-from fastmix.engine.dryrun import DATA_SETS
 from fastmix.engine.ema import Ema
 from fastmix.engine.task import criterion, erasing_noise
 from fastmix.kernels.randaugment import operations as O
 from fastmix.runs import published, run_folder
+from fastmix.runs.data_seen import PUBLISHED
 from fastmix.targets import Targets
 from helpers import ROOT
 
@@ -46,7 +46,7 @@ def steps(cfg: config.Config) -> int:
 
 
 def test_a_dry_run_knows_how_large_the_data_sets_are():
-    assert DATA_SETS == SETS
+    assert {name: (data.train, data.classes) for name, data in PUBLISHED.items()} == SETS
 
 
 # name, epoch (a fraction of it is that of its steps), learning rate worked out by hand from

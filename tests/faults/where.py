@@ -30,6 +30,7 @@ def modes(expected: int):
     written = {
         "config.yaml",
         "model.json",
+        "data.json",
         "versions.json",
         "log.jsonl",
         "first_batch.png",

@@ -9,7 +9,8 @@ import pytest
 
 from fastmix import cli, config, report
 from fastmix.bench import readme
-from fastmix.runs import run_folder
+from fastmix.pipelines.packing.layouts import wnids
+from fastmix.runs import data_seen, run_folder
 from fastmix.runs.gain_over_vanilla import gains, rank_correlation
 from helpers import ROOT
 
@@ -29,13 +30,21 @@ def make(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def make(
-        name: str, top1: float, *words: str, base: str = "cifar10_quarter", epochs: int = 0, ema: float = 0
+        name: str,
+        top1: float,
+        *words: str,
+        base: str = "cifar10_quarter",
+        epochs: int = 0,
+        ema: float = 0,
+        data: str = "",
     ) -> Path:
         folder = tmp_path / "results" / "here" / name
         folder.mkdir(parents=True)
         cfg = config.load(base, words)
         (folder / "config.yaml").write_text(config.dump(cfg))
         (folder / "versions.json").write_text(json.dumps({"torch": "2.0", "fastmix": "", "commit": "abc"}))
+        if data:
+            (folder / data_seen.FILE).write_text(data)
         values = {epoch: 10.0 + epoch for epoch in range(cfg.val_every, epochs or cfg.epochs, cfg.val_every)}
         lines = []
         for epoch, value in {**values, epochs or cfg.epochs: top1}.items():
@@ -115,8 +124,9 @@ def test_rank_correlation_is_scipys(ties):
 
 
 def test_the_runs_own_column_their_average_and_what_departs(make, capsys):
-    make("v", 70.0, "mix=vanilla", base="r50_100ep")
-    make("c", 50.0, "mix=cutmix", "ema.decay=0.9", base="r50_100ep", ema=72.25)
+    imagenet = data_seen.record(1_281_167, 50_000, wnids.synsets())
+    make("v", 70.0, "mix=vanilla", base="r50_100ep", data=imagenet)
+    make("c", 50.0, "mix=cutmix", "ema.decay=0.9", base="r50_100ep", ema=72.25, data=imagenet)
     assert report.main(["--gains", "--runs", "results", "--format", "json"]) == 0
     _, row = json.loads(capsys.readouterr().out)
     theirs = printed("in1k_pytorch_100ep", "ResNet-50", "100ep")
@@ -124,6 +134,18 @@ def test_the_runs_own_column_their_average_and_what_departs(make, capsys):
     assert report.main(["--gains", "--runs", "results"]) == 0
     text = capsys.readouterr().out
     assert "| cutmix† | 72.25 |" in text and text.endswith("- † cutmix: not trained as vanilla in ema.decay\n")
+
+
+def test_gains_of_other_data_stand_beside_no_published_ones(make, capsys):
+    part = data_seen.record(128_116, 50_000, wnids.synsets())
+    make("v", 70.0, "mix=vanilla", base="r50_100ep", data=part)
+    make("c", 71.0, "mix=cutmix", base="r50_100ep", data=part)
+    make("m", 72.0, "mix=mixup", base="r50_100ep", data=data_seen.record(128_116, 5_000, wnids.synsets()))
+    rows = {row["mix"]: row for row in gains(found())}
+    assert all(row["published_gain"] is None for row in rows.values())
+    assert rows["cutmix"]["departs"] == [] and rows["mixup"]["departs"] == ["data (other images or classes)"]
+    asked = {row["mix"]: row for row in gains(found(), "in1k_pytorch_100ep/ResNet-50/100ep")}
+    assert asked["cutmix"]["published_gain"] == pytest.approx(77.17 - 76.83)
 
 
 def test_logs_without_weights_are_read_and_shown_as_unfinished(sweep, capsys):
