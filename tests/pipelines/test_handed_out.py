@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmix import convert
+from fastmix import convert, train
 from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.packing.format import Beton, classes_path
 from fastmix.pipelines.packing.layouts import exists, scan, wnids
@@ -343,3 +343,26 @@ def test_images_stay_in_reading_order_of_their_class(tmp_path):
         {"a.tar": tar(shuffled({f"{c}/{k}.jpg": saved(Image.new("RGB", (4, 4))) for c in "ba" for k in (9, 10, 1)}))},
     )
     assert [file.name for file in scan(tmp_path / "a.tar").files] == [f"{c}/{k}.jpg" for c in "ab" for k in (1, 10, 9)]
+
+
+@pytest.mark.long
+def test_cifar100_made_of_cifar10_converts_and_trains(data, tmp_path, monkeypatch):
+    """Real pixels in CIFAR-100's two versions: the loader resident and a packed file train to the same loss."""
+    monkeypatch.chdir(tmp_path)
+    root = data("cifar10") / "train"
+    names = sorted(path.name for path in root.iterdir())
+    files = [(path, k) for k, name in enumerate(names) for path in sorted((root / name).iterdir())[:60]]
+    pixels = np.stack([np.asarray(Image.open(path)) for path, _ in files])
+    order = np.random.default_rng(0).permutation(len(files))
+    labels = [files[k][1] for k in order]
+    folders = cifar(tmp_path, pixels[order], labels, [k // 5 for k in labels])
+    assert convert.main([str(folders["binary"] / "train"), "train.beton"]) == 0
+    assert convert.main([str(folders["binary"] / "test"), "val.beton"]) == 0
+    logs = []
+    for source, val, loader in (("python/train", "python/test", "resident"), ("train.beton", "val.beton", "beton")):
+        words = ["cifar100_r18_200ep", "mix=cutmix", "model.name=resnet18_quarter_cifar", "epochs=2", "log_every=1"]
+        words += [f"data.train={source}", f"data.val={val}", f"data.loader={loader}", f"out={loader}", "data.workers=1"]
+        assert train.main([*words, "precision=fp32"]) == 0
+        lines = [json.loads(line) for line in Path(loader, "log.jsonl").read_text().splitlines()]
+        logs.append([(line["loss"], line.get("top1")) for line in lines])
+    assert logs[0] == logs[1] and len(logs[0]) == 2 * 5 + 2
