@@ -115,7 +115,7 @@ FAULTS = [
     alone("fastmix.validate nowhere", "nowhere: no such run folder or checkpoint"),
     alone("fastmix.validate --model resnet1888 --weights x.pth", "unknown model 'resnet1888'"),
     of_run("fastmix.report run --table foo", "foo"),
-    of_run("fastmix.report run --out no/such", "no/such: No such file or directory"),
+    of_run("fastmix.report run --out no/such.md", "no/such.md: No such file or directory"),
     alone("fastmix.report --runs nowhere", "nowhere: no such folder of runs"),
     alone("fastmix.sweep {config} --per-gpu 0", "argument --per-gpu: '0' is not a whole number from 1"),
     alone("fastmix.sweep {config} --gpus x", "no GPU 'x'"),
