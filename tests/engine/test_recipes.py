@@ -350,6 +350,16 @@ def test_crops_at_the_test(name, size, resize):
     assert loaders.training(cfg, torch.device("cpu")).view.size == (160 if "a3" in name else size)
 
 
+def test_cifar100_alone_is_padded_by_reflection():
+    """The benchmark's files of 32 pixels have padding=4, those of CIFAR-100 padding_mode="reflect" too."""
+    padded = [name for name in COLUMNS if column(name).data.crop == "pad"]
+    assert sum(name.startswith("cifar100_") for name in padded) == 11
+    for name in padded:
+        cfg = column(name, "data.loader=synthetic", "data.train=n=1000")
+        view = loaders.training(cfg, torch.device("cpu")).view
+        assert (view.size, view.pad, view.reflects) == (32, 4, name.startswith("cifar100_")), name
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_columns_file_is_short_and_its_comments_are_right(nets, name):
