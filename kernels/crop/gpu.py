@@ -7,7 +7,7 @@ from fastmix.kernels.crop.table import WORDS
 
 TILE = 32  # rows and elements of a program; 3 S is a multiple of it where S is
 COLUMNS = constant(WORDS)
-REGISTERS = 120  # four programs at a time; Triton 3.4 takes 95 to 115 a thread, later ones 80 to 96
+REGISTERS = 120  # four programs at a time; Triton 3.4 takes 79 to 96 a thread, later ones 80 to 95
 
 
 @jit
