@@ -52,10 +52,13 @@ class Data:
     """Pixels a side. Here, and for val_size, val_resize, interpolation, mean and std, `model` takes what the weights of
     timm's model were trained with."""
     crop: Literal["rrc", "pad", "centre", "none"] = "rrc"
-    """Training crop: rrc (RandomResizedCrop), pad (zero-padded random crop), centre, or none (stretched)."""
+    """Training crop: rrc (RandomResizedCrop), pad (random crop of the padded image), centre, or none (stretched)."""
     scale: Annotated[tuple[Part, Part], RISING] = (0.08, 1.0)
     ratio: Annotated[tuple[Aspect, Aspect], RISING] = (3 / 4, 4 / 3)
     pad: Annotated[int, Range(0, 4096)] = 4
+    """Pixels around the image, with crop=pad."""
+    pad_mode: Literal["zeros", "reflect"] = "zeros"
+    """What they show: black, or the image mirrored without repeating its edge; it must have more than `pad` a side."""
     flip: Share = 0.5
     val_size: Pixels | AsModel | None = None
     """Validation size in pixels; null: as `size`."""

@@ -61,11 +61,13 @@ def inputs(chunk: Chunk, view: View) -> dict[str, ndarray | list[ndarray]]:
     shape    int32 [n,3]     of the stored image
     anchor, extent  int32 [n,2]  the part of it that is decoded, in pixels
     start, end  float32 [n,2]  the window within that part, x swapped for a mirror image; all crops but "pad"
-    offset   int32 [n,2]     the window within that part, or around it, and
-    mirror   int32 [n]       its flip; crop "pad"
+    offset   int32 [n,2]     the window within that part, or around it, counted from the border where that is mirrored,
+    mirror   int32 [n]       and its flip; crop "pad"
     """
     sides = np.stack([chunk.heights, chunk.widths], 1)
-    seen = np.array([sees(window, view.size, view.interpolation, view.whole) for window in chunk.windows])
+    mirrored = sides if view.reflects else np.zeros_like(sides)
+    how = view.size, view.interpolation, view.whole
+    seen = np.array([sees(w, *how, (h, b)) for w, (h, b) in zip(chunk.windows, mirrored.tolist(), strict=True)])
     low = np.clip(seen[:, :2], 0, sides - 1)
     high = np.clip(seen[:, 2:], low + 1, sides)
     start = chunk.windows[:, :2] - low
@@ -77,6 +79,7 @@ def inputs(chunk: Chunk, view: View) -> dict[str, ndarray | list[ndarray]]:
         "extent": (high - low).astype(np.int32),
     }
     if view.crop == "pad":
+        start += view.pad * view.reflects
         return fed | {"offset": start.astype(np.int32), "mirror": chunk.flips.astype(np.int32)}
     end = start + chunk.windows[:, 2:]
     start[chunk.flips, 1], end[chunk.flips, 1] = end[chunk.flips, 1], start[chunk.flips, 1]
@@ -107,6 +110,8 @@ def _define(view: View, gpu: bool):
     size = (view.size, view.size)
     if view.crop == "pad":
         offset, mirror = source("offset", types.INT32, 1), source("mirror", types.INT32, 0)
+        if view.reflects:
+            pixels = _bordered(pixels, part["shape"], view.pad)
         crop = fn.slice(pixels, start=offset, shape=size, axes=(0, 1), out_of_bounds_policy="pad", fill_values=0)
         return fn.flip(crop, horizontal=mirror)
     return fn.resize(
@@ -117,3 +122,17 @@ def _define(view: View, gpu: bool):
         roi_start=source("start", types.FLOAT, 1),
         roi_end=source("end", types.FLOAT, 1),
     )
+
+
+def _bordered(pixels, sides, pad: int):
+    """A part of an image with `pad` pixels around it, mirrored at its edge pixels; black where it has no such pixel."""
+    from nvidia.dali import fn
+
+    def strip(pixels, start, axis: int):
+        cut = fn.slice(pixels, start=start, shape=[pad], axes=[axis], out_of_bounds_policy="pad", fill_values=0)
+        return fn.flip(cut, vertical=int(axis == 0), horizontal=int(axis == 1))
+
+    for axis in (0, 1):
+        before, after = strip(pixels, [1], axis), strip(pixels, fn.stack(sides[axis] - 1 - pad), axis)
+        pixels = fn.cat(before, pixels, after, axis=axis)
+    return pixels

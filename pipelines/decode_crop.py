@@ -40,14 +40,15 @@ def develop(chunk: Chunk, view: View, images: ndarray) -> dict[int, str]:
 
 def _one(chunk: Chunk, k: int, view: View, out: ndarray) -> None:
     height, width, window, data = int(chunk.heights[k]), int(chunk.widths[k]), chunk.windows[k], chunk.data[k]
+    mirrored = (height, width) if view.reflects else (0, 0)
     if chunk.raw[k]:
         pixels, origin = np.frombuffer(data, np.uint8).reshape(height, width, 3), (0, 0)
     else:
         reduced = factor(min(window[2:]) / view.size) if view.decode == "fast" else 1
         window = window / reduced
-        part = sees(window, view.size, view.interpolation, view.whole)
+        part = sees(window, view.size, view.interpolation, view.whole, mirrored)
         pixels, origin = jpeg(data, height, width, reduced, part)
-    place(pixels, window, chunk.flips[k], out, view.interpolation, view.whole, origin)
+    place(pixels, window, chunk.flips[k], out, view.interpolation, view.whole, origin, mirrored)
 
 
 def _walker(chunk: Chunk, view: View, images: ndarray):
@@ -62,7 +63,7 @@ def _walker(chunk: Chunk, view: View, images: ndarray):
     flags = [np.ascontiguousarray(column, bool) for column in (chunk.raw, chunk.flips)]
     length, pixels = int(columns[1].max()), min(int((columns[2] * columns[3]).max()) * 3, ROOM)
     memory = [own.memory(name, size) for name, size in (("read", length), ("small", length), ("pixels", pixels))]
-    settings = view.decode == "fast", INTERPOLATIONS[view.interpolation], view.whole
+    settings = view.decode == "fast", INTERPOLATIONS[view.interpolation], view.whole, view.reflects
     places, windows = (np.ascontiguousarray(x, kind) for x, kind in ((chunk.places, np.int64), (chunk.windows, float)))
 
     def walk(first: int) -> int:
@@ -101,7 +102,7 @@ def _read(pread, file, offset, size, memory):
 @compiled
 def _walk(
     first, turbo, pread, file, sources, sizes, heights, widths, raw, flips, places, windows,
-    fast, support, whole, read, small, pixels, images
+    fast, support, whole, reflects, read, small, pixels, images
 ):  # fmt: skip
     target = images.shape[1]
     for k in range(first, len(sources)):
@@ -111,7 +112,8 @@ def _walk(
         while fast and not raw[k] and scale < 8 and min(h, w) >= 2 * scale * target:
             scale *= 2
         y, x, h, w = y / scale, x / scale, h / scale, w / scale
-        top, left, bottom, right = sees_part(y, x, h, w, target, support, whole)
+        mirrored = (height, width) if reflects else (0, 0)
+        top, left, bottom, right = sees_part(y, x, h, w, target, support, whole, mirrored)
         if not raw[k] and height * width * 3 > ROOM:  # its header is looked at before there is memory for it
             return k
         if raw[k]:
@@ -134,5 +136,5 @@ def _walk(
             if tall == 0:
                 return k
             source = address(pixels)
-        place_part(source, tall, broad, top, left, y, x, h, w, flips[k], images[places[k]], support, whole)
+        place_part(source, tall, broad, top, left, y, x, h, w, flips[k], images[places[k]], support, whole, mirrored)
     return len(sources)

@@ -79,7 +79,7 @@ class Ffcv(Loader):
             except ValueError as error:
                 failed[k] = str(error)
             else:
-                self._place(pixels, chunk.windows[k], chunk.flips[k], images[at], view.whole)
+                self._place(pixels, chunk.windows[k], chunk.flips[k], images[at], view)
         return failed
 
     def _decode(self, data: ndarray, pixels: ndarray) -> None:
@@ -91,17 +91,17 @@ class Ffcv(Loader):
             # What libjpeg only warns of counts too: then TurboJPEG decodes, and returns -1 all the same.
             raise ValueError(self._c.lib.tjGetErrorStr().decode())
 
-    def _place(self, pixels: ndarray, window: ndarray, flip: bool, out: ndarray, whole: bool) -> None:
+    def _place(self, pixels: ndarray, window: ndarray, flip: bool, out: ndarray, view: View) -> None:
         """Writes a window of the pixels into out, resized by INTER_AREA; as resize.place, but for the filter."""
         size = len(out)
         y, x, h, w = window
-        if whole and (h, w) != (size, size):  # the image is resized, then cropped
+        if view.whole and (h, w) != (size, size):  # the image is resized, then cropped
             tall, wide = (round(side * size / part) for side, part in zip(pixels.shape[:2], (h, w), strict=True))
             small = np.empty((tall, wide, 3), np.uint8)
             self._c.resize_crop(pixels, 0, pixels.shape[0], 0, pixels.shape[1], small)
             place(small, np.rint([y * size / h, x * size / w, size, size]), flip, out)
         elif (h, w) == (size, size):
-            place(pixels, window, flip, out)
+            place(pixels, window, flip, out, mirrored=pixels.shape[:2] if view.reflects else (0, 0))
         else:
             target = np.empty_like(out) if flip else out
             self._c.resize_crop(pixels, int(y), int(y + h), int(x), int(x + w), target)

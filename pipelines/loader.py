@@ -226,8 +226,11 @@ class Loader:
         small = np.minimum(heights, widths) < view.smallest()
         if small.any():
             k = int(small.argmax())
-            size = f"{widths[k]} x {heights[k]} pixels"
-            raise ValueError(f"{self.where(rows[k])}: {size}, too small for crop {view.crop!r} of {view.size}")
+            crop = f"crop {view.crop!r} of {view.size}" + f" with {view.pad} pixels reflected" * view.reflects
+            raise ValueError(
+                f"{self.where(rows[k])}: {widths[k]} x {heights[k]} pixels, too small for {crop}: a side must have at "
+                f"least {view.smallest()}"
+            )
         windows, flips = view.windows(heights, widths, self.seed, epoch, entries[places])
         return Chunk(places, rows, heights, widths, raw, data, windows, flips), skipped
 

@@ -125,7 +125,7 @@ class Jpegs(Loader):
                 table = rows(
                     heights, widths, windows, flips, view.size, offsets(pixels),
                     planar=np.array([p.ndim == 3 for p in pixels]),
-                    interpolation=view.interpolation, whole=view.whole,
+                    interpolation=view.interpolation, whole=view.whole, reflect=view.reflects,
                 )  # fmt: skip
                 crops = crop(pixels, upload(table, self.device), view.size, view.interpolation)
                 slot.images[upload(places, self.device)] = crops

@@ -124,7 +124,7 @@ class Resident(Loader):
             shown[chunk.places] = True
             table[chunk.places] = rows(
                 chunk.heights, chunk.widths, chunk.windows, chunk.flips, view.size, self.offsets[chunk.rows],
-                interpolation=view.interpolation, whole=view.whole,
+                interpolation=view.interpolation, whole=view.whole, reflect=view.reflects,
             )  # fmt: skip
         labels = np.where(shown, self.labels[entries % self.n], 0)
         table, labels, shown = (upload(column, self.device) for column in (table, labels, shown))

@@ -117,19 +117,27 @@ def _move(source, target):
 
 
 @compiled
-def _copy(image, y, x, flip, out):
-    height, width = image.shape[0], image.shape[1]
-    rows, columns = out.shape[0], out.shape[1]
-    for i in range(rows):
-        for j in range(columns):
-            to = columns - 1 - j if flip else j
-            inside = 0 <= y + i < height and 0 <= x + j < width
-            for c in range(3):
-                out[i, to, c] = image[y + i, x + j, c] if inside else 0
+def _reflected(i, n):
+    """Pixel i of an axis of n, mirrored at the edge pixels where it lies outside; n = 0: itself."""
+    return n - 1 - abs(n - 1 - abs(i)) if n else i
 
 
 @compiled
-def place_part(image, height, width, top, left, y, x, h, w, flip, out, support, whole):
+def _copy(image, top, left, y, x, flip, out, mirrored):
+    height, width = image.shape[0], image.shape[1]
+    rows, columns = out.shape[0], out.shape[1]
+    for i in range(rows):
+        row = _reflected(y + i, mirrored[0]) - top
+        for j in range(columns):
+            to = columns - 1 - j if flip else j
+            column = _reflected(x + j, mirrored[1]) - left
+            inside = 0 <= row < height and 0 <= column < width
+            for c in range(3):
+                out[i, to, c] = image[row, column, c] if inside else 0
+
+
+@compiled
+def place_part(image, height, width, top, left, y, x, h, w, flip, out, support, whole, mirrored):
     """As `place`, in nopython code.
 
     image: address of height x width pixels, the first of which is the pixel (top, left) of the whole image.
@@ -137,22 +145,36 @@ def place_part(image, height, width, top, left, y, x, h, w, flip, out, support, 
     """
     part = carray(pointer(image), (height, width, 3), np.uint8)
     if h == out.shape[0] and w == out.shape[1] and y == np.floor(y) and x == np.floor(x):
-        _copy(part, int(y) - top, int(x) - left, flip, out)
+        _copy(part, top, left, int(y), int(x), flip, out, mirrored)
     else:
         _resample(part, top, left, y, x, h, w, whole, flip, support, out)
 
 
 @compiled
-def sees_part(y, x, h, w, size, support, whole):
+def _with_reflected(low, high, n):
+    """The range low..high-1 of an axis of n, with the pixels inside that those outside it mirror; n = 0: itself."""
+    return (min(low, 2 * n - 1 - high), max(high, 1 - low)) if n else (low, high)
+
+
+@compiled
+def sees_part(y, x, h, w, size, support, whole, mirrored):
     """As `sees`, in nopython code; support: the filter's reach at scale 1, in pixels."""
     down, across = (support * max(h / size, 1.0), support * max(w / size, 1.0)) if whole else (0.0, 0.0)
     top, left = np.int64(np.floor(y - down)), np.int64(np.floor(x - across))
-    return top, left, np.int64(np.ceil(y + h + down)), np.int64(np.ceil(x + w + across))
+    bottom, right = np.int64(np.ceil(y + h + down)), np.int64(np.ceil(x + w + across))
+    top, bottom = _with_reflected(top, bottom, mirrored[0])
+    left, right = _with_reflected(left, right, mirrored[1])
+    return top, left, bottom, right
 
 
-def sees(window: np.ndarray, size: int, interpolation: str, whole: bool) -> tuple[int, int, int, int]:
-    """The pixels (top, left, bottom, right) that can enter a size x size result; they may reach beyond the image."""
-    return sees_part(*map(float, window), size, INTERPOLATIONS[interpolation], whole)
+def sees(
+    window: np.ndarray, size: int, interpolation: str, whole: bool, mirrored: tuple[int, int] = (0, 0)
+) -> tuple[int, int, int, int]:
+    """The pixels (top, left, bottom, right) that can enter a size x size result; they may reach beyond the image.
+
+    mirrored: as in `place`.
+    """
+    return sees_part(*map(float, window), size, INTERPOLATIONS[interpolation], whole, mirrored)
 
 
 def place(
@@ -163,13 +185,15 @@ def place(
     interpolation: str = "bilinear",
     whole: bool = False,
     origin: tuple[int, int] = (0, 0),
+    mirrored: tuple[int, int] = (0, 0),
 ) -> None:
     """Writes the window (y, x, h, w) of an image uint8 [h,w,3] into out uint8 [H,W,3], resized and flipped.
 
     image and out are contiguous, the window's numbers are floats in pixels. A window of the size of `out` at an integer
     place is copied, and is 0 outside the image; any other must lie inside the image. whole: the filter sees the pixels
     around the window too. origin: the place (y, x) of the image's first pixel, where it is a part of a larger one; that
-    part must hold all that `sees` tells.
+    part must hold all that `sees` tells. mirrored: the height and width of the whole image, which a copied window then
+    shows mirrored outside it, without its edge pixel once more, and 0 beyond its mirror image; (0, 0): 0 outside it.
     """
     part = (image.ctypes.data, *image.shape[:2], *origin)
-    place_part(*part, *map(float, window), bool(flip), out, INTERPOLATIONS[interpolation], whole)
+    place_part(*part, *map(float, window), bool(flip), out, INTERPOLATIONS[interpolation], whole, mirrored)

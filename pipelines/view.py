@@ -12,6 +12,7 @@ from fastmix.pipelines.jpeg.decode import DECODES
 from fastmix.pipelines.resize import INTERPOLATIONS
 
 CROPS = ("rrc", "pad", "centre", "none")
+PAD_MODES = ("zeros", "reflect")
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,11 @@ class View:
 
     size           int            pixels of both sides of the result
     crop           "rrc"          random resized crop: area share in `scale`, aspect w/h in `ratio`
-                   "pad"          size x size pixels, anywhere in the image with `pad` black pixels around it
+                   "pad"          size x size pixels, anywhere in the image with a border of `pad` pixels around it
                    "centre"       short side to `resize` (None: as it is), then the size x size pixels of the centre
                    "none"         the whole image, stretched to size x size
+    pad_mode       "zeros" or "reflect": the border is black, or mirrors the image without repeating its edge, which
+                   then must have more than `pad` pixels a side
     flip           float          probability of a mirror image
     interpolation  "bilinear" or "bicubic", antialiased (see resize.py)
     decode         "exact", or "fast": a JPEG is first scaled in the DCT domain where the window has at least twice the
@@ -36,13 +39,15 @@ class View:
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     pad: int = 4
+    pad_mode: str = "zeros"
     resize: int | None = None
     flip: float = 0.0
     interpolation: str = "bilinear"
     decode: str = "exact"
 
     def __post_init__(self):
-        for option, allowed in (("crop", CROPS), ("interpolation", tuple(INTERPOLATIONS)), ("decode", DECODES)):
+        words = {"crop": CROPS, "pad_mode": PAD_MODES, "interpolation": tuple(INTERPOLATIONS), "decode": DECODES}
+        for option, allowed in words.items():
             if getattr(self, option) not in allowed:
                 raise ValueError(f"{option} is {getattr(self, option)!r}; choose one of {', '.join(allowed)}")
         if self.size < 1:
@@ -71,10 +76,15 @@ class View:
         """Whether the resize filter sees the pixels around the window: the image is resized before it is cropped."""
         return self.crop == "centre"
 
+    @property
+    def reflects(self) -> bool:
+        """Whether the image is mirrored at its edges where a window reaches beyond them."""
+        return self.crop == "pad" and self.pad_mode == "reflect"
+
     def smallest(self) -> int:
         """The shortest side that an image may have, in pixels."""
         if self.crop == "pad":
-            return max(self.size - 2 * self.pad, 1)
+            return max(self.size - 2 * self.pad, self.pad + 1 if self.reflects else 1)
         return self.size if self.crop == "centre" and self.resize is None else 1
 
     def windows(

@@ -36,6 +36,7 @@ def training(cfg: Config, device: torch.device) -> Loader:
         scale=data.scale,
         ratio=data.ratio,
         pad=data.pad,
+        pad_mode=data.pad_mode,
         flip=data.flip,
         resize=data.val_resize if data.crop == "centre" else None,
         interpolation=data.interpolation,

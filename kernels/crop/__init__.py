@@ -6,8 +6,8 @@
 and u likewise along the rows. f is the triangle (`bilinear`) or Keys' cubic with a = -0.5 (`bicubic`; Keys 1981, eq.
 4), widened by the scale where an image shrinks: the filter of the loaders' resize, here in fp32 with places counted
 from the window's corner, and so at most 1 level from it. A filter that reaches half a pixel copies; where no tap lies
-inside the image the result is 0. Every operation is rounded by itself (no fusing, IEEE division), so the reference and
-the Triton kernel agree bit for bit.
+inside the image the result is 0, or, if the table says so for a copy, the image mirrored at its edge pixels. Every
+operation is rounded by itself (no fusing, IEEE division), so the reference and the Triton kernel agree bit for bit.
 
 Bytes to move: the windows' pixels, read once from memory, and 3 S^2 written an image. What takes longer is the work on
 the taps: ceil(2 r s) each way, r = 1 (bilinear) or 2, each a byte from the cache and about 9 instructions. Where the

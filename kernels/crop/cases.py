@@ -15,7 +15,8 @@ class Case:
     """Random arguments of `crop`, a function of the seed.
 
     sizes: (height, width) of the images; size: of the results; windows: "random" floats inside the image, "all" of it,
-    "pad", copied, hanging over the edge; layout: "interleaved", "planar" or "mixed"; separate: a tensor an image.
+    "pad", copied, hanging over the edge, or "reflect", mirrored there; layout: "interleaved", "planar" or "mixed";
+    separate: a tensor an image.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -41,6 +42,9 @@ class Case:
         sides = np.array(self.sizes, np.float64)
         if self.windows == "pad":
             corner = rng.integers(-self.size - 1, sides.astype(int) + 2)
+            extent = np.full_like(sides, self.size)
+        elif self.windows == "reflect":
+            corner = rng.integers(1 - sides.astype(int), 2 * sides.astype(int) - self.size)
             extent = np.full_like(sides, self.size)
         elif self.windows == "all":
             corner, extent = np.zeros_like(sides), sides
@@ -71,7 +75,7 @@ class Case:
         heights, widths = np.array(self.sizes).T
         table = rows(
             heights, widths, *self.wanted(seed), self.size, places,
-            planar=planar, interpolation=self.interpolation, whole=self.whole,
+            planar=planar, interpolation=self.interpolation, whole=self.whole, reflect=self.windows == "reflect",
         )  # fmt: skip
         return dict(pixels=pixels, table=torch.from_numpy(table), size=self.size, interpolation=self.interpolation)
 
@@ -90,5 +94,6 @@ CASES = [
         (((1, 1),), 5, "random", False, "planar", True),
         (((3, 5),), 1, "all", False, "interleaved", False),
         (LARGE, 12, "all", False, "mixed", True),
+        (((4, 9), (8, 8), (5, 40)), 8, "reflect", False, "mixed", False),
     )
 ]

@@ -7,14 +7,16 @@ from fastmix.kernels.crop.table import WORDS
 
 TILE = 32  # rows and elements of a program; 3 S is a multiple of it where S is
 COLUMNS = constant(WORDS)
-REGISTERS = 120  # four programs at a time; Triton 3.4 takes 95 to 115 a thread, later ones 80 to 96
+REGISTERS = 120  # four programs at a time; Triton 3.4 takes 79 to 96 a thread, later ones 80 to 95
 
 
 @jit
-def _axis(row, i, support):
+def _axis(row, i, support, reflect):
     """The filter of one axis at the sources i: the first pixel, counted from the first that it may see, how many,
     the first one's distance from the centre, 1 / width; the last pixel that it may see, and the most that count."""
     low, high = tl.load(row), tl.load(row + 1)
+    last = high - 1 - low
+    i = tl.where(reflect, low + last - tl.abs(last - tl.abs(i - low)), i)
     start = tl.load(row + 2).to(tl.float32, bitcast=True)
     scale = tl.load(row + 3).to(tl.float32, bitcast=True)
     wide = tl.maximum(scale, 1.0)
@@ -23,7 +25,7 @@ def _axis(row, i, support):
     first = tl.maximum(tl.floor(centre - reach + 0.5).to(tl.int32), low)
     count = tl.minimum(tl.floor(centre + reach + 0.5).to(tl.int32), high) - first
     taps = tl.ceil(2 * reach).to(tl.int32)
-    return first - low, count, first.to(tl.float32) + 0.5 - centre, tl.div_rn(1.0, wide), high - 1 - low, taps
+    return first - low, count, first.to(tl.float32) + 0.5 - centre, tl.div_rn(1.0, wide), last, taps
 
 
 @jit
@@ -61,10 +63,10 @@ def crop_kernel(pixels, places, table, out, S: tl.constexpr, CUBIC: tl.constexpr
     row = table + sample * COLUMNS
     source = pixels + tl.load(places + sample * (COLUMNS // 2))
     line, pixel, channel = tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
-    support = tl.load(row + 13).to(tl.float32, bitcast=True)
+    support, reflect = tl.load(row + 13).to(tl.float32, bitcast=True), tl.load(row + 15) > 0
     x = tl.where(tl.load(row + 14) > 0, S - 1 - j // 3, j // 3)
-    top, tall, above, shrink_y, bottom, down = _axis(row + 5, i, support)
-    left, broad, before, shrink_x, right, across = _axis(row + 9, x, support)
+    top, tall, above, shrink_y, bottom, down = _axis(row + 5, i, support, reflect)
+    left, broad, before, shrink_x, right, across = _axis(row + 9, x, support, reflect)
 
     total = tl.zeros([R, C], tl.float32)
     for k in range(down):

@@ -20,10 +20,10 @@ def reference(pixels: Tensor | Sequence[Tensor], table: Tensor, size: int, inter
         places = places + (lengths.cumsum(0) - torch.from_numpy(offsets(pixels))).to(places.device)
         pixels = torch.cat([image.reshape(-1) for image in pixels])
     line, pixel, channel = table[:, 2:5, None].long().unbind(1)
-    support, flip = table.view(torch.float32)[:, 13, None], table[:, 14, None]
+    support, (flip, reflect) = table.view(torch.float32)[:, 13, None], table[:, 14:16, None].unbind(1)
     i = torch.arange(size, device=table.device).expand(len(table), size)
-    down = _Taps(table[:, 5:9], i, support)
-    across = _Taps(table[:, 9:13], torch.where(flip > 0, size - 1 - i, i), support)
+    down = _Taps(table[:, 5:9], i, support, reflect)
+    across = _Taps(table[:, 9:13], torch.where(flip > 0, size - 1 - i, i), support, reflect)
     channels = channel[:, :, None, None] * torch.arange(3, device=table.device)
     total = torch.zeros(len(table), size, size, 3, device=table.device)
     for k in range(down.most):
@@ -40,8 +40,10 @@ def reference(pixels: Tensor | Sequence[Tensor], table: Tensor, size: int, inter
 class _Taps:
     """The filter of one axis: which pixels of the sources i [B,S] see, and with which weights."""
 
-    def __init__(self, axis: Tensor, i: Tensor, support: Tensor):
+    def __init__(self, axis: Tensor, i: Tensor, support: Tensor, reflect: Tensor):
         self.low, self.high = axis[:, :2, None].unbind(1)
+        last = self.high - 1 - self.low
+        i = torch.where(reflect > 0, self.low + last - (last - (i - self.low).abs()).abs(), i)
         start, scale = axis.contiguous().view(torch.float32)[:, 2:, None].unbind(1)
         wide = scale.clamp(min=1)
         reach, self.shrink = support * wide, 1 / wide

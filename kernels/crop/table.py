@@ -22,6 +22,7 @@ ROW = np.dtype(
         )),
         ("support", "<f4"),
         ("flip", "<i4"),
+        ("reflect", "<i4"),  # the pixels outside are those inside, mirrored at the first and at the last one
     ],
     align=True,
 )  # fmt: skip
@@ -39,13 +40,15 @@ def rows(
     planar: bool | np.ndarray = False,
     interpolation: str = "bilinear",
     whole: bool = False,
+    reflect: bool = False,
 ) -> np.ndarray:
     """The table of `crop`, int32 [n, WORDS], for n images of these sizes.
 
     heights, widths int [n]; windows (y, x, h, w) float64 [n,4] in pixels; flips bool [n]; size: pixels of both sides of
     the results; offsets int64 [n]: bytes from the pixels' first one to the image's; planar bool or bool [n]: [3,h,w],
     not [h,w,3]. A window of the results' size at an integer place is copied, and is 0 outside the image; any other must
-    lie inside. whole: the filter sees the pixels around the window too, not the window alone.
+    lie inside. whole: the filter sees the pixels around the window too, not the window alone. reflect: a copied window
+    shows the image mirrored outside it, without its edge pixel once more, and 0 beyond its mirror image.
     Raises ValueError for an image of 2**31 bytes or more.
     """
     table = np.zeros(len(windows), ROW)
@@ -60,6 +63,7 @@ def rows(
     corner = np.floor(windows[:, :2])
     copied = (windows[:, 2:] == size).all(1) & (windows[:, :2] == corner).all(1)
     table["support"] = np.where(copied, 0.5, SUPPORTS[interpolation])
+    table["reflect"] = reflect & copied
     for k, (axis, lengths) in enumerate(zip("yx", (heights, widths), strict=True)):
         start, extent = windows[:, k], windows[:, 2 + k]
         all_seen = whole | copied

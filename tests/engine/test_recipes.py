@@ -350,6 +350,13 @@ def test_crops_at_the_test(name, size, resize):
     assert loaders.training(cfg, torch.device("cpu")).view.size == (160 if "a3" in name else size)
 
 
+def test_cifar100_alone_is_padded_by_reflection():
+    """The benchmark's files of 32 pixels have padding=4, those of CIFAR-100 padding_mode="reflect" too."""
+    for name in (name for name in COLUMNS if column(name).data.size == 32):
+        view = loaders.training(column(name, "data.loader=synthetic", "data.train="), torch.device("cpu")).view
+        assert (view.crop, view.pad, view.reflects) == ("pad", 4, "cifar100_" in name), name
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", COLUMNS)
 def test_a_columns_file_is_short_and_its_comments_are_right(nets, name):

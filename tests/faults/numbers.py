@@ -102,6 +102,7 @@ ONCE = [
     ("data.ratio=[2,1]", "data.ratio is [2.0, 1.0]; it must be values from low to high"),
     ("data.ratio=[-1,1]", "data.ratio is -1; it must be a number from 0.01 to 100"),
     ("data.pad=-1", "data.pad is -1; it must be a whole number from 0 to"),
+    ("data.pad_mode=edge", "data.pad_mode is 'edge'; choose one of zeros, reflect"),
     ("data.flip=1.1", "data.flip is 1.1; it must be a number from 0 to 1"),
     ("data.mean=[0.5,0.5]", "data.mean is [0.5, 0.5]; it must hold 3 values"),
     ("data.mean=[124,116,104]", "data.mean is 124; it must be a number from 0 to 1"),

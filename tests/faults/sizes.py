@@ -132,6 +132,10 @@ FAULTS = [
     Fault("record and JPEG of 65535 x 65535", claims(65535, 65535), TRAIN, ("row 3: an image of more", LIMIT)),
     Fault("record and JPEG of 20000 x 20000", claims(20000, 20000), VERIFY,
           ("row 3: 20000 x 20000 pixels cannot be in a JPEG of",)),
+    Fault("images no larger than a border that mirrors them", folders,
+          "fastmix.train {config} data.loader=folder data.train=in data.val=in "
+          "data.crop=pad data.pad=32 data.pad_mode=reflect",
+          ("in/", "32 x 32 pixels, too small for crop 'pad' of 32 with 32 pixels reflected")),
     Fault("a JPEG of 65535 x 65535, resident", with_file("9.jpg", of_size(65535, 65535)),
           "fastmix.train {config} data.loader=resident data.train=in data.val=in",
           ("in/a/9.jpg (row 8): 65535 x 65535 pixels are more than the", LIMIT)),

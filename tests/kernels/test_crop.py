@@ -32,9 +32,10 @@ def test_the_reference_is_within_a_level_of_the_loaders_resize(case, seed):
     got = reference(**case.arguments(seed=seed)).numpy()
     wanted = np.empty_like(got)
     for image, window, flip, out in zip(case.images(seed), *case.wanted(seed), wanted, strict=True):
-        place(image, window, flip, out, case.interpolation, case.whole)
+        mirrored = image.shape[:2] if case.windows == "reflect" else (0, 0)
+        place(image, window, flip, out, case.interpolation, case.whole, mirrored=mirrored)
     off = np.abs(got.astype(int) - wanted)
-    assert off.max() <= (0 if case.windows == "pad" else 1) and (off > 0).mean() < 0.01
+    assert off.max() <= (0 if case.windows in ("pad", "reflect") else 1) and (off > 0).mean() < 0.01
 
 
 @pytest.mark.parametrize("size", [(400, 500), (90, 61)])
@@ -49,6 +50,12 @@ def test_bilinear_is_pillows_within_a_level(size):
         assert np.abs(got - wanted).max() <= 1
 
 
+def test_what_is_resized_is_never_mirrored():
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    plain, asked = (table_of(image, (3, 2, 30, 20), False, 8, reflect=reflect) for reflect in (False, True))
+    assert torch.equal(plain, asked)
+
+
 def test_a_long_side_has_no_drift():
     """4,000 pixels to 100: every result is the mean of its own forty and their neighbours, to a level."""
     ramp = (np.arange(4000) % 251).astype(np.uint8)
@@ -60,12 +67,13 @@ def test_a_long_side_has_no_drift():
     assert np.abs(got.numpy() - wanted).max() <= 0.51
 
 
-def test_copies_are_exact_and_black_outside():
+@pytest.mark.parametrize("reflect", [False, True])
+def test_copies_are_exact_and_black_or_mirrored_outside(reflect):
     image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
-    padded = np.pad(image, ((8, 8), (8, 8), (0, 0)))
+    padded = np.pad(image, ((8, 8), (8, 8), (0, 0)), "reflect" if reflect else "constant")
     for y, x in ((-8, 11), (0, 0), (-3, 5), (4, -7), (9, 11)):
         for flip in (False, True):
-            table = table_of(image, (y, x, 8, 8), flip, 8, interpolation="bicubic")
+            table = table_of(image, (y, x, 8, 8), flip, 8, interpolation="bicubic", reflect=reflect)
             got = crop(torch.from_numpy(image).reshape(-1), table, 8, "bicubic")[0].numpy()
             wanted = padded[y + 8 : y + 16, x + 8 : x + 16]
             assert (got == (wanted[:, ::-1] if flip else wanted)).all()

@@ -79,6 +79,7 @@ def test_the_filter_is_ours_on_an_image_that_goes_on_with_its_edge(dali, packed,
         (View(28, crop="centre", resize=40, interpolation="bicubic"), 0.05, 2),
         (View(SIZE, crop="none"), 0.2, 40),
         (View(40, crop="pad", pad=12, flip=0.5), 0, 0),
+        (View(40, crop="pad", pad=39, pad_mode="reflect", flip=0.5), 0, 0),
         (View(40, crop="centre"), 0, 0),
     ],
 )
@@ -123,9 +124,10 @@ def test_raw_rows_and_mixed_files(dali, tmp_path):
         path = beton_of(tmp_path / f"{name}.beton", images)
         off = difference(*(kind(path, 4, view=View(36, crop="centre"), train=False) for kind in (dali, Beton)))
         assert len(off) == 9 and not off.any()
-        view = View(44, crop="pad", pad=44, flip=0.5)  # windows that lie wholly outside the image too
-        off = difference(*(kind(path, 4, view=view, train=True) for kind in (dali, Beton)))
-        assert not off.any()
+        for border in ({"pad": 44}, {"pad": 39, "pad_mode": "reflect"}):  # windows wholly outside the image too
+            view = View(20, crop="pad", flip=0.5, **border)
+            off = difference(*(kind(path, 4, view=view, train=True) for kind in (dali, Beton)))
+            assert not off.any()
 
 
 # ---- damage ----
@@ -224,7 +226,7 @@ def test_decoding_on_the_gpu_needs_one(dali, packed):
             dali(packed, 4, view=View(SIZE, decode="gpu"), train=True, device=device)
 
 
-@pytest.mark.parametrize("view", [TRAIN, VAL, View(40, crop="pad", flip=0.5)])
+@pytest.mark.parametrize("view", [TRAIN, VAL, View(40, crop="pad"), View(40, crop="pad", pad_mode="reflect")])
 @pytest.mark.parametrize("device, decoder", [("cuda", "mixed"), ("cpu", "cpu")])
 def test_the_graph_for_the_gpu_decodes_by_nvjpeg_and_stays_there(dali, view, device, decoder, monkeypatch):
     """As far as it goes without a driver: on what devices the decoder and the crops are."""

@@ -73,6 +73,7 @@ def alone(monkeypatch) -> None:
         View(12, decode="fast", scale=(0.3, 1), interpolation="bicubic"),
         View(24, crop="centre", resize=30),
         View(40, crop="pad", pad=8),
+        View(40, crop="pad", pad=30, pad_mode="reflect"),
     ],
 )
 def test_seekable_files_give_the_pixels_of_plain_ones(tmp_path, view, monkeypatch):

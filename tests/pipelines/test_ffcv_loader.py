@@ -61,7 +61,14 @@ def test_validation_resizes_then_crops(ffcv, packed):
         assert np.abs(small[y : y + SIZE, x : x + SIZE].astype(int) - image).max() <= 2
 
 
-@pytest.mark.parametrize("view", [View(44, crop="pad", pad=12, flip=0.5), View(38, crop="centre")])
+@pytest.mark.parametrize(
+    "view",
+    [
+        View(44, crop="pad", pad=12, flip=0.5),
+        View(44, crop="pad", pad=39, pad_mode="reflect", flip=0.5),
+        View(38, crop="centre"),
+    ],
+)
 def test_what_is_not_resized_is_copied(ffcv, tmp_path, view):
     pixels = list(np.random.default_rng(0).integers(0, 256, (9, 40, 44, 3), dtype=np.uint8))
     path = beton_of(tmp_path / "raw.beton", pixels)

@@ -75,17 +75,20 @@ def test_validation_images_are_torchvisions_resize_and_centre_crop(folder):
     assert np.abs(images.astype(int) - expected).max() <= 1
 
 
-def test_cifar_recipe_is_pad_crop_flip(tmp_path):
+@pytest.mark.parametrize("mode, name", [("zeros", "constant"), ("reflect", "reflect")])
+def test_cifar_recipe_is_torchvisions_pad_crop_flip(tmp_path, mode, name, monkeypatch):
+    transforms = pytest.importorskip("torchvision.transforms")
+    theirs = transforms.RandomCrop(32, padding=4, padding_mode=name)
     pixels = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), dtype=np.uint8)
-    view = View(32, crop="pad", pad=4, flip=0.5)
+    view = View(32, crop="pad", pad=4, pad_mode=mode, flip=0.5)
     loader = Beton(beton_of(tmp_path / "cifar.beton", list(pixels)), 40, view=view, train=True, seed=1, workers=2)
     ((images, labels, _),) = copies(loader.epoch(7))
-    padded = np.pad(pixels, ((0, 0), (4, 4), (4, 4), (0, 0)))
     sides = np.full(40, 32)
     windows, flips = view.windows(sides, sides, 1, 7, labels.numpy())
     assert 5 < flips.sum() < 35 and len(np.unique(windows[:, 0])) > 5
     for image, row, (y, x, _, _), flip in zip(images.numpy(), labels, windows.astype(int), flips, strict=True):
-        expected = padded[row, y + 4 : y + 36, x + 4 : x + 36]
+        monkeypatch.setattr(theirs, "get_params", lambda *_, at=(y + 4, x + 4, 32, 32): at)
+        expected = np.asarray(theirs(Image.fromarray(pixels[row])))
         assert (image == (expected[:, ::-1] if flip else expected)).all()
 
 
@@ -239,6 +242,7 @@ def test_a_file_cut_short_is_damaged_even_where_the_crop_is_whole():
         View(16, crop="centre", resize=18, interpolation="bicubic", decode="fast"),
         View(100, crop="centre", resize=160),
         View(40, crop="pad", pad=20),
+        View(40, crop="pad", pad=20, pad_mode="reflect"),
         View(40, crop="centre"),
         View(48, crop="none"),
     ],
@@ -368,6 +372,7 @@ def test_any_error_in_a_worker_reaches_the_caller():
         ({"decode": "rough"}, "decode is 'rough'"),
         ({"crop": "centre", "resize": 20}, "resize is 20"),
         ({"pad": -1}, "pad is -1"),
+        ({"pad_mode": "edge"}, "pad_mode is 'edge'; choose one of zeros, reflect"),
     ],
 )
 def test_view_refuses_what_makes_no_sense(options, message):
@@ -387,6 +392,12 @@ def test_loader_refuses_what_cannot_work(packed, tmp_path):
     with pytest.raises(ValueError, match="row 0: 120 x 30 pixels, too small for crop 'pad' of 64"):
         small = beton_of(tmp_path / "s.beton", [np.zeros((30, 120, 3), np.uint8)])
         list(Beton(small, 1, view=View(64, crop="pad"), train=True).epoch(0))
+    with pytest.raises(
+        ValueError, match="row 0: 40 x 4 pixels, .*'pad' of 8 with 4 pixels reflected: .* at least 5"
+    ) as error:
+        small = beton_of(tmp_path / "s.beton", [np.zeros((4, 40, 3), np.uint8)])
+        list(Beton(small, 1, view=View(8, crop="pad", pad_mode="reflect"), train=True).epoch(0))
+    assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="no loader is called 'tape'; .* beton, .*folder, .*synthetic"):
         loader_class("tape")
 

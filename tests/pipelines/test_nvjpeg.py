@@ -70,7 +70,15 @@ def no_thread() -> bool:
 
 
 @pytest.mark.parametrize("kind", [Beton, Folder])
-@pytest.mark.parametrize("view, train", [(TRAIN, True), (VAL, False), (View(24, crop="pad", flip=0.5), True)])
+@pytest.mark.parametrize(
+    "view, train",
+    [
+        (TRAIN, True),
+        (VAL, False),
+        (View(24, crop="pad", flip=0.5), True),
+        (View(24, crop="pad", pad=30, pad_mode="reflect", flip=0.5), True),
+    ],
+)
 def test_the_images_of_the_cpu_within_a_level(sources, stand, kind, view, train):
     for rank in (0, 1):
         options = dict(train=train, seed=3, rank=rank, world=2)

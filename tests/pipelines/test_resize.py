@@ -133,6 +133,24 @@ def test_window_of_the_output_size_is_copied_with_black_around(y, x, flip):
     assert (result == (expected[:, ::-1] if flip else expected)).all()
 
 
+@pytest.mark.parametrize(
+    "y, x, h, w", [(0, 0, 40, 30), (-9, 3, 8, 8), (2, -29, 20, 30), (-21, 29, 40, 30), (21, 8, 20, 24)]
+)
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_copied_window_shows_the_image_mirrored(y, x, h, w, flip):
+    """numpy's reflection, from the pixels that `sees` tells alone."""
+    image = noise((22, 30))
+    padded = np.pad(image, ((21, 21), (29, 29), (0, 0)), "reflect")
+    size = min(h, w)
+    expected = padded[21 + y : 21 + y + size, 29 + x : 29 + x + size]
+    window, mirrored, part = np.array([y, x, size, size], float), (22, 30), np.full((size, size, 3), 77, np.uint8)
+    top, left, bottom, right = sees(window, size, "bilinear", False, mirrored)
+    top, left = max(top, 0), max(left, 0)
+    seen = np.ascontiguousarray(image[top:bottom, left:right])
+    place(seen, window, flip, part, "bilinear", False, (top, left), mirrored)
+    assert (part == (expected[:, ::-1] if flip else expected)).all()
+
+
 def test_reads_read_only_pixels_and_nothing_outside_the_crop():
     image = noise((64, 80))
     other = image.copy()

@@ -1,13 +1,15 @@
 """Same seed, same pixels: for any number of threads and ranks, and after a resume; for every loader of images."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fastmix.pipelines import loader_class, sampling
 from fastmix.pipelines.packing.layouts import scan
 from fastmix.pipelines.packing.pack import pack
 from fastmix.pipelines.view import View
-from helpers.loading import copies, equal, image_folder, installed, joined
+from helpers.loading import beton_of, copies, equal, image_folder, installed, joined
 
 N, SIZE = 103, 32
 TRAIN = View(SIZE, flip=0.5)
@@ -31,6 +33,31 @@ def make(request, sources):
         pytest.skip(f"needs {name}")
     source = sources["folder" if "folder" in request.param else "beton"]
     return lambda batch, **options: loader_class(name)(source, batch, **{"view": TRAIN, "train": True} | options)
+
+
+@pytest.mark.parametrize("mode, numpys", [("zeros", "constant"), ("reflect", "reflect")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_border_is_numpys_in_every_loader(tmp_path, kind, mode, numpys):
+    """As wide as reflection allows: one pixel less than the image."""
+    name = kind.split()[0]
+    if not installed(name):
+        pytest.skip(f"needs {name}")
+    images = list(np.random.default_rng(0).integers(0, 256, (40, 12, 17, 3), dtype=np.uint8))
+    source = tmp_path / "images" if "folder" in kind else beton_of(tmp_path / "raw.beton", images)
+    for k, image in enumerate(images if "folder" in kind else ()):
+        (source / f"{k:02}").mkdir(parents=True)
+        Image.fromarray(image).save(source / f"{k:02}" / "x.png")
+    view = View(20, crop="pad", pad=11, pad_mode=mode, flip=0.5)
+    loader = loader_class(name)(source, 10, view=view, train=True, seed=3)
+    padded = np.pad(images, ((0, 0), (11, 11), (11, 11), (0, 0)), numpys)
+    # On the CPU a resident loader's pixels do not go through the crop pass, which is its way on a GPU.
+    for epoch in (loader.epoch(2), *([loader.on_device(view, 2)] if name == "resident" else [])):
+        shown, rows = joined(epoch)
+        windows, flips = view.windows(np.full(40, 12), np.full(40, 17), 3, 2, rows)
+        for image, row, (y, x, _, _), flip in zip(shown, rows, windows.astype(int), flips, strict=True):
+            expected = padded[row, y + 11 : y + 31, x + 11 : x + 31]
+            assert (image == (expected[:, ::-1] if flip else expected)).all()
+        assert len(shown) == 40 and flips.any() and len(np.unique(windows[:, 0])) > 5
 
 
 def test_any_number_of_threads(make):
