@@ -60,6 +60,11 @@ class Mixer(nn.Module):
         """Whether plan() and loss() are all that it does: it asks no model and has no pass of its own."""
         return type(self).forward is Mixer.forward and type(self).decide is Mixer.decide
 
+    @property
+    def changes_input_only(self) -> bool:
+        """Whether its loss is that of the model on the mixed images: of a plan, for which it may ask the model."""
+        return type(self).forward is Mixer.forward
+
     def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The images that the model would be trained on, [B,3,H,W], normalised: for a picture. Changes nothing."""
         plan = self.decide(model, batch, criterion)

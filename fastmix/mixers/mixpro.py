@@ -58,6 +58,10 @@ class MixPro(InputMixer):
                     f"{self.name}: cell is {self.cell}; {name_of(model)} needs a multiple of {patch}, its patches"
                 )
 
+    @property
+    def changes_input_only(self) -> bool:
+        return not self.pal
+
     def kept(self, batch: Batch) -> np.ndarray:
         """Which cells stay the image's own. bool [B,gh,gw]; raises ValueError where there is only one cell."""
         grid = [-(-length // self.cell) for length in batch.size]

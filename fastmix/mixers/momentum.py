@@ -175,7 +175,8 @@ def momentum_at(t: float, m0: float, m1: float, start: float) -> float:
 def targets(labels: Tensor, partners: list[Tensor], weights: list[float]) -> Targets:
     """Sample i has the label of image partners[k][i] to the degree weights[k], which all samples share."""
     shared = send(np.array(weights, np.float32), labels.device).expand(len(labels), -1)
-    return Targets(torch.stack([labels[partner.long()] for partner in partners], 1), shared)
+    chosen = torch.stack([labels[partner.long()] for partner in partners], 1)
+    return Targets(chosen, shared, partner=partners[1])
 
 
 def stop(mixer: str, model: nn.Module, site: str | None) -> tuple[str, int]:

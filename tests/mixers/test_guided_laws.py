@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from fastmix import MIXERS, Batch, Targets, config, mix
+from fastmix.engine.method import step_rng
 from fastmix.engine.picture import first_batch, save
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.task import Task
 from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
 from fastmix.mixers.choice import Choice
 from fastmix.mixers.gradient import GradientMixer
