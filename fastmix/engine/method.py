@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastmix.batch import IMAGENET_MEAN, IMAGENET_STD, Batch
+from fastmix.batch import IMAGENET_MEAN, IMAGENET_STD, Batch, Buffers
 from fastmix.config import Optim
 from fastmix.distributed import rank
 from fastmix.engine import optim
@@ -45,8 +45,9 @@ class Method(nn.Module):
                  process, forward pass), as in the trainer, and the seed and the step are in the state_dict
     total_steps  optimiser steps of the whole training, for methods with schedules (AutoMix and its like); else
                  `set_progress` tells them, or they stay at the beginning
-    mean, std    of pixels in [0,1], by which images are normalised
-    dtype        of what the model is given; None: autocast's type where it is on, else that of the model's parameters
+    mean, std    of pixels in [0,1], by which images are normalised, or, of floats, have been
+    dtype        of what the model is given; None: of floats their own, of whole pixels autocast's type where it is on,
+                 else that of the model's parameters
 
     `mixing = False` ends mixing; the mixer's own parameters then have no gradient. In eval mode nothing is mixed.
     Raises ValueError for an unknown mixer or option, and for a model that the method does not work with.
@@ -77,7 +78,7 @@ class Method(nn.Module):
         if (device := next((p.device for p in model.parameters()), None)) is not None:
             self.mixer.to(device)
             self.criterion.to(device)
-        self.mixing, self.plain, self.last = True, Vanilla(), None
+        self.mixing, self.plain, self.last, self.reused = True, Vanilla(), None, Buffers()
         self.mean, self.std, self.dtype, self.total_steps, self._classes = mean, std, dtype, total_steps, classes
 
     @property
@@ -99,7 +100,8 @@ class Method(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None, rng: np.random.Generator | None = None) -> Tensor:
         """The training loss, a float32 scalar; in eval mode that of the plain model; without labels its logits.
 
-        images uint8 [B,H,W,3] or [B,3,H,W]; labels int64 [B], both on the model's device. rng: what this pass draws
+        images [B,H,W,3] or [B,3,H,W], uint8, or of a float type and normalised by mean and std, without a gradient;
+        labels int64 [B]; both on the model's device. rng: what this pass draws
         from, in place of the method's own. Raises ValueError for images and labels that are no such tensors.
         """
         if labels is None:
@@ -149,12 +151,15 @@ class Method(nn.Module):
         images = channels_last(images)
         if labels is None:
             labels = images.new_zeros(len(images), dtype=torch.int64)
-        return Batch(images, checked(labels, images), rng, self.mean, self.std, self.input_type(images))
+        kind = self.input_type(images)
+        return Batch(images, checked(labels, images), rng, self.mean, self.std, kind, buffers=self.reused)
 
     def input_type(self, images: Tensor) -> torch.dtype:
         """Of what the model is given for these images."""
         if self.dtype is not None:
             return self.dtype
+        if images.is_floating_point():
+            return images.dtype
         if torch.is_autocast_enabled(images.device.type):
             return torch.get_autocast_dtype(images.device.type)
         own = next((p.dtype for p in self.model.parameters()), torch.float32)
@@ -232,14 +237,16 @@ def criterion(loss: str | nn.Module | Callable, smoothing: float) -> nn.Module:
 
 
 def channels_last(images: Tensor) -> Tensor:
-    """uint8 [B,H,W,3] or [B,3,H,W] as a view [B,H,W,3]; where both fit, the first. Raises ValueError for others."""
-    if images.ndim == 4 and images.dtype == torch.uint8:
-        if images.shape[3] == 3:
-            return images
-        if images.shape[1] == 3:
-            return images.permute(0, 2, 3, 1)
-    found = f"{images.dtype} {list(images.shape)}"
-    raise ValueError(f"images must be uint8 [B,H,W,3] or [B,3,H,W], not {found}")
+    """Images [B,H,W,3] or [B,3,H,W] as a view [B,H,W,3]; where both fit, floats are the second. Raises ValueError."""
+    whole = images.dtype == torch.uint8
+    if images.ndim == 4 and (whole or images.dtype in DTYPES):
+        last, first = images.shape[3] == 3, images.shape[1] == 3
+        if last and (whole or not first):
+            return images.detach()
+        if first:
+            return images.detach().permute(0, 2, 3, 1)
+    kinds = "uint8, float32, float16 or bfloat16"
+    raise ValueError(f"images must be [B,H,W,3] or [B,3,H,W] of {kinds}, not {images.dtype} {list(images.shape)}")
 
 
 def checked(labels: Tensor, images: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastmix.batch import Batch, Buffers
+from fastmix.batch import Batch
 from fastmix.config import Config
 from fastmix.engine.augment import augmentation
 from fastmix.engine.method import Method
@@ -36,7 +36,7 @@ class Task(Method):
     def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
         norm, dtype = {"mean": cfg.data.mean, "std": cfg.data.std}, DTYPES[cfg.precision]
         super().__init__(mixer, model, loss=criterion(cfg), rng=cfg.seed, dtype=dtype, **norm)
-        self.cfg, self.augmentation, self.reused = cfg, augmentation(cfg), Buffers()
+        self.cfg, self.augmentation = cfg, augmentation(cfg)
         self.register_buffer("noise", erasing_noise(cfg), persistent=False)
         self.frozen = Frozen(model, cfg.model.freeze, cfg.model.norm_stats)
 
@@ -57,7 +57,6 @@ class Task(Method):
 
     def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
         """The batch as mixers see it; without a generator, as validation does: not augmented, not erased."""
-        self.reused.restart()
         if rng is not None and self.augmentation is not None:
             images = self.augmentation(images, rng, self.reused)
         erase = None

@@ -119,6 +119,76 @@ def test_layouts_of_whole_pixels(layout):
     assert torch.equal(Method("cutmix", copy.deepcopy(model))(given, labels), Method("cutmix", model)(images, labels))
 
 
+def normalised(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """As a loader of floats gives them, [B,3,H,W]."""
+    return Batch(images, torch.arange(len(images)), None, dtype=dtype).mix().contiguous()
+
+
+def smooth(name: str) -> nn.Module:
+    """The method's network without ReLU, in which a rounding flips nothing."""
+    model = network(name)
+    for module in [*model.modules()]:
+        for child, part in module.named_children():
+            if isinstance(part, nn.ReLU):
+                setattr(module, child, nn.SiLU())
+            elif isinstance(part, nn.MaxPool2d):
+                setattr(module, child, nn.AvgPool2d(part.kernel_size, part.stride, part.padding))
+    return model
+
+
+@every
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["planar", "channels-last"])
+def test_floats_give_the_loss_of_whole_pixels(name, layout, teacher):
+    images, labels = batch(6)
+    losses, grads = [], []
+    for given in (images, normalised(images).to(memory_format=layout)):
+        model = smooth(name)
+        torch.manual_seed(0)  # dropout
+        loss = Method(name, model, rng=5, **options(name, teacher))(given, labels)
+        loss.backward()
+        losses.append(loss.detach())
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-5)
+    assert (grads[0] - grads[1]).norm() < 1e-4 * grads[0].norm()
+
+
+def test_mixed_floats_lie_as_they_were_given():
+    images, labels = batch(6)
+    method = Method("mixup", network("mixup"))
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            x, _ = method.mix(normalised(images, dtype).to(memory_format=layout), labels)
+            assert x.dtype == dtype and x.is_contiguous(memory_format=layout)
+
+
+def test_a_batch_that_is_still_needed_is_not_overwritten():
+    """Two forward passes before their backward passes: the gradient is that of each by itself."""
+    model = smooth("mixup")
+    grads = []
+    for together in (False, True):
+        method, losses = Method("mixup", model, rng=3), []
+        for k in range(2):
+            losses.append(method(*batch(6, seed=k)))
+            if not together:
+                losses[k].backward()
+        if together:
+            sum(losses).backward()
+        grads.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        model.zero_grad()
+        x, _ = method.mix(*batch(6))
+        place = x.data_ptr()
+        assert method.mix(*batch(6))[0].data_ptr() != place
+        del x
+        assert method.mix(*batch(6))[0].data_ptr() == place, "memory that nobody needs is used again"
+    torch.testing.assert_close(*grads, rtol=1e-4, atol=1e-5)
+
+
+def test_the_pixels_of_normalised_images_come_back():
+    images, labels = batch(6)
+    for dtype in (torch.float32, torch.float16):
+        assert torch.equal(Batch(normalised(images, dtype).permute(0, 2, 3, 1), labels, None).pixels, images)
+
+
 def test_mixed_inputs_and_their_targets():
     images, labels = batch(6)
     method = Method("cutmix", network("cutmix"), smoothing=0.1)
@@ -215,7 +285,10 @@ def test_groups_spare_what_they_are_told_and_keep_the_methods_own_rate():
         (lambda: Method(CutMix(), nn.Identity(), alpha=1), "alpha: options go with a mixer's name"),
         (lambda: Method("cutmix", nn.Identity(), loss="mse"), "loss is 'mse'; choose one of ce, bce"),
         (lambda: Method("vanilla", nn.Identity()).classes, "does not say how many classes"),
-        (lambda: Method("cutmix", nn.Identity())(torch.zeros(2, 3, 8, 8), torch.arange(2)), "images must be uint8"),
+        (
+            lambda: Method("cutmix", nn.Identity())(torch.zeros(2, 1, 8, 8), torch.arange(2)),
+            r"images must be \[B,H,W,3\]",
+        ),
         (lambda: Method("cutmix", nn.Identity())(*batch(2)[:1], torch.arange(3)), r"labels must be int64 \[B\]"),
     ],
 )

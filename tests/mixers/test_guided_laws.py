@@ -401,7 +401,6 @@ def test_buffers_are_reused_safely(row, mixer):
 
     one, two, buffers = network(), copy.deepcopy(network()), Buffers()
     for seed in (1, 2):
-        buffers.restart()
         reused, fresh = batch_of(4, seed=seed), batch_of(4, seed=seed)
         reused.buffers = buffers
         losses = [mixer(model, batch, CrossEntropy()) for model, batch in ((one, reused), (two, fresh))]
