@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastmix.kernels.erase import Erase
@@ -67,8 +68,9 @@ def _large_pages(size: int) -> np.ndarray:
 class Batch:
     """One step's samples and randomness.
 
-    images uint8 [B,H,W,3] and labels int64 [B], on the device; rng is the step's own generator, a function of
-    (seed, step, rank). mean and std are per channel, of pixels in [0,1]; dtype is the model's input type.
+    images uint8 [B,H,W,3] and labels int64 [B] (of most mixers also float [B, classes]), on the device; rng is the
+    step's own generator, a function of (seed, step, rank). mean and std are per channel, of pixels in [0,1]; dtype is
+    the model's input type.
     Images may also be of a float type, normalised by mean and std already; then they may be a view of [B,3,H,W].
     """
 
@@ -114,3 +116,17 @@ class Batch:
             n, h, w, c = self.images.shape
             out = self.buffers.next((n, c, h, w), self.dtype, lies_planar(self.images))
         return mix(self.images, plan, self.mean, self.std, self.dtype, erase=self.erase, out=out)
+
+    def mix_also(self, extra: Tensor, plan: Plan | None) -> Tensor:
+        """What belongs to the pixels, [B,K,H,W] of a float type, mixed by the same plan: masks of classes, depth, heat.
+
+        Raises ValueError for other types and sizes.
+        """
+        if extra.ndim != 4 or not extra.is_floating_point() or extra.shape[2:] != self.size or len(extra) != len(self):
+            wanted = f"floats [{len(self)},K,{self.size[0]},{self.size[1]}], such as one_hot(classes) of a mask"
+            raise ValueError(f"also: must be {wanted}, not {extra.dtype} {list(extra.shape)}")
+        count, parts = extra.shape[1], []
+        for part in F.pad(extra.detach(), (0, 0, 0, 0, 0, -count % 3)).split(3, 1):  # the pass knows three channels
+            part = part.contiguous().permute(0, 2, 3, 1)
+            parts.append(mix(part, plan, self.mean, self.std, extra.dtype))
+        return torch.cat(parts, 1)[:, :count]

@@ -28,14 +28,31 @@ class Targets:
 
     @classmethod
     def of(cls, labels: Tensor, plan: Plan | None = None) -> Targets:
-        """The targets of images mixed by `plan` from images with `labels` int64 [B]; None: not mixed."""
+        """The targets of images mixed by `plan` from images with `labels` int64 [B]; None: not mixed.
+
+        Soft or multi-hot labels float [B, classes] give a label for each class.
+        """
+        if plan is not None:
+            plan = plan.to(labels.device)
+        if labels.is_floating_point():
+            return cls.soft(labels, plan)
         if plan is None:
             return cls(labels[:, None], torch.ones_like(labels, dtype=torch.float32)[:, None])
-        plan = plan.to(labels.device)
         if plan.sources is not None:
             return cls(labels[plan.sources.long()], plan.weights, plan=plan, partner=plan.partner)
         pairs = torch.stack([labels, labels[plan.partner.long()]], 1)
         return cls(pairs, torch.stack([plan.own, plan.other], 1), plan=plan, partner=plan.partner)
+
+    @classmethod
+    def soft(cls, labels: Tensor, plan: Plan | None) -> Targets:
+        """Of labels float [B, classes]: every class, to the degree that the mixed labels say."""
+        mixed = labels.float()
+        if plan is not None and plan.sources is not None:
+            mixed = torch.einsum("bk,bkc->bc", plan.weights, mixed[plan.sources.long()])
+        elif plan is not None:
+            mixed = plan.own[:, None] * mixed + plan.other[:, None] * mixed[plan.partner.long()]
+        every = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
+        return cls(every, mixed, plan=plan, partner=None if plan is None else plan.partner)
 
     def dense(self, classes: int, smoothing: float = 0.0) -> Tensor:
         """float32 [B, classes]; equal labels add up. smoothing e: (1-e) * target + e / classes of its sum."""

@@ -101,8 +101,9 @@ class Method(nn.Module):
         """The training loss, a float32 scalar; in eval mode that of the plain model; without labels its logits.
 
         images [B,H,W,3] or [B,3,H,W], uint8, or of a float type and normalised by mean and std, without a gradient;
-        labels int64 [B]; both on the model's device. rng: what this pass draws
-        from, in place of the method's own. Raises ValueError for images and labels that are no such tensors.
+        labels int64 [B], or of most methods soft or multi-hot, float [B, classes]; both on the model's device.
+        rng: what this pass draws from, in place of the method's own. Raises ValueError for images and labels that are
+        no such tensors.
         """
         if labels is None:
             return self.model(self.batch(images).mix())
@@ -112,12 +113,19 @@ class Method(nn.Module):
 
     @torch.compiler.disable
     def mix(
-        self, images: Tensor, labels: Tensor, *, dense: bool = False, rng: np.random.Generator | None = None
-    ) -> tuple[Tensor, Tensor | tuple[Tensor, Tensor]]:
-        """The model's inputs [B,3,H,W], mixed, and their targets, for loops that run model and loss themselves.
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        dense: bool = False,
+        also: list[Tensor] | None = None,
+        rng: np.random.Generator | None = None,
+    ) -> tuple:
+        """(inputs, targets): the model's inputs [B,3,H,W], mixed, for loops that run model and loss themselves.
 
         Targets are labels int64 [B,M] and weights float32 [B,M]; dense: float32 [B, classes], smoothed, as
-        nn.CrossEntropyLoss takes them. Raises ValueError for a method that does more than change the input.
+        nn.CrossEntropyLoss takes them. also: what belongs to the pixels, such as masks, each float [B,K,H,W]; mixed by
+        the same plan it is a third result. Raises ValueError for a method that does more than change the input.
         """
         mixer = self.now
         if not mixer.changes_input_only:
@@ -129,10 +137,13 @@ class Method(nn.Module):
         plan = mixer.decide(self.model, batch, self.criterion)
         plan = None if plan is None else plan.to(images.device)
         self.last = Targets.of(batch.labels, plan)
-        inputs = batch.mix(plan)
+        targets = self.last.labels, self.last.weights
         if dense:
-            return inputs, self.last.dense(self.classes, self.criterion.smoothing)
-        return inputs, (self.last.labels, self.last.weights)
+            classes = batch.labels.shape[1] if batch.labels.is_floating_point() else self.classes
+            targets = self.last.dense(classes, self.criterion.smoothing)
+        if also is None:
+            return batch.mix(plan), targets
+        return batch.mix(plan), targets, [batch.mix_also(extra, plan) for extra in also]
 
     @property
     def now(self) -> Mixer:
@@ -152,7 +163,18 @@ class Method(nn.Module):
         if labels is None:
             labels = images.new_zeros(len(images), dtype=torch.int64)
         kind = self.input_type(images)
-        return Batch(images, checked(labels, images), rng, self.mean, self.std, kind, buffers=self.reused)
+        return Batch(images, self.checked(labels, images), rng, self.mean, self.std, kind, buffers=self.reused)
+
+    def checked(self, labels: Tensor, images: Tensor) -> Tensor:
+        """The labels, int64 [B] or float [B, classes]; raises ValueError for others, and where they cannot be soft."""
+        soft = labels.is_floating_point()
+        if len(labels) != len(images) or labels.ndim != 1 + soft:
+            wanted, found = f"int64 [B] or float [B, classes] for {len(images)} images", list(labels.shape)
+            raise ValueError(f"labels must be {wanted}, not {labels.dtype} {found}")
+        if soft and not self.now.takes_soft:
+            name = type(self.now).__name__
+            raise ValueError(f"{name} asks for the class of an image, int64 [B]; labels are {labels.dtype}")
+        return labels if soft else labels.long()
 
     def input_type(self, images: Tensor) -> torch.dtype:
         """Of what the model is given for these images."""
@@ -247,14 +269,6 @@ def channels_last(images: Tensor) -> Tensor:
             return images.detach().permute(0, 2, 3, 1)
     kinds = "uint8, float32, float16 or bfloat16"
     raise ValueError(f"images must be [B,H,W,3] or [B,3,H,W] of {kinds}, not {images.dtype} {list(images.shape)}")
-
-
-def checked(labels: Tensor, images: Tensor) -> Tensor:
-    """The labels as int64 [B]; raises ValueError for other shapes and types."""
-    if labels.ndim == 1 and len(labels) == len(images) and not labels.is_floating_point():
-        return labels.long()
-    found = f"{labels.dtype} {list(labels.shape)}"
-    raise ValueError(f"labels must be int64 [B] for {len(images)} images, not {found}")
 
 
 def seed_of(rng: int | np.random.Generator | torch.Generator) -> int:

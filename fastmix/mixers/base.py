@@ -28,6 +28,7 @@ class Mixer(nn.Module):
     """
 
     openmixup = {"variant": "openmixup"}  # the options, of those it has, that fidelity openmixup chooses
+    takes_soft = True  # labels float [B, classes]; else it asks for the class of an image
 
     def prepare(self, model: nn.Module) -> None:
         """Called once, with the model as it begins, before optimiser and DDP exist: makes what depends on it.

@@ -43,6 +43,10 @@ class Choice(Mixer):
         return type(self).forward is Choice.forward and all(mixer.only_plans for mixer in self.mixers)
 
     @property
+    def takes_soft(self) -> bool:
+        return all(mixer.takes_soft for mixer in self.mixers)
+
+    @property
     def changes_input_only(self) -> bool:
         return type(self).forward is Choice.forward and all(mixer.changes_input_only for mixer in self.mixers)
 

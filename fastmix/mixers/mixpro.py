@@ -59,6 +59,10 @@ class MixPro(InputMixer):
                 )
 
     @property
+    def takes_soft(self) -> bool:
+        return not self.pal
+
+    @property
     def changes_input_only(self) -> bool:
         return not self.pal
 

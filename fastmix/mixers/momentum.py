@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -176,6 +177,8 @@ def targets(labels: Tensor, partners: list[Tensor], weights: list[float]) -> Tar
     """Sample i has the label of image partners[k][i] to the degree weights[k], which all samples share."""
     shared = send(np.array(weights, np.float32), labels.device).expand(len(labels), -1)
     chosen = torch.stack([labels[partner.long()] for partner in partners], 1)
+    if labels.is_floating_point():
+        return replace(Targets.of(torch.einsum("bm,bmc->bc", shared, chosen.float())), partner=partners[1])
     return Targets(chosen, shared, partner=partners[1])
 
 

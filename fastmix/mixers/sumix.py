@@ -43,6 +43,8 @@ class SUMix(Choice):
     calls it.)
     """
 
+    takes_soft = False
+
     def __init__(
         self,
         of: dict[Mixer, float | None],

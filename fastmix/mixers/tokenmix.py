@@ -76,6 +76,8 @@ class TokenMix(TokenMixer):
     `Choice({MixUp(0.8): 0.5, TokenMix(...): 0.5})`, and train DeiT with binary cross-entropy (`loss.kind=bce`).
     """
 
+    takes_soft = False
+
     def __init__(
         self,
         alpha: float | None = None,

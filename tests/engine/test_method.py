@@ -215,6 +215,50 @@ def test_only_methods_that_change_the_input_give_it(name, teacher):
     torch.testing.assert_close(method.criterion(twin(x), Targets(labels, weights)), loss)
 
 
+@every
+def test_soft_labels_that_are_one_hot_are_the_labels(name, teacher):
+    images, labels = batch(6)
+    given, loss = options(name, teacher), []
+    classes = network(name).num_classes
+    for target in (labels % classes, F.one_hot(labels % classes, classes).float()):
+        torch.manual_seed(0)
+        method = Method(name, network(name), rng=2, smoothing=0.1, **given)
+        if target.is_floating_point() and not method.mixer.takes_soft:
+            with pytest.raises(ValueError, match=f"{type(method.mixer).__name__} asks for the class of an image"):
+                method(images, target)
+            return
+        loss.append(method(images, target).detach())
+    torch.testing.assert_close(*loss)
+
+
+def test_soft_labels_are_mixed_as_the_images_are():
+    images, rng = batch(6)[0], np.random.default_rng(0)
+    labels = torch.from_numpy(rng.random((6, 4), np.float32))
+    method = Method("mixup", network("mixup"), alpha=1.0, granularity="sample")
+    _, dense = method.mix(images, labels, dense=True)
+    own = method.last.plan.own[:, None]
+    torch.testing.assert_close(dense, own * labels + (1 - own) * labels[method.last.partner.long()])
+    grouped = Method("comixup", network("comixup"), group=3, clean_lam=0.0)
+    _, dense = grouped.mix(images, labels, dense=True)
+    plan = grouped.last.plan
+    wanted = sum(w[:, None] * labels[s.long()] for w, s in zip(plan.weights.T, plan.sources.T, strict=True))
+    torch.testing.assert_close(dense, wanted)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "mixup", "cutmix", "resizemix", "saliencymix", "puzzlemix", "smoothmix"])
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_what_belongs_to_the_pixels_is_mixed_with_them(name, count):
+    """Masks that are the images' own channels come back as the mixed images'."""
+    images, labels = batch(6)
+    x = normalised(images)
+    channels = torch.arange(count) % 3
+    mixed, _, (masks, same) = Method(name, network(name)).mix(x, labels, also=[x[:, channels], x])
+    assert masks.shape[1] == count and torch.equal(masks, mixed[:, channels]) and torch.equal(same, mixed)
+    for wrong in (x[:, :, 1:], x[1:], (x > 0).long(), x[0]):
+        with pytest.raises(ValueError, match=r"also: must be floats \[6,K,64,64\]"):
+            Method(name, network(name)).mix(x, labels, also=[wrong])
+
+
 @pytest.mark.parametrize("loss", ["ce", "bce", "torch"])
 def test_losses(loss):
     model, (images, labels) = network("mixup"), batch(6)
@@ -289,7 +333,10 @@ def test_groups_spare_what_they_are_told_and_keep_the_methods_own_rate():
             lambda: Method("cutmix", nn.Identity())(torch.zeros(2, 1, 8, 8), torch.arange(2)),
             r"images must be \[B,H,W,3\]",
         ),
-        (lambda: Method("cutmix", nn.Identity())(*batch(2)[:1], torch.arange(3)), r"labels must be int64 \[B\]"),
+        (
+            lambda: Method("cutmix", nn.Identity())(*batch(2)[:1], torch.arange(3)),
+            r"labels must be int64 \[B\] or float",
+        ),
     ],
 )
 def test_mistakes_are_one_line(made, says):
