@@ -21,6 +21,7 @@ from fastmix.kernels.mix import DTYPES
 from fastmix.mixers import build
 from fastmix.mixers.base import Mixer
 from fastmix.mixers.vanilla import Vanilla
+from fastmix.models import own, sites
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy, Targets, UserLoss
 
 LOSSES = {"ce": CrossEntropy, "bce": BinaryCrossEntropy}
@@ -40,7 +41,9 @@ class Method(nn.Module):
     loss         "ce", "bce" (summed over the classes), or what nn.CrossEntropyLoss is: a function of logits
                  [B, classes] and targets float32 [B, classes] that gives a scalar
     smoothing    of the labels
-    classes      how many there are, where the model does not say (`num_classes`); only dense targets need it
+    classes      how many there are, where it is not the model that says it; only dense targets need it
+    image_size   pixels a side of the images of a pass in which a model that is not timm's is looked at, where a method
+                 asks for places inside it; none: sizes from 224 to 28 are tried
     rng          a seed, or a numpy or torch generator that gives one. What a step draws is a function of (seed, step,
                  process, forward pass), as in the trainer, and the seed and the step are in the state_dict
     total_steps  optimiser steps of the whole training, for methods with schedules (AutoMix and its like); else
@@ -61,6 +64,7 @@ class Method(nn.Module):
         loss: str | Callable[[Tensor, Tensor], Tensor] = "ce",
         smoothing: float = 0.0,
         classes: int | None = None,
+        image_size: int | None = None,
         rng: int | np.random.Generator | torch.Generator = 0,
         total_steps: int | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
@@ -70,6 +74,8 @@ class Method(nn.Module):
     ):
         super().__init__()
         mixer = made(mixer, options)
+        if image_size and not hasattr(model, "feature_info"):
+            own.seen(model, image_size)
         self.seed, self.step, self.passes = seed_of(rng), 0, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -88,13 +94,8 @@ class Method(nn.Module):
 
     @property
     def classes(self) -> int:
-        """How many classes the model knows. Raises ValueError where nothing tells."""
-        found = self._classes or getattr(self.model, "num_classes", None)
-        if not isinstance(found, int):
-            raise ValueError(
-                f"{type(self.model).__name__} does not say how many classes it knows: Method(..., classes=N)"
-            )
-        return found
+        """How many classes the model knows. Raises ValueError where it gives no logits."""
+        return self._classes or sites.classes(self.model)
 
     @torch.compiler.disable  # draws on the host; `compile` compiles the networks
     def forward(self, images: Tensor, labels: Tensor | None = None, rng: np.random.Generator | None = None) -> Tensor:

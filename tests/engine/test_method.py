@@ -1,6 +1,7 @@
 """Method in a plain loop against the trainer's step, and what wraps a module: DDP, FSDP2, compile, checkpoints."""
 
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from fastmix.engine.task import Task
 from fastmix.mixers import build
 from fastmix.mixers.cutmix import CutMix
 from fastmix.targets import Targets
-from helpers import teaching
+from helpers import attending, own, teaching
 from helpers.processes import two_processes
-from helpers.tasks import OPTIONS, batch, network
+from helpers.tasks import CLASS_TOKEN, OPTIONS, batch, network
 
 pytestmark = pytest.mark.gradient
 
@@ -48,6 +49,11 @@ def gradients(opt: torch.optim.Optimizer) -> list[list[torch.Tensor]]:
     return found
 
 
+def labelled(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = batch(6, seed=seed)
+    return images, labels % attending.CLASSES
+
+
 def by_the_trainer(name: str, given: dict, model: nn.Module) -> tuple[list, list, nn.Module]:
     cfg = config.Config(precision="fp32", epochs=1, seed=5, optim=config.Optim(lr=0.05, momentum=0.9))
     cfg.schedule.warmup_epochs = 0
@@ -55,7 +61,7 @@ def by_the_trainer(name: str, given: dict, model: nn.Module) -> tuple[list, list
     opt = optim.build(cfg.optim, model, task.mixer.param_groups())
     found = gradients(opt)
     step = Step(cfg, task, opt, torch.amp.GradScaler("cpu", enabled=False), STEPS)
-    losses = [step(*batch(6, seed=k), k)[0] for k in range(STEPS)]
+    losses = [step(*labelled(k), k)[0] for k in range(STEPS)]
     return losses, found, task
 
 
@@ -65,7 +71,7 @@ def by_a_loop(name: str, given: dict, model: nn.Module) -> tuple[list, list, nn.
     found, losses = gradients(opt), []
     for k in range(STEPS):
         torch.manual_seed(step_rng(5, k, 0, 1).integers(2**63))  # dropout, as the trainer seeds it
-        loss = method(*batch(6, seed=k))
+        loss = method(*labelled(k))
         losses.append(loss.detach())
         loss.backward()
         opt.step()
@@ -74,12 +80,45 @@ def by_a_loop(name: str, given: dict, model: nn.Module) -> tuple[list, list, nn.
     return losses, found, method
 
 
+def vit() -> nn.Module:
+    model = attending.network((64, 64))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model.reset_classifier(teaching.CLASSES)
+    return model
+
+
+MODELS = {"cnn": lambda: network("mixup"), "vit": vit, "own": lambda: own.made(own.Plain)}
+MODELS |= {"own vit": lambda: own.made(own.Tokens)}
+PLACES = {"vit": ["block0", "block1"], "own": ["layer1", "layer2"], "own vit": ["blocks.0", "blocks.1"]}
+
+
+def works(name: str, kind: str) -> bool:
+    """Whether the method knows such a model: attention of a class token, or a map."""
+    return kind in ("vit", "own vit") if name in CLASS_TOKEN else name != "snapmix" or kind in ("cnn", "own")
+
+
+def placed(name: str, kind: str) -> dict:
+    """Options of a method that needs places inside a model which is not timm's."""
+    if kind not in PLACES:
+        return {}
+    if name == "choice":
+        return {"of": {"mixup": {"prob": 0.5}, "automix": {"prob": 0.5, "site": PLACES[kind][1]}}}
+    takes = inspect.signature(MIXERS[name]).parameters
+    return {"site": PLACES[kind][1]} if "site" in takes else {"sites": PLACES[kind]} if "sites" in takes else {}
+
+
+@pytest.mark.parametrize("kind", MODELS)
 @every
-def test_a_loop_takes_the_trainers_steps(name, teacher):
+def test_a_loop_takes_the_trainers_steps(name, kind, teacher):
     """The same losses and gradients, bit for bit, for the same seed."""
-    given = options(name, teacher)
-    losses, theirs, task = by_the_trainer(name, given, network(name))
-    found, ours, method = by_a_loop(name, given, network(name))
+    given = options(name, teacher) | placed(name, kind)
+    if not works(name, kind):
+        with pytest.raises(ValueError, match="has no (class token|map|linear classifier)|from a class token, not"):
+            Method(name, MODELS[kind](), **given)(*batch(6))
+        return
+    losses, theirs, task = by_the_trainer(name, given, MODELS[kind]())
+    found, ours, method = by_a_loop(name, given, MODELS[kind]())
     assert torch.equal(torch.stack(losses), torch.stack(found))
     for one, two in zip(theirs, ours, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
@@ -328,7 +367,7 @@ def test_groups_spare_what_they_are_told_and_keep_the_methods_own_rate():
         (lambda: Method("cutmix", nn.Identity(), beta=1), "cutmix has no option 'beta'"),
         (lambda: Method(CutMix(), nn.Identity(), alpha=1), "alpha: options go with a mixer's name"),
         (lambda: Method("cutmix", nn.Identity(), loss="mse"), "loss is 'mse'; choose one of ce, bce"),
-        (lambda: Method("vanilla", nn.Identity()).classes, "does not say how many classes"),
+        (lambda: Method("vanilla", nn.Conv2d(3, 3, 1)).classes, "Conv2d cannot be looked at .*: say image_size=N"),
         (
             lambda: Method("cutmix", nn.Identity())(torch.zeros(2, 1, 8, 8), torch.arange(2)),
             r"images must be \[B,H,W,3\]",
