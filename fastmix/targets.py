@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,23 +17,42 @@ class Targets:
     """labels int64 [B,M] and weights float32 [B,M]: sample i has label labels[i,k] to the degree weights[i,k].
 
     Weights need not sum to one. No dense [B, classes] target is built for cross-entropy, but by RecursiveMix.
-    exact: no criterion smooths these labels.
+    exact: no criterion smooths these labels. plan, and partner int32 [B]: what they follow from, of mixed images.
     """
 
     labels: Tensor
     weights: Tensor
     exact: bool = False
+    plan: Plan | None = None
+    partner: Tensor | None = None
 
     @classmethod
     def of(cls, labels: Tensor, plan: Plan | None = None) -> Targets:
-        """The targets of images mixed by `plan` from images with `labels` int64 [B]; None: not mixed."""
+        """The targets of images mixed by `plan` from images with `labels` int64 [B]; None: not mixed.
+
+        Soft or multi-hot labels float [B, classes] give a label for each class.
+        """
+        if plan is not None:
+            plan = plan.to(labels.device)
+        if labels.is_floating_point():
+            return cls.soft(labels, plan)
         if plan is None:
             return cls(labels[:, None], torch.ones_like(labels, dtype=torch.float32)[:, None])
-        plan = plan.to(labels.device)
         if plan.sources is not None:
-            return cls(labels[plan.sources.long()], plan.weights)
+            return cls(labels[plan.sources.long()], plan.weights, plan=plan, partner=plan.partner)
         pairs = torch.stack([labels, labels[plan.partner.long()]], 1)
-        return cls(pairs, torch.stack([plan.own, plan.other], 1))
+        return cls(pairs, torch.stack([plan.own, plan.other], 1), plan=plan, partner=plan.partner)
+
+    @classmethod
+    def soft(cls, labels: Tensor, plan: Plan | None) -> Targets:
+        """Of labels float [B, classes]: every class, to the degree that the mixed labels say."""
+        mixed = labels.float()
+        if plan is not None and plan.sources is not None:
+            mixed = torch.einsum("bk,bkc->bc", plan.weights, mixed[plan.sources.long()])
+        elif plan is not None:
+            mixed = plan.own[:, None] * mixed + plan.other[:, None] * mixed[plan.partner.long()]
+        every = torch.arange(labels.shape[1], device=labels.device).expand(labels.shape)
+        return cls(every, mixed, plan=plan, partner=None if plan is None else plan.partner)
 
     def dense(self, classes: int, smoothing: float = 0.0) -> Tensor:
         """float32 [B, classes]; equal labels add up. smoothing e: (1-e) * target + e / classes of its sum."""
@@ -94,6 +114,18 @@ class BinaryCrossEntropy(nn.Module):
             dense = (dense > self.threshold).float()
         loss = F.binary_cross_entropy_with_logits(logits.float(), dense, self.class_weights, reduction="none")
         return (loss.sum(1) if self.reduction == "sum" else loss.mean(1)).mean()
+
+
+class UserLoss(nn.Module):
+    """A loss that is no class of this file, of logits [B, classes] and targets float32 [B, classes], smoothed by us."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], smoothing: float = 0.0):
+        super().__init__()
+        self.loss, self.smoothing = loss, smoothing
+
+    def forward(self, logits: Tensor, targets: Targets) -> Tensor:
+        """logits [B, classes] of any float type -> a scalar."""
+        return self.loss(logits, targets.dense(logits.shape[1], 0.0 if targets.exact else self.smoothing))
 
 
 def of_classes(weights: list[float] | None) -> Tensor | None:

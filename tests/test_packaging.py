@@ -25,7 +25,7 @@ INSTALLED_AS = {
     "kernels": "fastmix/kernels",
     "pipelines": "fastmix/pipelines",
 }
-BESIDE = ("docs", "results", "tests")  # folders that an sdist holds and a wheel does not
+BESIDE = ("docs", "examples", "results", "tests")  # folders that an sdist holds and a wheel does not
 HEAVY = {"cv2", "ffcv", "numba", "PIL", "timm", "torch", "torchvision", "triton"}
 
 PROBE = """

@@ -50,11 +50,7 @@ def _compare(args, name: str, copy: float) -> list[dict]:
     policies = {"randaugment": [RandAugment()], "three": [ThreeAugment(), jitter], "jitter": [jitter]}[kind]
     ours, buffers = Augmentation(policies, interpolation or "bicubic"), Buffers()
 
-    def fastmix():
-        buffers.restart()
-        return ours(images, rng, buffers)
-
-    work = {"fastmix": fastmix, **_peers(kind, interpolation, images, args.device)}
+    work = {"fastmix": lambda: ours(images, rng, buffers), **_peers(kind, interpolation, images, args.device)}
     times = measure.milliseconds(work, args.repeats, args.device)
     layers = len(ours.draw(rng, 1, (args.size, args.size)))
     name += ", one thread" * (args.device == "cpu")

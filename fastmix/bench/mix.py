@@ -4,6 +4,8 @@ On the CPU ours writes a reused output, as in training; the peers allocate as th
 system's allocator as it is and once, in a process of its own, with one that keeps freed memory (TUNED), because page
 faults of fresh outputs are much of their time.
 
+Rows of "floats" mix a batch [B,3,H,W] that is normalised already, as the loaders of others give it.
+
 On a GPU times are those of events, and inputs and outputs rotate through more memory than the second-level cache holds.
 A copy of as many bytes is measured beside each pass. Rows "plan and pass" also draw the plan with the real method and
 send it (mix_whole.py); those in "ms host" say how long the host is busy with that, without waiting for the GPU. What
@@ -25,12 +27,12 @@ from itertools import count
 from pathlib import Path
 
 from fastmix.bench import measure
-from fastmix.bench.mix_peers import CLASSES, MIXED_BY_ALL, formula, timm, torchvision
+from fastmix.bench.mix_peers import CLASSES, FLOATS, MIXED_BY_ALL, formula, mixed_floats, timm, torchvision
 from fastmix.bench.mix_whole import whole
 
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 NAMES = ("plain", "mixup", "cutmix", "mixup+cutmix", "gridmix", "smoothmix", "fmix", "cells", "map")
-NAMES += ("resizemix", "stretched", "blocks")
+NAMES += ("resizemix", "stretched", "blocks", *FLOATS)
 MOVED = ("resizemix", "stretched", "blocks")  # their pixels change places, which a mask alone does not do
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 ROTATED = 512 << 20  # bytes of inputs and outputs: more than any second-level cache
@@ -65,7 +67,8 @@ def run(args: argparse.Namespace) -> Iterator[dict]:
             compiled = Compiled()
             for name in args.plans:
                 for dtype in args.dtype:
-                    yield from _compare(args, name, (n, size, size, 3), dtype, copy, compiled)
+                    compare = _compare_floats if name in FLOATS else _compare
+                    yield from compare(args, name, (n, size, size, 3), dtype, copy, compiled)
     if args.allocator == "both" and args.device == "cpu":
         yield from _in_own_process(args)
 
@@ -148,6 +151,37 @@ def _compare(args, name: str, shape: tuple[int, ...], dtype: str, copy: float, c
     for provider, values in measure.host_milliseconds(host, args.repeats).items():
         rows.append(measure.row("mix", name, provider, text, dtype, "ms host", values, device=args.device))
     return rows
+
+
+def _compare_floats(args, name: str, shape: tuple[int, ...], dtype: str, copy: float, compiled: Compiled) -> list[dict]:
+    import numpy as np
+    import torch
+
+    from fastmix.batch import Batch, Buffers
+    from fastmix.kernels.mix.cases import PLANS
+
+    kind, device, buffers = getattr(torch, DTYPES[dtype]), measure.place(args.device), Buffers()
+    rng, (n, *size, channels) = np.random.default_rng(0), shape
+    elements = int(np.prod(shape))
+    rotation = -(-ROTATED // (2 * elements * kind.itemsize)) if device.type == "cuda" else 1
+    inputs = [torch.randn(n, channels, *size, device=device).to(kind) for _ in range(rotation)]
+    plan = PLANS[FLOATS[name]](rng, n, size)
+    moved = int(reads(plan, n, size) * kind.itemsize) + elements * kind.itemsize
+    plan = plan.to(device)
+    labels = torch.from_numpy(rng.integers(0, CLASSES, n)).to(device)
+
+    def ours(images):
+        return Batch(images.permute(0, 2, 3, 1), labels, rng, dtype=kind, buffers=buffers).mix(plan)
+
+    work = {"fastmix": ours} | mixed_floats(FLOATS[name], labels)
+    calls = {provider: rotating(each, inputs) for provider, each in work.items()}
+    times = measure.milliseconds(calls, args.repeats, args.device, min(rotation, MOST_WARMUP) + 1)
+    name += ", tuned malloc" * (args.allocator == "tuned")
+    text = "x".join(map(str, (n, channels, *size)))
+    return [
+        measure.row("mix", name, provider, text, dtype, "ms", values, moved, copy, args.device)
+        for provider, values in times.items()
+    ]
 
 
 def rotating(work: Callable, inputs) -> Callable:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 MIXED_BY_ALL = {"plain": (0, 0), "mixup": (1, 0), "cutmix": (0, 1), "mixup+cutmix": (1, 1)}  # mixup and cutmix alpha
+FLOATS = {f"{plan} of floats": plan for plan in MIXED_BY_ALL if plan != "plain"}
 CLASSES = 1000
 
 
@@ -63,6 +64,22 @@ def torchvision(mixup: float, cutmix: float, labels, dtype) -> Callable:
         return mixer(x, labels) if mixer else x
 
     return _planar(work)
+
+
+def mixed_floats(plan: str, labels) -> dict[str, Callable]:
+    """timm's Mixup, which changes its input, and torchvision's v2 transforms on a normalised batch [B,3,H,W]."""
+    import_module("fastmix.compat")  # before torchvision, which timm imports
+    from timm.data import Mixup
+    from torchvision.transforms import v2
+
+    mixup, cutmix = MIXED_BY_ALL[plan]
+    theirs = Mixup(mixup, cutmix, num_classes=CLASSES)
+    mixers = [v2.MixUp(num_classes=CLASSES)] * bool(mixup) + [v2.CutMix(num_classes=CLASSES)] * bool(cutmix)
+    either = v2.RandomChoice(mixers)
+    return {
+        "timm": lambda images: theirs(images, labels)[0],
+        "torchvision v2": lambda images: either(images, labels)[0],
+    }
 
 
 def _planar(work: Callable) -> Callable:

@@ -156,7 +156,6 @@ def ours(cfg, name: str, device, teacher: str | None = None, classes: int = CLAS
     from fastmix.engine.captured_step import CapturedStep, check
     from fastmix.engine.step import Step
     from fastmix.engine.task import Task
-    from fastmix.engine.training import compile_networks
     from fastmix.mixers import MIXERS, build
 
     options = {"weights": teacher} if name in MIXERS and "weights" in inspect.signature(MIXERS[name]).parameters else {}
@@ -166,7 +165,8 @@ def ours(cfg, name: str, device, teacher: str | None = None, classes: int = CLAS
     opt = optim.build(cfg.optim, model, mixer.param_groups())
     if cfg.cuda_graph:
         check(cfg, mixer, opt, device)
-    compile_networks(cfg, model, mixer)
+    if cfg.model.compile != "off":
+        task.compile(mode=cfg.model.compile)
     scaler = torch.amp.GradScaler(device.type, enabled=cfg.precision == "fp16")
     step = (CapturedStep if cfg.cuda_graph else Step)(cfg, task, opt, scaler, EPOCH_STEPS)
     return lambda images, labels: step(images, labels, next(count))

@@ -13,7 +13,8 @@ from fastmix import distributed, mixers, models
 from fastmix.batch import Batch
 from fastmix.config import Config
 from fastmix.engine import loaders, picture
-from fastmix.engine.task import criterion, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import criterion
 from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import Mixer

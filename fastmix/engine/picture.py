@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastmix import files
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import Task
 
 
 def first_batch(task: Task, loader, most: int = 32) -> np.ndarray:

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastmix.distributed import rank
 from fastmix.engine.loaders import resolution
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import Task
 
 
 def precise_bn(model: nn.Module, task: Task, data, step: int) -> None:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from fastmix.config import Config
 from fastmix.distributed import parallel, rank, world
 from fastmix.engine.ema import Ema
+from fastmix.engine.method import step_rng
 from fastmix.engine.optim import set_rates
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.task import Task
 
 Part = tuple[Tensor, Tensor, np.random.Generator]
 """Images uint8 [B,H,W,3] and labels int64 [B] of an accumulated part, and the generator of its draws."""
@@ -55,10 +56,10 @@ class Step:
         cfg, task = self.cfg, self.task
         torch.manual_seed(step_rng(cfg.seed, step, rank(), cfg.accum).integers(2**63))  # dropout, drop path
         self.lr = self.set_rates(step)
-        task.active.set_progress(step / (cfg.epochs * self.epoch_steps))
+        task.set_progress(step / (cfg.epochs * self.epoch_steps))
         parts = zip(images.tensor_split(cfg.accum), labels.tensor_split(cfg.accum), strict=True)
         losses = self.take([(x, y, *self.generators(step, k)) for k, (x, y) in enumerate(parts)])
-        task.active.after_step(task.model)
+        task.after_step()
         if self.ema and (step + 1) % cfg.ema.every == 0:
             self.ema.update(task.model, step + 1)
         return losses

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from fastmix import distributed, kernels
 from fastmix.batch import IMAGENET_MEAN, IMAGENET_STD, Batch
-from fastmix.engine.task import DTYPES, precision, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import DTYPES, precision
 from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import cyclic

@@ -1,4 +1,4 @@
-"""Task: model, mixer and criterion as one module from a batch to its loss.
+"""Task: the method that a config describes, with the config's augmentation and erasing, and layers that it freezes.
 
 It is what DDP wraps: one forward and one backward a step, however often a mixer calls the model.
 """
@@ -11,41 +11,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastmix.batch import Batch, Buffers
+from fastmix.batch import Batch
 from fastmix.config import Config
 from fastmix.engine.augment import augmentation
+from fastmix.engine.method import Method
 from fastmix.kernels.erase import Erase, noise
 from fastmix.mixers.base import Mixer
-from fastmix.mixers.vanilla import Vanilla
 from fastmix.models.frozen import Frozen
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-class Task(nn.Module):
-    """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
+class Task(Method):
+    """Task(model, mixer, cfg): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
 
-    mixing: whether images are mixed now. frozen: what of the model does not train now.
+    frozen: what of the model does not train now. The run's checkpoint counts the steps, not this.
     With a config's fidelity openmixup the batch is mixed, and goes through the model, in groups of column.gpu_batch, as
     on several GPUs; `shared` is what they draw from, the same for all, where rng is that of augmentation and erasing.
     """
 
-    def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(cfg.seed)
-            mixer.prepare(model)
-        self.model, self.mixer, self.criterion = model, mixer, criterion(cfg)
-        self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
-        self.augmentation, self.reused = augmentation(cfg), Buffers()
-        self.register_buffer("noise", erasing_noise(cfg), persistent=False)
-        self.mixing, self.plain, self.frozen = True, Vanilla(), Frozen(model, cfg.model.freeze, cfg.model.norm_stats)
+    get_extra_state, set_extra_state = nn.Module.get_extra_state, nn.Module.set_extra_state
 
-    @property
-    def active(self) -> Mixer:
-        """The mixer, or none of its kind where mixing is off."""
-        return self.mixer if self.mixing else self.plain
+    def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
+        norm, dtype = {"mean": cfg.data.mean, "std": cfg.data.std}, DTYPES[cfg.precision]
+        super().__init__(mixer, model, loss=criterion(cfg), rng=cfg.seed, dtype=dtype, **norm)
+        self.cfg, self.augmentation = cfg, augmentation(cfg)
+        self.register_buffer("noise", erasing_noise(cfg), persistent=False)
+        self.frozen = Frozen(model, cfg.model.freeze, cfg.model.norm_stats)
 
     def train(self, mode: bool = True) -> Task:
         super().train(mode)
@@ -64,14 +57,12 @@ class Task(nn.Module):
 
     def batch(self, images: Tensor, labels: Tensor, rng: np.random.Generator | None = None) -> Batch:
         """The batch as mixers see it; without a generator, as validation does: not augmented, not erased."""
-        data = self.cfg.data
-        self.reused.restart()
         if rng is not None and self.augmentation is not None:
             images = self.augmentation(images, rng, self.reused)
         erase = None
         if rng is not None and self.cfg.erase.prob > 0:
             erase = Erase.draw(rng, len(labels), images.shape[1:3], self.cfg.erase.prob, self.noise).to(images.device)
-        return Batch(images, labels, rng, data.mean, data.std, self.dtype, erase, self.reused)
+        return Batch(images, labels, rng, self.mean, self.std, self.dtype, erase, self.reused)
 
 
 def criterion(cfg: Config) -> nn.Module:
@@ -100,8 +91,3 @@ def precision(name: str, device: torch.device) -> str:
     flags = Path("/proc/cpuinfo")
     words = flags.read_text().split() if flags.is_file() else []
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(words) else "fp32"
-
-
-def step_rng(seed: int, step: int, rank: int, part: int = 0) -> np.random.Generator:
-    """The generator of one optimiser step's part on one process: counter-based, so it needs no history."""
-    return np.random.Generator(np.random.Philox(key=seed, counter=[0, part, rank, step]))

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from fastmix import distributed, files, mixers, models
 from fastmix.config import Config, dump
@@ -69,7 +68,8 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
                     state.require_same()
                 _begin(state, info, data_seen.record(len(data.rows), len(val.rows), data.class_names), first)
             distributed.barrier()
-            compile_networks(cfg, model, mixer)
+            if cfg.model.compile != "off":
+                task.compile(mode=cfg.model.compile)
             torch.backends.cudnn.benchmark = True
             return _train(cfg, name, data, val, scaler, ema, state, info, told)
     finally:
@@ -154,15 +154,6 @@ def require_compiler(cfg: Config) -> None:
 
         with foreign(f"model.compile is {cfg.model.compile}, which needs a C++ compiler such as g++, or compile=off"):
             get_cpp_compiler()
-
-
-def compile_networks(cfg: Config, model: nn.Module, mixer: mixers.Mixer) -> None:
-    """Compiles the model, and networks of the method's own, if the config says so."""
-    if cfg.model.compile != "off":
-        # Graphs of one class: in train and eval mode, of each site and head. Not in torch.compiler.config before 2.9.
-        torch._dynamo.config.recompile_limit = 64
-        for net in (model, *mixer.companions()):
-            net.compile(mode=cfg.model.compile)
 
 
 def described(cfg: Config, classes: list[str]) -> Info:

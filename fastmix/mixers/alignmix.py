@@ -9,7 +9,7 @@ from fastmix.batch import Batch
 from fastmix.kernels.sinkhorn import sinkhorn
 from fastmix.mixers.base import check, positive, whole
 from fastmix.mixers.mixup import MixUp
-from fastmix.models.sites import install, rewrite
+from fastmix.models.sites import install, place, prefix, rewrite
 from fastmix.targets import Targets
 
 
@@ -56,6 +56,10 @@ class AlignMix(MixUp):
         self.exact_marginals = exact_marginals
 
     def prepare(self, model: nn.Module) -> None:
+        try:
+            place(model, "features")
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
         install(model)
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
@@ -63,7 +67,7 @@ class AlignMix(MixUp):
         onto_own = bool(batch.rng.integers(2))
         finish = "rows" if onto_own and self.exact_marginals else "columns"
         solver = (self.eps, self.iterations, finish)
-        layout = (getattr(model, "output_fmt", "NCHW"), getattr(model, "num_prefix_tokens", 0))
+        layout = (getattr(model, "output_fmt", "NCHW"), prefix(model))
         with rewrite(model, "features", align, plan.partner.long(), plan.own, onto_own, solver, layout):
             logits = model(batch.mix())
         return criterion(logits, Targets.of(batch.labels, plan))

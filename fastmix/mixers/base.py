@@ -28,6 +28,7 @@ class Mixer(nn.Module):
     """
 
     openmixup = {"variant": "openmixup"}  # the options, of those it has, that fidelity openmixup chooses
+    takes_soft = True  # labels float [B, classes]; else it asks for the class of an image
 
     def prepare(self, model: nn.Module) -> None:
         """Called once, with the model as it begins, before optimiser and DDP exist: makes what depends on it.
@@ -64,6 +65,11 @@ class Mixer(nn.Module):
     def only_plans(self) -> bool:
         """Whether plan() is all that it does: its loss is that of any plan."""
         return self.replayable and type(self).loss is Mixer.loss
+
+    @property
+    def changes_input_only(self) -> bool:
+        """Whether its loss is that of the model on the mixed images: of a plan, for which it may ask the model."""
+        return type(self).forward is Mixer.forward and type(self).loss is Mixer.loss
 
     def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The images that the model would be trained on, [B,3,H,W], normalised: for a picture. Changes nothing."""

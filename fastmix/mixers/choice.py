@@ -46,6 +46,14 @@ class Choice(Mixer):
     def only_plans(self) -> bool:
         return type(self).forward is Choice.forward and all(mixer.only_plans for mixer in self.mixers)
 
+    @property
+    def takes_soft(self) -> bool:
+        return all(mixer.takes_soft for mixer in self.mixers)
+
+    @property
+    def changes_input_only(self) -> bool:
+        return type(self).forward is Choice.forward and all(mixer.changes_input_only for mixer in self.mixers)
+
     def draw(self, rng: np.random.Generator, n: int | None = None) -> np.ndarray | int:
         """Which mixer: one index, or an array of n."""
         return rng.choice(len(self.mixers), n, p=self.probabilities)

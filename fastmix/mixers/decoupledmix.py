@@ -30,6 +30,8 @@ class DecoupledMix(Choice):
     sample whose images are of one class, or that shows one image alone, has the loss L.
     """
 
+    takes_soft = False
+
     def __init__(
         self,
         of: dict[Mixer, float | None],

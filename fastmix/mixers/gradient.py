@@ -45,6 +45,10 @@ class GradientMixer(GuidedMixer):
             None if saliency_size is None else whole(self.name, "saliency_size", saliency_size, 8, 4096)
         )
 
+    @property
+    def changes_input_only(self) -> bool:
+        return not self.clean_lam
+
     def clean_loss(self, logits: Tensor, batch: Batch, criterion: nn.Module) -> Tensor:
         """The mean loss of the clean batch."""
         chosen = criterion if self.variant == "openmixup" else CrossEntropy()

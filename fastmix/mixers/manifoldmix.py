@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.mixers.mixup import MixUp
-from fastmix.models.sites import install, name_of, rewrite, sites
+from fastmix.models.sites import install, rewrite, sites
 from fastmix.targets import Targets
 
 DEFAULT = ("input", "stage1", "stage2")
@@ -20,9 +20,9 @@ class ManifoldMix(MixUp):
     Interpolating Hidden States", ICML 2019. The gradient reaches both images. Batch-norm before the site sees clean
     batches, behind it mixed ones; its running statistics are of both.
 
-    sites  names of fastmix/models/sites.py, or "input", each as likely as the others; none: the input and what the
-           first two stages give, as in every published number; of a ViT the input and what the first quarter and the
-           first half of its blocks give, which is our choice (there are no numbers)
+    sites  names of fastmix/models/sites.py, paths of modules, or "input", each as likely as the others; none: the input
+           and what the first two stages give, as in every published number; of a ViT the input and what the first
+           quarter and the first half of its blocks give, which is our choice (there are no numbers)
 
     Cost: an ordinary step. At the input that of mixup, elsewhere a pass over the features of one stage, in fp32.
     Departs from the authors' code: cross-entropy, as in OpenMixup, where it has binary cross-entropy behind a softmax;
@@ -43,13 +43,10 @@ class ManifoldMix(MixUp):
         self.sites = None if sites is None else tuple(sites)
 
     def prepare(self, model: nn.Module) -> None:
-        known = ["input", *sites(model)]
-        for site in self.places(model):
-            if site not in known:
-                raise ValueError(
-                    f"{self.name}: {name_of(model)} has no site {site!r}; choose sites of {', '.join(known)}"
-                )
-        install(model)
+        try:
+            install(model, *[site for site in self.places(model) if site != "input"])
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}, or the input") from None
 
     def places(self, model: nn.Module) -> tuple[str, ...]:
         """The sites among which a step chooses."""

@@ -16,7 +16,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import InputMixer, check, positive, whole
 from fastmix.mixers.transmix import attended
 from fastmix.models.clean_pass import need_class_token, patches
-from fastmix.models.sites import class_attention, name_of
+from fastmix.models.sites import class_attention, name_of, stride
 from fastmix.targets import Targets
 
 
@@ -52,11 +52,19 @@ class MixPro(InputMixer):
     def prepare(self, model: nn.Module) -> None:
         if self.pal:
             need_class_token(self.name, model)
-            patch = model.feature_info[-1]["reduction"]
+            patch = stride(model)
             if self.cell % patch:
                 raise ValueError(
                     f"{self.name}: cell is {self.cell}; {name_of(model)} needs a multiple of {patch}, its patches"
                 )
+
+    @property
+    def takes_soft(self) -> bool:
+        return not self.pal
+
+    @property
+    def changes_input_only(self) -> bool:
+        return not self.pal
 
     def kept(self, batch: Batch) -> np.ndarray:
         """Which cells stay the image's own. bool [B,gh,gw]; raises ValueError where there is only one cell."""

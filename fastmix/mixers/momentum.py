@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from fastmix.kernels.host_to_device import send
 from fastmix.mixers.base import SHARE, WEIGHT, Mixer, is_number, within
 from fastmix.models.buffers import BufferCopy
 from fastmix.models.saliency import evaluated
-from fastmix.models.sites import classifier, install, name_of, read, rewrite, sites, upto
+from fastmix.models.sites import channels, classifier, install, read, rewrite, sites, stops, upto
 from fastmix.ranges import Range
 from fastmix.targets import Targets
 
@@ -75,7 +76,8 @@ class MomentumMixer(Mixer):
             classes, features = classifier(model)[0].shape
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}, for which a second one could be trained") from None
-        self.site, channels = stop(self.name, model, self.site)
+        self.site, count = stop(self.name, model, self.site)
+        self.early_stop = self.early_stop and stops(model, self.site)
         self.joint = not any(isinstance(module, _BatchNorm) for module in model.modules())
         self.teacher = copy.deepcopy(model).requires_grad_(False)
         self.head = nn.Linear(features, classes)
@@ -85,7 +87,7 @@ class MomentumMixer(Mixer):
             nn.init.normal_(self.head.weight, std=0.01)
         nn.init.zeros_(self.head.bias)
         self.teacher_head = copy.deepcopy(self.head).requires_grad_(False)
-        self.block = self.mix_block(channels)
+        self.block = self.mix_block(count)
         install(model)
         install(self.teacher)
 
@@ -175,18 +177,21 @@ def momentum_at(t: float, m0: float, m1: float, start: float) -> float:
 def targets(labels: Tensor, partners: list[Tensor], weights: list[float]) -> Targets:
     """Sample i has the label of image partners[k][i] to the degree weights[k], which all samples share."""
     shared = send(np.array(weights, np.float32), labels.device).expand(len(labels), -1)
-    return Targets(torch.stack([labels[partner.long()] for partner in partners], 1), shared)
+    chosen = torch.stack([labels[partner.long()] for partner in partners], 1)
+    if labels.is_floating_point():
+        return replace(Targets.of(torch.einsum("bm,bmc->bc", shared, chosen.float())), partner=partners[1])
+    return Targets(chosen, shared, partner=partners[1])
 
 
 def stop(mixer: str, model: nn.Module, site: str | None) -> tuple[str, int]:
-    """The site and its channels. Raises ValueError, naming the mixer, where the model does not stop there."""
-    found = {info["module"]: info["num_chs"] for info in model.feature_info}
-    known = {name: found[path] for name, path in sites(model).items() if path in found}
-    blocks = sum(name.startswith("block") for name in known)
-    site = site or (f"block{blocks // 2 - 1}" if blocks else "stage3")
-    if site not in known:
-        raise ValueError(f"{mixer}: {name_of(model)} does not stop at {site!r}; choose a site of {', '.join(known)}")
-    return site, known[site]
+    """The site and its channels. Raises ValueError, naming the mixer, for a site that the model does not have."""
+    try:
+        if site is None:
+            blocks = sum(name.startswith("block") for name in sites(model))
+            site = f"block{blocks // 2 - 1}" if blocks else "stage3"
+        return site, channels(model, site)
+    except ValueError as error:
+        raise ValueError(f"{mixer}: {error}") from None
 
 
 def own_settings(mixer: str, block: dict | None) -> dict:

@@ -131,15 +131,15 @@ class PuzzleMix(GradientMixer):
         self.unseen = True
 
     def plan(self, batch: Batch, gradient: Tensor) -> Plan:
-        device, rng = batch.images.device, batch.rng
+        device, rng, pixels = batch.images.device, batch.rng, batch.pixels
         b = int(rng.choice(self.blocks))
         partner = send(self.pair(batch), device)
         share = send(rng.beta(self.alpha, self.alpha, self.draws(batch)).astype(np.float32), device)
         if device.type == "cuda" and self.unseen:  # a grid needs builds of its own: seconds, of the first step alone
             for grid in self.blocks:
-                self.on_grid(batch.images, gradient, partner, share, grid)
+                self.on_grid(pixels, gradient, partner, share, grid)
             self.unseen = False
-        return self.on_grid(batch.images, gradient, partner, share, b)
+        return self.on_grid(pixels, gradient, partner, share, b)
 
     def on_grid(self, images: Tensor, gradient: Tensor, partner: Tensor, share: Tensor, b: int) -> Plan:
         """The plan on b x b blocks, for partner i32 [B] and share f32 [B] or [1], the p of the images."""

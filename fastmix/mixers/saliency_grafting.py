@@ -13,7 +13,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer, pooled
 from fastmix.models.saliency import feature_gradient
-from fastmix.models.sites import sites
+from fastmix.models.sites import place, sites
 
 
 class SaliencyGrafting(GuidedMixer):
@@ -51,6 +51,12 @@ class SaliencyGrafting(GuidedMixer):
         self.site = site
         self.grid = None if grid is None else (whole(self.name, "grid", grid, most=256),) * 2
         self.temperature = positive(self.name, "temperature", temperature)
+
+    def prepare(self, model: nn.Module) -> None:
+        try:
+            place(model, self.site or middle(model))
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from None
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The saliency of each cell, float32 [B,gh,gw]."""

@@ -47,6 +47,6 @@ class SaliencyMix(InputMixer):
             row = rng.beta(2.5 * mean, 2.5 * (1 - mean), len(ratio))
             centre = np.minimum(h * row, h - 1).astype(int), rng.integers(0, w, len(ratio))
         else:
-            centre = finegrained(batch.images)[partner.long()].unbind(1)
+            centre = finegrained(batch.pixels)[partner.long()].unbind(1)
             sides = tuple(send(side, device) for side in sides)
         return Plan.box(partner, *box_around(centre, sides, batch.size), batch.size)

@@ -13,7 +13,7 @@ from fastmix.mixers.base import interval
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.mixers.transmix import outside
 from fastmix.models.clean_pass import look, need_class_token, patches
-from fastmix.models.sites import rewrite
+from fastmix.models.sites import classifier, rewrite
 from fastmix.targets import Targets
 
 
@@ -45,7 +45,8 @@ class SMMix(GuidedMixer):
     def prepare(self, model: nn.Module) -> None:
         need_class_token(self.name, model)
         like = next(model.parameters())
-        self.token_head = nn.Linear(model.num_features, model.num_classes, device=like.device)
+        classes, features = classifier(model)[0].shape
+        self.token_head = nn.Linear(features, classes, device=like.device)
         nn.init.trunc_normal_(self.token_head.weight, std=0.02)
         nn.init.zeros_(self.token_head.bias)
 

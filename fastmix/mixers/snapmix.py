@@ -43,6 +43,8 @@ class SnapMix(GuidedMixer):
     with an error: it takes the features for a tensor, and they are a tuple.)
     """
 
+    takes_soft = False
+
     def __init__(self, alpha: float = 5.0, mix_prob: float = 1.0, granularity: str = "batch", variant: str = "paper"):
         super().__init__(granularity, variant)
         self.alpha = positive(self.name, "alpha", alpha)

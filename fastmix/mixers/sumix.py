@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,8 @@ class SUMix(Choice):
     weights them, and lam is that of the sample. Without a loop over samples. (OpenMixup has the head, and nothing that
     calls it.)
     """
+
+    takes_soft = False
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class SUMix(Choice):
             CrossEntropy()(logits[:, k], Targets(targets.labels[:, k : k + 1], targets.weights[:, k : k + 1]))
             for k in range(2)
         )
-        return criterion(mixed, Targets(targets.labels, weights)) + self.gamma * regularisation
+        return criterion(mixed, replace(targets, weights=weights)) + self.gamma * regularisation
 
     def judged(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         """float32 logits of images x [B,3,H,W] and their uncertainties U, both [B, classes] with graphs."""

@@ -69,6 +69,10 @@ class SuperMix(GuidedMixer):
         self.labels = labels
         self.teacher = Teacher(self.name, teacher, weights)
 
+    @property
+    def changes_input_only(self) -> bool:
+        return self.labels == "given"
+
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, ...]:
         """partner int32 [B], lam float32 [B], raw masks float32 [B,2,side,side], the teacher's classes int64 [B]."""
         device, n = batch.images.device, len(batch)

@@ -12,7 +12,7 @@ from fastmix.mixers.base import InputMixer, positive, whole
 from fastmix.mixers.cutmix import clipped_box
 from fastmix.mixers.transmix import outside
 from fastmix.models.clean_pass import need_class_token, patches
-from fastmix.models.sites import Attention, attention_inputs, name_of, sites
+from fastmix.models.sites import Attention, attention_inputs, name_of, sites, stride
 from fastmix.targets import Targets
 
 
@@ -45,12 +45,12 @@ class TLAlign(InputMixer):
 
     def prepare(self, model: nn.Module) -> None:
         need_class_token(self.name, model)
-        if "block0" not in sites(model):
+        if hasattr(model, "feature_info") and "block0" not in sites(model):
             raise ValueError(
                 f"{self.name}: {name_of(model)} merges patches between its stages, where no label can follow; of the "
                 "benchmark's backbones DeiT-T, DeiT-S and DeiT-B keep them"
             )
-        own = model.feature_info[-1]["reduction"]
+        own = stride(model)
         if own != self.patch:
             raise ValueError(f"{self.name}: patch is {self.patch}; those of {name_of(model)} are of {own} pixels")
 

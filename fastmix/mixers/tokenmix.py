@@ -15,7 +15,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.models.clean_pass import look, need_class_token, patches
-from fastmix.models.sites import classifier, last_map
+from fastmix.models.sites import classes, classifier, last_map
 from fastmix.models.teacher import Teacher, resized
 
 LAM = 0.5
@@ -76,6 +76,8 @@ class TokenMix(TokenMixer):
     `Choice({MixUp(0.8): 0.5, TokenMix(...): 0.5})`, and train DeiT with binary cross-entropy (`loss.kind=bce`).
     """
 
+    takes_soft = False
+
     def __init__(
         self,
         alpha: float | None = None,
@@ -94,8 +96,8 @@ class TokenMix(TokenMixer):
             raise ValueError(f"{self.name}: teacher {error}") from None
 
     def prepare(self, model: nn.Module) -> None:
-        if self.teacher.classes != model.num_classes:
-            counts = f"{self.teacher.classes} classes, the model {model.num_classes}"
+        if self.teacher.classes != classes(model):
+            counts = f"{self.teacher.classes} classes, the model {classes(model)}"
             raise ValueError(f"{self.name}: teacher {self.teacher.name} has {counts}; both must know the same classes")
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:

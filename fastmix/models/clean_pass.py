@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmix.models.saliency import evaluated
-from fastmix.models.sites import Attention, class_attention, install
+from fastmix.models.sites import Attention, class_attention, install, stride
 
 
 def need_class_token(mixer: str, model: nn.Module) -> None:
@@ -26,5 +26,5 @@ def look(model: nn.Module, x: Tensor) -> tuple[Attention, Tensor]:
 
 def patches(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the patches of the last block, for images of that size (H, W)."""
-    stride = model.feature_info[-1]["reduction"]
-    return size[0] // stride, size[1] // stride
+    side = stride(model)
+    return size[0] // side, size[1] // side

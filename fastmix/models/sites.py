@@ -1,5 +1,8 @@
 """Sites: the places inside a backbone whose features can be read or replaced, by names that all backbones share.
 
+Any other module is a site by its path ("layer3"), which is how models that are not timm's have some; their classifier,
+features and attention are found by looking at one pass (fastmix/models/own.py).
+
 Each place has one forward hook (`Tap`), which stays and does nothing until a `with` arms it. torch.compile builds one
 graph for each combination of armed sites and functions and uses it again for other tensors, if the hooks are there when
 it first sees the model: a mixer's prepare() calls `install`.
@@ -16,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastmix.models import own
+
 STEMS = ("maxpool", "stem", "patch_embed", "stages.0.embed", "bn1")  # the first that a model has is its stem
 ALIGNED = 8  # columns of values that every kernel of fused attention takes
 LASTS = ("norm", "bn2", "norm_pre")  # the first that a model has gives what forward_features does; else its last stage
@@ -30,7 +35,7 @@ class Tap:
 
     def __call__(self, module: nn.Module, given: tuple, output: Tensor) -> Tensor | None:
         for change, values in self.changes:
-            changed = change(given[0], output, *values)
+            changed = change(given[0] if given else None, output, *values)
             output = output if changed is None else changed
         return output if self.changes else None
 
@@ -105,7 +110,9 @@ def sites(model: nn.Module) -> dict[str, str]:
     """
     stages = getattr(model, "feature_info", None)
     if not stages:
-        raise ValueError(f"{name_of(model)} does not tell its stages (feature_info), as timm's models do")
+        inside = ", ".join(name for name, _ in model.named_children())
+        told = f"{name_of(model)} does not tell its stages (feature_info), as timm's models do"
+        raise ValueError(f"{told}; name a module, of: {inside}")
     stages = [(info["module"], info["reduction"]) for info in stages]
     stem = next((path for path in STEMS if _has(model, path)), None)
     found = {"stem": stem} if stem else {}
@@ -114,16 +121,28 @@ def sites(model: nn.Module) -> dict[str, str]:
     return found | {f"stage{int(math.log2(stride)) - 1}": path for path, stride in stages if stride >= 4}
 
 
-def install(model: nn.Module) -> None:
+def install(model: nn.Module, *more: str) -> None:
     """Makes the hooks of all sites, and of queries and keys where there is a class token; call it before compile().
 
-    A site that is first used in a compiled model works too, but eagerly.
+    more: paths of modules that are sites, too. One that is first used in a compiled model works too, but eagerly.
+    Raises ValueError for a path that the model does not have.
     """
-    for module in _places(model).values():
+    for module in (*_places(model).values(), *[place(model, site) for site in more]):
         _tap(model, module)
     for block in _attended(model):
-        for module in (block.q_norm, block.k_norm):
+        for module in _projections(block):
             _tap(model, module)
+
+
+def place(model: nn.Module, site: str) -> nn.Module:
+    """The module whose output is the site; raises ValueError for one that the model does not have."""
+    places = _places(model)
+    if site in places:
+        return places[site]
+    if site and _has(model, site):
+        return model.get_submodule(site)
+    known = ", ".join([*places, *(name for name, _ in model.named_children() if not _is_timms(model))])
+    raise ValueError(f"{name_of(model)} has no site {site!r}; choose one of {known}")
 
 
 @contextmanager
@@ -134,10 +153,7 @@ def rewrite(model: nn.Module, site: str, change: Callable[..., Tensor | None], *
     function made anew for each pass is compiled anew: run those under torch.compiler.set_stance("force_eager").)
     Raises ValueError for a site that the model does not have.
     """
-    places = _places(model)
-    if site not in places:
-        raise ValueError(f"{name_of(model)} has no site {site!r}; choose one of {', '.join(places)}")
-    with _armed(model, places[site], change, *values):
+    with _armed(model, place(model, site), change, *values):
         yield
 
 
@@ -154,18 +170,54 @@ def read(model: nn.Module, site: str, graph: bool = False) -> Iterator[Reading]:
         yield reading
 
 
+def stops(model: nn.Module, site: str) -> bool:
+    """Whether the model can be run up to that site alone: to a stage of timm's, or a block."""
+    return _is_timms(model) and sites(model).get(site) in [info["module"] for info in model.feature_info]
+
+
 def upto(model: nn.Module, x: Tensor, site: str) -> Tensor:
     """The site's output [B,C,h,w] for images [B,3,H,W]: like `read`, but the layers behind it are not run.
 
-    With a graph, where gradients are on. Raises ValueError for a site that the model does not have, or its stem.
+    With a graph, where gradients are on. Raises ValueError for a site at which the model does not stop.
     """
-    named = sites(model)
-    stages = [info["module"] for info in model.feature_info]
-    inner = {name: stages.index(path) for name, path in named.items() if path in stages}
-    if site not in inner:
+    if not stops(model, site):
+        stages = [info["module"] for info in getattr(model, "feature_info", [])]
+        inner = [name for name, path in sites(model).items() if path in stages]
         raise ValueError(f"{name_of(model)} does not stop at {site!r}; choose one of {', '.join(inner)}")
+    index = [info["module"] for info in model.feature_info].index(sites(model)[site])
     options = {"norm": False, "stop_early": True, "intermediates_only": True}
-    return model.forward_intermediates(x, indices=[inner[site]], **options)[0]
+    return model.forward_intermediates(x, indices=[index], **options)[0]
+
+
+def channels(model: nn.Module, site: str) -> int:
+    """How many channels a site's output has; raises ValueError for a site that the model does not have."""
+    if stops(model, site):
+        path = sites(model)[site]
+        return next(info["num_chs"] for info in model.feature_info if info["module"] == path)
+    module = place(model, site)
+    path = next(path for path, found in model.named_modules() if found is module)
+    found = own.seen(model).channels
+    if path not in found:
+        raise ValueError(f"{name_of(model)} gives no map at {site!r}; choose one of {', '.join(found)}")
+    return found[path]
+
+
+def classes(model: nn.Module) -> int:
+    """How many classes a model knows; raises ValueError where it gives no logits."""
+    told = getattr(model, "num_classes", None)
+    return told if isinstance(told, int) else own.seen(model).classes
+
+
+def prefix(model: nn.Module) -> int:
+    """How many of a transformer's tokens are no patches: they come first."""
+    if _is_timms(model):
+        return getattr(model, "num_prefix_tokens", 0)
+    return 1 if own.seen(model).attention else 0
+
+
+def stride(model: nn.Module) -> int:
+    """Pixels a side of a patch of the last block."""
+    return model.feature_info[-1]["reduction"] if _is_timms(model) else own.seen(model).patch
 
 
 @contextmanager
@@ -182,9 +234,12 @@ def attention_inputs(model: nn.Module, last: bool = False) -> Iterator[list[Atte
             "DeiT-S, DeiT-B and PVT-T have one"
         )
     blocks = blocks[-1:] if last else blocks
-    found = [Attention(block.scale, model.num_prefix_tokens) for block in blocks]
+    found = [Attention(_scale(block), prefix(model)) for block in blocks]
     with ExitStack() as stack:
         for block, attention in zip(blocks, found, strict=True):
+            if isinstance(block, nn.MultiheadAttention):
+                stack.enter_context(_armed(model, block, _keep_projected, attention, block))
+                continue
             stack.enter_context(_armed(model, block.q_norm, _keep_q, attention))
             stack.enter_context(_armed(model, block.k_norm, _keep_k, attention))
         yield found
@@ -209,7 +264,10 @@ def as_map(model: nn.Module, given: Tensor, output: Tensor, grid: tuple[int, int
         return output.permute(0, 3, 1, 2) if getattr(model, "output_fmt", "NCHW") == "NHWC" else output
     if hasattr(model, "to_map"):
         return model.to_map(output, grid or (given.shape[-2] // 2, given.shape[-1] // 2))
-    h, w = model.patch_embed.grid_size
+    if hasattr(model, "patch_embed"):
+        h, w = model.patch_embed.grid_size
+    else:
+        h = w = math.isqrt(output.shape[1])
     return output[:, -h * w :].transpose(1, 2).unflatten(2, (h, w))
 
 
@@ -219,6 +277,8 @@ def last_map(model: nn.Module, x: Tensor) -> Tensor:
     ConvNeXt normalises after its pooling: here at each place of the map.
     Raises ValueError for a model that classifies from a class token.
     """
+    if not _is_timms(model):
+        return _own_map(model, x)
     if getattr(model, "global_pool", None) == "token":
         raise ValueError(f"{name_of(model)} classifies from a class token, not from a map; choose another model")
     features = as_map(model, x, model.forward_features(x))
@@ -228,14 +288,40 @@ def last_map(model: nn.Module, x: Tensor) -> Tensor:
 
 def classifier(model: nn.Module) -> tuple[Tensor, Tensor | None]:
     """Weight [classes,C] and bias [classes] of the model's linear classifier; raises ValueError if it has none."""
-    linear = model.get_classifier() if hasattr(model, "get_classifier") else None
+    linear = _linear(model)
     if not isinstance(linear, nn.Linear):
         raise ValueError(f"{name_of(model)} has no linear classifier")
     return linear.weight, linear.bias
 
 
+def _is_timms(model: nn.Module) -> bool:
+    """Whether it tells its stages, as timm's models and ours do."""
+    return bool(getattr(model, "feature_info", None))
+
+
+def _linear(model: nn.Module) -> nn.Module | None:
+    if hasattr(model, "get_classifier"):
+        return model.get_classifier()
+    path = own.seen(model).classifier
+    return None if path is None else model.get_submodule(path)
+
+
+def _own_map(model: nn.Module, x: Tensor) -> Tensor:
+    """`last_map` of a model that is not timm's, whose whole pass is run."""
+    path = own.seen(model).features
+    if path is None or own.seen(model).attention:
+        raise ValueError(f"{name_of(model)} has no map whose mean a linear classifier judges; choose another method")
+    kept = []
+    with torch.compiler.set_stance("force_eager"), rewrite(model, path, lambda given, output: kept.append(output)):
+        model(x)
+    return as_map(model, x, kept[0])
+
+
 def _places(model: nn.Module) -> dict[str, nn.Module]:
     """The modules at all the names that `rewrite` knows."""
+    if not _is_timms(model):
+        found = {"features": own.seen(model).features, "classifier": own.seen(model).classifier}
+        return {site: model.get_submodule(path) for site, path in found.items() if path}
     found = {site: model.get_submodule(path) for site, path in sites(model).items()}
     last = next((path for path in LASTS if _has(model, path)), None)
     found["features"] = model.get_submodule(last) if last else [*found.values()][-1]
@@ -252,9 +338,21 @@ def _has(model: nn.Module, path: str) -> bool:
 
 def _attended(model: nn.Module) -> list[nn.Module]:
     """The attention modules of the blocks that the class token passes, if they tell their queries and keys."""
+    if not _is_timms(model):
+        return [model.get_submodule(path) for path in own.seen(model).attention]
     host = model.stages[-1] if isinstance(getattr(model, "stages", None), nn.Sequential) else model
     blocks = [] if getattr(host, "cls_token", None) is None else [block.attn for block in host.blocks]
     return blocks if all(hasattr(block, "q_norm") and hasattr(block, "k_norm") for block in blocks) else []
+
+
+def _projections(block: nn.Module) -> tuple[nn.Module, ...]:
+    """The modules whose outputs, or inputs, say the queries and keys of an attention."""
+    return (block,) if isinstance(block, nn.MultiheadAttention) else (block.q_norm, block.k_norm)
+
+
+def _scale(block: nn.Module) -> float:
+    """What q k' is multiplied by."""
+    return block.head_dim**-0.5 if isinstance(block, nn.MultiheadAttention) else block.scale
 
 
 def _tap(model: nn.Module, module: nn.Module) -> Tap:
@@ -287,3 +385,12 @@ def _keep_q(given: Tensor, output: Tensor, attention: Attention) -> None:
 
 def _keep_k(given: Tensor, output: Tensor, attention: Attention) -> None:
     attention.k = output.detach()
+
+
+@torch.no_grad()
+def _keep_projected(given: Tensor, output: tuple, attention: Attention, block: nn.MultiheadAttention) -> None:
+    """Queries and keys of self-attention by torch's module, which keeps them to itself: projected once more."""
+    both = 2 * block.embed_dim
+    bias = None if block.in_proj_bias is None else block.in_proj_bias[:both]
+    projected = F.linear(given.detach(), block.in_proj_weight[:both], bias)
+    attention.q, attention.k = projected.unflatten(2, (2, block.num_heads, block.head_dim)).permute(2, 0, 3, 1, 4)

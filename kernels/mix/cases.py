@@ -138,14 +138,21 @@ class Case:
     n: int
     size: tuple[int, int]
     erase: bool = False
+    source: torch.dtype = torch.uint8  # a float type: normalised
+    planar: bool = False
 
     def __str__(self) -> str:
-        return f"{self.plan} {self.n}x{self.size[0]}x{self.size[1]}{' erase' * self.erase}"
+        kind = "" if self.source == torch.uint8 else f" {str(self.source)[6:]}{' planar' * self.planar}"
+        return f"{self.plan} {self.n}x{self.size[0]}x{self.size[1]}{' erase' * self.erase}{kind}"
 
     def arguments(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
         """The keyword arguments of one call of `mix` or of its reference."""
         rng = np.random.default_rng(seed)
         images = torch.from_numpy(rng.integers(0, 256, (self.n, *self.size, 3), dtype=np.uint8))
+        if self.source != torch.uint8:
+            images = ((images / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).to(self.source)
+        if self.planar:
+            images = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
         erase = Erase.draw(rng, self.n, self.size, 0.75, noise(FILL_MEAN, FILL_STD)) if self.erase else None
         plan = PLANS[self.plan](rng, self.n, self.size)
         return dict(images=images, plan=plan, mean=MEAN, std=STD, dtype=dtype, erase=erase)
@@ -158,3 +165,13 @@ CASES = [
 ]
 # More than one program an image, in the interpreter too, of which some are out of a box's reach.
 CASES += [Case("resizemix", 2, (150, 160)), Case("mixup+cutmix", 2, (150, 160), True)]
+CASES += [
+    Case(plan, 11 if plan == "all kinds" else 3, size, source=source, planar=planar)
+    for plan in PLANS
+    for size, source, planar in (
+        ((13, 20), torch.float32, False),
+        ((14, 24), torch.float32, True),
+        ((9, 16), torch.bfloat16, False),
+        ((13, 20), torch.float16, True),
+    )
+]

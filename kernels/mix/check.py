@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from fastmix.kernels import plan as P
 from fastmix.kernels.erase import LEVELS, Erase
 from fastmix.kernels.plan import Plan
 
+SOURCES = (torch.uint8, torch.float32, torch.float16, torch.bfloat16)
 MOST_STRETCHED = 4096  # pixels a side: positions in 1/128 pixel times a length stay below 2**31
 MOST_BLOCKS = 1 << 20  # cells times images or pixels along a side: they are divided in fp32
 MOST_MAPPED = 1 << 23  # cells times pixels along a side, likewise
@@ -17,7 +20,9 @@ MOST_MAPPED = 1 << 23  # cells times pixels along a side, likewise
 
 def check(images: Tensor, plan: Plan | None, erase: Erase | None) -> None:
     """Raises ValueError for images, a plan and a choice of erased boxes that do not fit each other."""
-    fits("images", images, [torch.uint8], (None, None, None, 3), images.device, contiguous=False)
+    fits("images", images, SOURCES, (None, None, None, 3), images.device, contiguous=False)
+    if erase is not None and images.dtype != torch.uint8:
+        raise ValueError(f"mix: images of {images.dtype} cannot be erased, whose noise is in units of 8-bit pixels")
     n, height, width, _ = images.shape
     if not 0 < height * width * 3 < 2**31 or n == 0:
         raise ValueError(f"mix: images of shape {tuple(images.shape)}: empty, or more than 2**31 values in one image")
@@ -44,7 +49,9 @@ def check(images: Tensor, plan: Plan | None, erase: Erase | None) -> None:
         fits("erase.fill", erase.fill, [torch.float32], (3, LEVELS), where)
 
 
-def fits(name: str, tensor: Tensor, dtypes: list, shape: tuple, device, contiguous: bool = True) -> None:
+def fits(
+    name: str, tensor: Tensor, dtypes: Sequence[torch.dtype], shape: tuple, device, contiguous: bool = True
+) -> None:
     """Raises ValueError unless the tensor has one of the types, the shape (None: any length) and the device."""
     same = tensor.ndim == len(shape) and all(s in (None, t) for s, t in zip(shape, tensor.shape, strict=True))
     if same and tensor.dtype in dtypes and tensor.device == device and (tensor.is_contiguous() or not contiguous):

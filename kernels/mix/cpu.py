@@ -1,14 +1,17 @@
 """The mixing pass on the CPU: numba, one row at a time, samples spread over a few threads.
 
 Rows are made piece by piece, each normalised straight from its source, or blended from two; 16-bit outputs are rounded
-from a row in fp32. Bit for bit equal to `kernels.mix.reference`.
+from a row in fp32. Of images that lie channel by channel each channel is an image of one value a pixel, which has the
+row of the plan of its sample. Bit for bit equal to `kernels.mix.reference`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from fastmix.kernels.compiled import compiled
@@ -21,6 +24,7 @@ from fastmix.kernels.plan import (
     COLUMNS,
     MAP,
     ONE,
+    PLAIN,
     PROFILE,
     RANKS,
     RESIZED,
@@ -32,6 +36,35 @@ from fastmix.kernels.plan import (
 from fastmix.kernels.threads import share
 
 UNIT = np.float32(1 / ONE)
+INFINITE = np.uint32(0x7F800000)
+
+
+@intrinsic
+def _as_float(typing, word):
+    """The fp32 number of 32 bits."""
+    return types.float32(types.uint32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
+
+
+def pixel(value):
+    """A source's value in fp32: of uint8, fp32, or the bits of a bf16 as uint16, of an fp16 as int16."""
+    return np.float32(value)
+
+
+@overload(pixel)
+def _pixel(value):
+    if value == types.uint16:
+        return lambda value: _as_float(np.uint32(value) << np.uint32(16))
+    if value == types.int16:
+        return _half
+    return lambda value: np.float32(value)
+
+
+def _half(value):
+    size = np.uint32(value & np.int16(0x7FFF)) << np.uint32(13)
+    number = _as_float(size) * np.float32(2.0**112)  # the exponent's bias goes from 15 to 127; subnormals are exact
+    if size >= np.uint32(0x0F800000):  # infinite, or none
+        number = _as_float(size | INFINITE)
+    return -number if value < 0 else number
 
 
 @njit(nogil=True)
@@ -44,7 +77,7 @@ def _noise(fill, position, channel, seed):
 
 
 @njit(nogil=True)
-def put_row(line, at, images, boxes, fill, image, y, start, stop, mean, scale):
+def put_row(line, at, images, boxes, fill, image, y, start, stop, mean, scale, channels=3):
     """Normalises elements start..stop of row y of a source image, erased where its box is, into line[at:].
 
     Beyond the end of the row its last pixel is repeated.
@@ -53,13 +86,13 @@ def put_row(line, at, images, boxes, fill, image, y, start, stop, mean, scale):
     source, target = images[image, y, start:end], line[at : at + end - start]
     shift, factor = mean[at : at + end - start], scale[at : at + end - start]
     for e in range(len(source)):
-        target[e] = (np.float32(source[e]) - shift[e]) * factor[e]
+        target[e] = (pixel(source[e]) - shift[e]) * factor[e]
     if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
         for e in range(max(start, 3 * boxes[image, 2]), min(end, 3 * boxes[image, 3])):
             noise = _noise(fill, y * images.shape[2] + e, e % 3, boxes[image, 4])
             line[at + e - start] = (noise - mean[at + e - start]) * scale[at + e - start]
     for e in range(at + end - start, at + stop - start):
-        line[e] = line[e - 3]
+        line[e] = line[e - channels]
 
 
 @njit(nogil=True)
@@ -67,7 +100,7 @@ def _put_window(line, across, images, boxes, fill, image, y, start, stop, mean, 
     """Normalises elements across[start:stop] of row y of a source image, erased likewise, into line[start:stop]."""
     source = images[image, y]
     for e in range(start, stop):
-        line[e] = (np.float32(source[across[e]]) - mean[e]) * scale[e]
+        line[e] = (pixel(source[across[e]]) - mean[e]) * scale[e]
     if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
         for e in range(start, stop):
             if 3 * boxes[image, 2] <= across[e] < 3 * boxes[image, 3]:
@@ -79,7 +112,7 @@ def _put_window(line, across, images, boxes, fill, image, y, start, stop, mean, 
 def blend_row(line, a, b, weight, mean, scale):
     """Normalises weight * a + (1 - weight) * b: exact for whole pixel values and where the weight is 0 or 1."""
     for e in range(len(line)):
-        first, second = np.float32(a[e]), np.float32(b[e])
+        first, second = pixel(a[e]), pixel(b[e])
         mixed = second + weight[e] * (first - second)
         line[e] = ((first if weight[e] == 1 else mixed) - mean[e]) * scale[e]
 
@@ -136,6 +169,9 @@ def _put_stretched(line, start, stop, over, under, left, right, across, down, me
 @njit(nogil=True)
 def _spread(weight, pixels):
     """Weights of a row's elements from those of its pixels."""
+    if len(weight) == len(pixels):
+        weight[:] = pixels
+        return
     for x in range(len(pixels)):
         weight[3 * x] = weight[3 * x + 1] = weight[3 * x + 2] = pixels[x]
 
@@ -176,21 +212,21 @@ def _cell_start(cell, length, cells):
 
 
 @njit(nogil=True)
-def _cell_places(edges, places, entries, rows, columns, height, width):
+def _cell_places(edges, places, entries, rows, columns, height, width, channels, planes, plane):
     """What does not depend on the row: the elements where columns begin, and each source's image, row, element."""
     for cx in range(columns + 1):
-        edges[cx] = 3 * _cell_start(cx, width, columns)
+        edges[cx] = channels * _cell_start(cx, width, columns)
     for cell in range(rows * columns):
         for k in range(2):
             image, source = divmod(entries[cell, k], rows * columns)
-            places[cell, k, 0] = image
+            places[cell, k, 0] = image * planes + plane
             places[cell, k, 1] = _cell_start(source // columns, height, rows)
-            places[cell, k, 2] = 3 * _cell_start(source % columns, width, columns)
+            places[cell, k, 2] = channels * _cell_start(source % columns, width, columns)
 
 
 @njit(nogil=True)
 def _put_blocks(
-    line, a, b, weight, images, boxes, fill, y, edges, places, entries, rows, columns, mean, scale, zero, one
+    line, a, b, weight, images, boxes, fill, y, edges, places, entries, rows, columns, mean, scale, zero, one, channels
 ):
     """Row y of a grid of cells; neighbours that continue in one source row are one run."""
     height, n = images.shape[1:]
@@ -206,7 +242,7 @@ def _put_blocks(
         mixed = 0 < own < ONE
         if mixed or image != run or from_y != run_y or x - start != shift or stop + shift > n:
             if begin < end:
-                put_row(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
+                put_row(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale, channels)
             begin, run, run_y, shift = start, image, from_y, x - start
         end = stop
         if mixed:
@@ -216,60 +252,88 @@ def _put_blocks(
             part = slice(start, stop)
             weight[part] = np.float32(own) * UNIT
             if len(boxes) or to > n or other_to > n:
-                put_row(a, start, images, boxes, fill, image, from_y, x, to, zero, one)
-                put_row(b, start, images, boxes, fill, other, other_y, other_x, other_to, zero, one)
+                put_row(a, start, images, boxes, fill, image, from_y, x, to, zero, one, channels)
+                put_row(b, start, images, boxes, fill, other, other_y, other_x, other_to, zero, one, channels)
                 blend_row(line[part], a[part], b[part], weight[part], mean[part], scale[part])
             else:
                 first, second = images[image, from_y, x:to], images[other, other_y, other_x:other_to]
                 blend_row(line[part], first, second, weight[part], mean[part], scale[part])
             begin = stop
     if begin < end:
-        put_row(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale)
+        put_row(line, begin, images, boxes, fill, run, run_y, begin + shift, end + shift, mean, scale, channels)
+
+
+@njit(nogil=True)
+def _copy(out, own, other, box, channels):
+    """An image [H,n], with a box of another one where `box` (y0, y1, x0, x1) is not empty; nothing is computed."""
+    n = out.shape[1]
+    start = min(channels * max(box[2], 0), n)
+    stop = max(start, min(channels * box[3], n))
+    for y in range(len(out)):
+        if box[0] <= y < box[1]:
+            out[y, :start] = own[y, :start]
+            out[y, start:stop] = other[y, start:stop]
+            out[y, stop:] = own[y, stop:]
+        else:
+            out[y] = own[y]
 
 
 @compiled()
 def _mix(
     first, last, images, table, floats, profiles, bank, blocks, maps, above, below, down, left, right, across,
-    boxes, fill, mean, scale, out, bits, half,
+    boxes, fill, mean, scale, planes, same, out, bits, half,
 ):  # fmt: skip
-    """Samples first..last, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16); images and outputs [B,H,W*3].
+    """Images first..last, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16).
 
+    Images and outputs are [B,H,W*3], with planes 1, or [B*3,H,W], with planes 3: the channels of a sample in turn.
+    same: whether the output has their type, and mean and scale change nothing.
     above, below, down [H] and left, right, across [W]: where each pixel lies in a map (kernels.plan.map_places).
     Whichever output is not wanted, and what the plan does not use, is empty.
     """
     height, n = images.shape[1], images.shape[2]
-    width = n // 3
+    channels = 3 // planes
+    width = n // channels
     a, b, scratch = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     weight, along_x = np.empty(n, np.float32), np.empty(n, np.float32)
     zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)  # normalising by these leaves pixels as they are
-    pixels = np.empty(width, np.float32)
+    pixels, nowhere = np.empty(width, np.float32), np.zeros(4, np.int32)
     between = np.empty(maps.shape[2], np.int32)
     from_x, to_x = np.empty(n, np.uint32), np.empty(n, np.uint32)
     edges, places = np.empty(blocks.shape[1] + 1, np.int64), np.empty((blocks.shape[1], 2, 3), np.int64)
     for i in range(first, last):
-        row = table[i]
-        kind, partner = row[0], row[1]
+        sample, plane = i // planes, i % planes
+        row = table[sample]
+        kind, partner = row[0], row[1] * planes + plane
+        if same and (kind == PLAIN or kind == BOX):
+            box = row[4:8] if kind == BOX else nowhere
+            if bits.size:
+                _copy(bits[i - first], images[i], images[partner], box, channels)
+            else:
+                _copy(out[i - first], images[i], images[partner], box, channels)
+            continue
         weighs = kind == BLEND or kind == PROFILE or kind == RANKS or kind == CELLS or kind == MAP
         if kind == BLEND:
             weight[:] = np.float32(row[4]) * UNIT
         elif kind == PROFILE:
             for e in range(n):
-                along_x[e] = np.float32(profiles[row[4], height + e // 3])
+                along_x[e] = np.float32(profiles[row[4], height + e // channels])
         elif kind == WINDOW:
             for e in range(n):
-                from_x[e] = 3 * _windowed(e // 3, row[6], row[9], floats[i, 11], width) + e % 3
+                from_x[e] = (
+                    channels * _windowed(e // channels, row[6], row[9], floats[sample, 11], width) + e % channels
+                )
         elif kind == RESIZED:
-            for e in range(3 * max(row[6], 0), 3 * min(row[7], width)):
-                one_x, next_x, along_x[e] = _stretched(e // 3, row[6], row[7], row[10], row[11], width)
-                from_x[e], to_x[e] = 3 * one_x + e % 3, 3 * next_x + e % 3
+            for e in range(channels * max(row[6], 0), channels * min(row[7], width)):
+                one_x, next_x, along_x[e] = _stretched(e // channels, row[6], row[7], row[10], row[11], width)
+                from_x[e], to_x[e] = channels * one_x + e % channels, channels * next_x + e % channels
         elif kind == BLOCKS:
-            _cell_places(edges, places, blocks[i], row[4], row[5], height, width)
+            _cell_places(edges, places, blocks[sample], row[4], row[5], height, width, channels, planes, plane)
         for y in range(height):
             line = scratch if bits.size else out[i - first, y]
             if kind == BLOCKS:
                 _put_blocks(
-                    line, a, b, weight, images, boxes, fill, y, edges, places, blocks[i], row[4], row[5],
-                    mean, scale, zero, one,
+                    line, a, b, weight, images, boxes, fill, y, edges, places, blocks[sample], row[4],
+                    row[5], mean, scale, zero, one, channels,
                 )  # fmt: skip
             elif weighs and not (kind == PROFILE and profiles[row[4], y] == 0):
                 if kind == PROFILE:
@@ -296,16 +360,19 @@ def _mix(
             else:
                 put_row(line, 0, images, boxes, fill, i, y, 0, n, mean, scale)
             if (kind == BOX or kind == WINDOW or kind == RESIZED) and row[4] <= y < row[5]:  # the row is in the cache
-                start = min(3 * max(row[6], 0), n)
-                stop = max(start, 3 * min(row[7], width))
+                start = min(channels * max(row[6], 0), n)
+                stop = max(start, channels * min(row[7], width))
                 if kind == BOX:
                     put_row(line, start, images, boxes, fill, partner, y, start, stop, mean, scale)
                 elif kind == WINDOW:
-                    from_y = _windowed(y, row[4], row[8], floats[i, 10], height)
+                    from_y = _windowed(y, row[4], row[8], floats[sample, 10], height)
                     _put_window(line, from_x, images, boxes, fill, partner, from_y, start, stop, mean, scale)
                 else:
                     over_y, under_y, share = _stretched(y, row[4], row[5], row[8], row[9], height)
-                    x0, x1 = 3 * row[10], min(3 * row[11] + 3, n)  # a share of 0 of the next pixel is read, too
+                    x0, x1 = (
+                        channels * row[10],
+                        min(channels * row[11] + channels, n),
+                    )  # a share of 0 of the next pixel is read, too
                     put_row(a, x0, images, boxes, fill, partner, over_y, x0, x1, zero, one)
                     put_row(b, x0, images, boxes, fill, partner, under_y, x0, x1, zero, one)
                     _put_stretched(line, start, stop, a, b, from_x, to_x, along_x, share, mean, scale)
@@ -316,35 +383,51 @@ def _mix(
 
 
 def mix_cpu(
-    images: Tensor, plan: Plan | None, mean: np.ndarray, scale: np.ndarray, erase: Erase | None, out: Tensor
+    images: Tensor,
+    plan: Plan | None,
+    mean: np.ndarray,
+    scale: np.ndarray,
+    erase: Erase | None,
+    out: Tensor,
+    planar: bool = False,
 ) -> None:
-    """Fills out, NHWC contiguous, from images uint8 [B,H,W,3]: checked arguments of `kernels.mix.mix`, all on the CPU.
+    """Fills out, contiguous, of the shape of `images`: checked arguments of `kernels.mix.mix`, all on the CPU.
 
-    mean and scale are float32 [3]: the output is (pixel - mean) * scale.
+    images [B,H,W,3], or planar [B,3,H,W], of uint8 or a float type. mean and scale are float32 [3]: the output is
+    (pixel - mean) * scale.
     """
-    n, height, width, _ = images.shape
-    shape = (n, height, 3 * width)
-    table = plan.table.numpy() if plan is not None else np.zeros((n, COLUMNS), np.int32)
+    planes = 3 if planar else 1
+    height, width = images.shape[2:] if planar else images.shape[1:3]
+    shape = (len(images) * planes, height, 3 // planes * width)
+    table = plan.table.numpy() if plan is not None else np.zeros((len(images), COLUMNS), np.int32)
     profiles = as_array(plan and plan.profiles, np.int16, 2)
     bank = as_array(plan and plan.bank, np.uint16, 3)
     blocks, maps = as_array(plan and plan.blocks, np.int32, 3), as_array(plan and plan.maps, np.int32, 3)
     sides = (map_places(length, max(cells, 1)) for length, cells in zip((height, width), maps.shape[1:], strict=True))
     places = [v.astype(t) for side in sides for v, t in zip(side, (np.uint32, np.uint32, np.int32), strict=True)]
     boxes, fill = as_array(erase and erase.boxes, np.int32, 2), as_array(erase and erase.fill, np.float32, 2)
-    constants = [np.tile(v, width) for v in (mean, scale)]
-    pixels = images.numpy().reshape(shape)
+    constants = [
+        np.tile(v, width)[: shape[2]] for v in (mean, scale)
+    ]  # all channels have the same where there are planes
     tables = (table, table.view(np.float32), profiles, bank, blocks, maps, *places)
-    args = (pixels, *tables, boxes, fill, *constants)
+    args = (sources(images).reshape(shape), *tables, boxes, fill, *constants, planes, images.dtype == out.dtype)
     floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
+    results = out.view(shape)
 
     def work(first: int, last: int) -> None:
-        target = out[first:last].view(last - first, height, 3 * width)
+        target = results[first:last]
         if out.dtype == torch.float32:
             _mix(first, last, *args, target.numpy(), bits, False)
         else:
             _mix(first, last, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
 
-    share(work, n, images.numel())
+    share(work, shape[0], images.numel())
+
+
+def sources(images: Tensor) -> np.ndarray:
+    """The images as numpy has them: see `pixel`."""
+    bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
+    return images.view(bits[images.dtype]).numpy() if images.dtype in bits else images.numpy()
 
 
 def as_array(tensor: Tensor | None, dtype, dimensions: int) -> np.ndarray:

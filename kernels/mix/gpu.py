@@ -3,7 +3,8 @@
 A program writes G groups of V neighbouring values of one sample's flat H*W*3. No group crosses the end of a row, so a
 group is one access: V bytes of an image, read as one whole number, and V values of the output. What depends on the
 place is worked out once a group, or once a pixel, of which a group shows parts of up to four, and spread over the
-values last. Where a pixel is one image's or the other's, its bytes are chosen as bits of those whole numbers.
+values last. Where a pixel is one image's or the other's, its bytes are chosen as bits of those whole numbers. Images of
+floats are read value by value; PLANAR ones, and their output, lie channel by channel, at other places in memory alone.
 
 The kernel is built for the kinds that a plan holds. For one kind alone there is no branch in it but one: what a window
 shows, and what is erased, is fetched only where the program's rows meet the box.
@@ -11,10 +12,8 @@ shows, and what is erased, is fetched only where the program's rows meet the box
 
 from __future__ import annotations
 
-import math
-
 from fastmix.kernels import plan as P
-from fastmix.kernels._triton import Target, constant, jit, tl
+from fastmix.kernels._triton import constant, jit, tl
 from fastmix.kernels.erase import LEVELS
 
 PLAIN, BLEND, BOX, WINDOW, PROFILE, RANKS = map(constant, (P.PLAIN, P.BLEND, P.BOX, P.WINDOW, P.PROFILE, P.RANKS))
@@ -32,7 +31,7 @@ def mix_kernel(
     images, table, profiles, bank, blocks, maps, boxes, fill, out,
     mean0, mean1, mean2, scale0, scale1, scale2, cells, map_rows, map_columns,
     H: tl.constexpr, W: tl.constexpr, KINDS: tl.constexpr, KIND: tl.constexpr, ERASE: tl.constexpr,
-    V: tl.constexpr, G: tl.constexpr,
+    PLANAR: tl.constexpr, V: tl.constexpr, G: tl.constexpr,
 ):  # fmt: skip
     """KINDS, a bit each, are those that a row may have; KIND is the only one, or -1 where a row says which."""
     CHUNKS: tl.constexpr = (H * W * 3 + G * V - 1) // (G * V)
@@ -92,25 +91,28 @@ def mix_kernel(
     if HAS_BLOCKS & KINDS and kind == BLOCKS:
         entries, rows, columns = blocks + sample.to(tl.int64) * cells * 3, tl.load(row + 4), tl.load(row + 5)
         given = (entries, rows, columns, y, valid, H, W)
-        a, b, weight = _shown(images, boxes, fill, _pixels(_block, given, x, W), phase, lane, valid, H, W, ERASE)
+        a, b, weight = _shown(
+            images, boxes, fill, _pixels(_block, given, x, W), phase, lane, valid, H, W, ERASE, PLANAR
+        )
     else:
         element = start + lane
-        first = _word(images, sample, start, need_a, H, W, V)
+        first = _word(images, sample, start, lane, need_a, H, W, PLANAR, V)
         if KIND == PLAIN or KIND == WINDOW or KIND == RESIZED:
-            second = tl.zeros([G, 1], tl.uint64)
+            second = tl.zeros_like(first)
         else:
-            second = _word(images, partner, start, need_b & (kind != WINDOW) & (kind != RESIZED), H, W, V)
+            needed = need_b & (kind != WINDOW) & (kind != RESIZED)
+            second = _word(images, partner, start, lane, needed, H, W, PLANAR, V)
         b = _values(second, lane)
         if HAS_WINDOW & KINDS and kind == WINDOW:
             if in_reach:
-                b = _window(images, boxes, fill, row, partner, x, y, phase, lane, need_b, H, W, ERASE)
+                b = _window(images, boxes, fill, row, partner, x, y, phase, lane, need_b, H, W, ERASE, PLANAR)
         elif HAS_RESIZED & KINDS and kind == RESIZED:
             if in_reach:
-                b = _stretch(images, boxes, fill, row, partner, x, y, phase, lane, need_b, H, W, ERASE)
+                b = _stretch(images, boxes, fill, row, partner, x, y, phase, lane, need_b, H, W, ERASE, PLANAR)
         elif ERASE and KIND != PLAIN:
             if _meets(begin, G * V, tl.load(boxes + partner * 5), tl.load(boxes + partner * 5 + 1), W):
                 b = erased(b, boxes, fill, partner, element, need_b, W)
-        if ERASE or HAS_WINDOW & KINDS or HAS_RESIZED & KINDS:
+        if ERASE or HAS_WINDOW & KINDS or HAS_RESIZED & KINDS or images.dtype.element_ty != tl.uint8:
             a = _values(first, lane)
             if ERASE:
                 if _meets(begin, G * V, tl.load(boxes + sample * 5), tl.load(boxes + sample * 5 + 1), W):
@@ -122,11 +124,12 @@ def mix_kernel(
     value = a
     if BLENDED & KINDS:
         value = b + weight * (a - b)
-        if ERASE:  # b + (a - b) is not a where noise is no whole number
+        if ERASE or images.dtype.element_ty != tl.uint8:  # b + (a - b) is not a where values are no whole numbers
             value = tl.where(weight == 1, a, value)
     mean = of_channel(phase, lane, mean0, mean1, mean2)
     result = (value - mean) * of_channel(phase, lane, scale0, scale1, scale2)
-    tl.store(out + sample.to(tl.int64) * (H * W * 3) + start + lane, result.to(out.dtype.element_ty), mask=valid)
+    place = out + sample.to(tl.int64) * (H * W * 3) + _place_of(start + lane, H, W, PLANAR)
+    tl.store(place, result.to(out.dtype.element_ty), mask=valid)
 
 
 # ---- groups: words of bytes, the pixels that they show, and their values ----
@@ -139,25 +142,44 @@ def _meets(begin, count, top, bottom, W: tl.constexpr):
 
 
 @jit
-def _word(images, image, start, mask, H: tl.constexpr, W: tl.constexpr, V: tl.constexpr):
-    """The V bytes of an image from `start` on, as one whole number, the first lowest. uint64 [G,1]"""
-    place = images + image.to(tl.int64) * (H * W * 3) + start
-    if V == 8:
-        word = tl.load(place.to(tl.pointer_type(tl.uint64)), mask=mask, other=0)
+def _place_of(element, H: tl.constexpr, W: tl.constexpr, PLANAR: tl.constexpr):
+    """Where an element of an image lies in its memory."""
+    if PLANAR:
+        element = element % 3 * (H * W) + element // 3
+    return element
+
+
+@jit
+def _word(
+    images, image, start, lane, mask, H: tl.constexpr, W: tl.constexpr, PLANAR: tl.constexpr, V: tl.constexpr
+):  # fmt: skip
+    """The V bytes of an image from `start` on, as one whole number, the first lowest: uint64 [G,1].
+
+    Of images of floats the V values: float32 [G,V].
+    """
+    first = images + image.to(tl.int64) * (H * W * 3)
+    if images.dtype.element_ty != tl.uint8:
+        word = tl.load(first + _place_of(start + lane, H, W, PLANAR), mask=mask, other=0).to(tl.float32)
+    elif V == 8:
+        word = tl.load((first + start).to(tl.pointer_type(tl.uint64)), mask=mask, other=0)
     elif V == 4:
-        word = tl.load(place.to(tl.pointer_type(tl.uint32)), mask=mask, other=0)
+        word = tl.load((first + start).to(tl.pointer_type(tl.uint32)), mask=mask, other=0).to(tl.uint64)
     elif V == 2:
-        word = tl.load(place.to(tl.pointer_type(tl.uint16)), mask=mask, other=0)
+        word = tl.load((first + start).to(tl.pointer_type(tl.uint16)), mask=mask, other=0).to(tl.uint64)
     else:
-        word = tl.load(place, mask=mask, other=0)
-    return word.to(tl.uint64)
+        word = tl.load(first + start, mask=mask, other=0).to(tl.uint64)
+    return word
 
 
 @jit
 def _values(word, lane):
-    """Its bytes. float32 [G,V]"""
-    half = tl.where(lane < 4, word.to(tl.int32), (word >> 32).to(tl.int32))  # cheaper to shift than all 64 bits
-    return (half >> 8 * (lane % 4) & 255).to(tl.float32)
+    """Its bytes, or what are values already. float32 [G,V]"""
+    if word.dtype == tl.float32:
+        values = word
+    else:
+        half = tl.where(lane < 4, word.to(tl.int32), (word >> 32).to(tl.int32))  # cheaper to shift than all 64 bits
+        values = (half >> 8 * (lane % 4) & 255).to(tl.float32)
+    return values
 
 
 @jit
@@ -272,9 +294,13 @@ def _map(given, x):
 
 
 @jit
-def _pixel(images, boxes, fill, image, element, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr):
+def _pixel(
+    images, boxes, fill, image, element, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr,
+    PLANAR: tl.constexpr,
+):  # fmt: skip
     """The value of an image's element, erased where its box is."""
-    value = tl.load(images + image.to(tl.int64) * (H * W * 3) + element, mask=mask, other=0).to(tl.float32)
+    place = images + image.to(tl.int64) * (H * W * 3) + _place_of(element, H, W, PLANAR)
+    value = tl.load(place, mask=mask, other=0).to(tl.float32)
     if ERASE:
         value = erased(value, boxes, fill, image, element, mask, W)
     return value
@@ -295,7 +321,8 @@ def erased(value, boxes, fill, image, element, mask, W: tl.constexpr):
 
 @jit
 def _window(
-    images, boxes, fill, row, partner, x, y, phase, lane, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr
+    images, boxes, fill, row, partner, x, y, phase, lane, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr,
+    PLANAR: tl.constexpr,
 ):  # fmt: skip
     """What a scaled window of the partner shows, nearest neighbour. float32 [G,V]"""
     scale_y, scale_x = tl.load(row + 10).to(tl.float32, bitcast=True), tl.load(row + 11).to(tl.float32, bitcast=True)
@@ -303,7 +330,7 @@ def _window(
     given = (tl.minimum(tl.maximum(from_y, 0), H - 1) * W, tl.load(row + 6), tl.load(row + 9), scale_x, W)
     p0, p1, p2, p3 = _pixels(_scaled, given, x, W)
     element = _spread(p0, p1, p2, p3, phase, lane) + _channel(phase, lane)
-    return _pixel(images, boxes, fill, partner, element, mask, H, W, ERASE)
+    return _pixel(images, boxes, fill, partner, element, mask, H, W, ERASE, PLANAR)
 
 
 @jit
@@ -316,7 +343,8 @@ def _scaled(given, x):
 
 @jit
 def _stretch(
-    images, boxes, fill, row, partner, x, y, phase, lane, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr
+    images, boxes, fill, row, partner, x, y, phase, lane, mask, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr,
+    PLANAR: tl.constexpr,
 ):  # fmt: skip
     """What a stretched window of the partner shows, bilinear. float32 [G,V]"""
     top, bottom, down = _place(y, tl.load(row + 4), tl.load(row + 5), tl.load(row + 8), tl.load(row + 9), H)
@@ -327,10 +355,10 @@ def _stretch(
     right = _spread(p0[1], p1[1], p2[1], p3[1], phase, lane) + c
     across = _spread(p0[2], p1[2], p2[2], p3[2], phase, lane)
     top, bottom = top * (W * 3), bottom * (W * 3)
-    over = _pixel(images, boxes, fill, partner, top + left, mask, H, W, ERASE) * (STEPS - across)
-    over += _pixel(images, boxes, fill, partner, top + right, mask, H, W, ERASE) * across
-    under = _pixel(images, boxes, fill, partner, bottom + left, mask, H, W, ERASE) * (STEPS - across)
-    under += _pixel(images, boxes, fill, partner, bottom + right, mask, H, W, ERASE) * across
+    over = _pixel(images, boxes, fill, partner, top + left, mask, H, W, ERASE, PLANAR) * (STEPS - across)
+    over += _pixel(images, boxes, fill, partner, top + right, mask, H, W, ERASE, PLANAR) * across
+    under = _pixel(images, boxes, fill, partner, bottom + left, mask, H, W, ERASE, PLANAR) * (STEPS - across)
+    under += _pixel(images, boxes, fill, partner, bottom + right, mask, H, W, ERASE, PLANAR) * across
     return (over * (STEPS - down) + under * down) * (1 / (STEPS * STEPS))
 
 
@@ -352,17 +380,20 @@ def _place(pixel, low, high, first, last, length):
 
 
 @jit
-def _shown(images, boxes, fill, blocks, phase, lane, valid, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr):
+def _shown(
+    images, boxes, fill, blocks, phase, lane, valid, H: tl.constexpr, W: tl.constexpr, ERASE: tl.constexpr,
+    PLANAR: tl.constexpr,
+):  # fmt: skip
     """The values of both sources of each pixel's cell, and the weight of the first: three of float32 [G,V]."""
     p0, p1, p2, p3 = blocks
     c = _channel(phase, lane)
     weight = _spread(p0[0], p1[0], p2[0], p3[0], phase, lane)
     image = _spread(p0[1], p1[1], p2[1], p3[1], phase, lane)
     element = _spread(p0[2], p1[2], p2[2], p3[2], phase, lane) + c
-    a = _pixel(images, boxes, fill, image, element, valid & (weight > 0), H, W, ERASE)
+    a = _pixel(images, boxes, fill, image, element, valid & (weight > 0), H, W, ERASE, PLANAR)
     image = _spread(p0[3], p1[3], p2[3], p3[3], phase, lane)
     element = _spread(p0[4], p1[4], p2[4], p3[4], phase, lane) + c
-    return a, _pixel(images, boxes, fill, image, element, valid & (weight < 1), H, W, ERASE), weight
+    return a, _pixel(images, boxes, fill, image, element, valid & (weight < 1), H, W, ERASE, PLANAR), weight
 
 
 @jit
@@ -399,46 +430,3 @@ def _begin(cell, cells, length):
 def _quotient(dividend, divisor):
     """dividend // divisor, both below 2^20: the middle of a whole number's share is further than rounding reaches."""
     return ((dividend.to(tl.float32) + 0.5) * (1.0 / divisor.to(tl.float32))).to(tl.int32)
-
-
-WARPS = 4
-HEAVY = 1 << P.BLOCKS | 1 << P.RESIZED  # kinds with half the values a thread, because of their registers
-
-
-def build(kinds: int) -> dict[str, int]:
-    """The kernel's constants for a set of kinds: KIND is the only one, or -1."""
-    return {"KINDS": kinds, "KIND": kinds.bit_length() - 1 if kinds.bit_count() == 1 else -1}
-
-
-def program_shape(width: int, itemsize: int, kinds: int, erase: bool, address: int = 0) -> tuple[int, int]:
-    """Values of a group (16 bytes to write, where rows and the images' address allow it), and groups of a program."""
-    group = math.gcd(3 * width, 16 // itemsize, address)
-    each = 8 if kinds & HEAVY or erase or group == 1 else 16  # values a thread
-    return group, WARPS * 32 * each // group
-
-
-def _target(name: str, dtype: str, size: tuple[int, int], registers: int, kinds: int, erase: bool = False) -> Target:
-    group, groups = program_shape(size[1], 4 if dtype == "fp32" else 2, kinds, erase)
-    types = dict(images="*u8", table="*i32", profiles="*i16", bank="*i16", blocks="*i32", maps="*i32", boxes="*i32")
-    types |= dict.fromkeys(("mean0", "mean1", "mean2", "scale0", "scale1", "scale2"), "fp32")
-    types |= {"fill": "*fp32", "out": f"*{dtype}"} | dict.fromkeys(("cells", "map_rows", "map_columns"), "i32")
-    constants = dict(H=size[0], W=size[1], V=group, G=groups, ERASE=erase) | build(kinds)
-    load, store = min(group, 4) if kinds == 1 << P.BLOCKS else group, group * (4 if dtype == "fp32" else 2)
-    more = dict(fused=not erase, num_warps=WARPS, elements=groups * group)
-    return Target(name, mix_kernel, types, constants, registers, load, store, **more)
-
-
-KINDS = ("plain", "blend", "box", "window", "profile", "ranks", "blocks", "cells", "resized", "map")  # as in P
-AOT = [
-    _target(f"mix bf16, {name}", "bf16", (224, 224), 64 if HEAVY >> kind & 1 else 48, 1 << kind)
-    for kind, name in zip(range(P.KINDS), KINDS, strict=True)
-]
-AOT += [
-    _target("mix bf16, blend or box", "bf16", (224, 224), 48, 1 << P.BLEND | 1 << P.BOX),
-    _target("mix bf16, all kinds", "bf16", (224, 224), 80, (1 << P.KINDS) - 1),
-    _target("mix fp32, box", "fp32", (224, 224), 48, 1 << P.BOX),
-    _target("mix fp16, box", "fp16", (288, 288), 48, 1 << P.BOX),
-    _target("mix bf16, box, odd size", "bf16", (225, 225), 64, 1 << P.BOX),
-    _target("mix bf16, blend or box, erase", "bf16", (224, 224), 80, 1 << P.BLEND | 1 << P.BOX, erase=True),
-    _target("mix bf16, all kinds, erase", "bf16", (224, 224), 128, (1 << P.KINDS) - 1, erase=True),
-]

@@ -19,12 +19,19 @@ def constants(mean, std) -> tuple[np.ndarray, np.ndarray]:
     return (mean * 255).astype(np.float32), (1 / (std * 255)).astype(np.float32)
 
 
+def normalising(images: Tensor, mean, std) -> tuple[np.ndarray, np.ndarray]:
+    """The constants for these images: floats are normalised already, and stay as they are."""
+    if images.dtype == torch.uint8:
+        return constants(mean, std)
+    return np.zeros(3, np.float32), np.ones(3, np.float32)
+
+
 def reference(
     images: Tensor, plan: Plan | None, mean, std, dtype: torch.dtype = torch.float32, *, erase: Erase | None = None
 ) -> Tensor:
     """`mix` in plain torch: builds every mask and, for every pixel, the places of its two sources."""
     n, height, width, _ = images.shape
-    pixels = erased_pixels(images, erase).view(-1, 3)
+    pixels = erased_pixels(images, erase).reshape(-1, 3)
     sample, y, x = (torch.arange(k, device=images.device) for k in (n, height, width))
     place = (sample[:, None, None] * height + y[:, None]) * width + x  # [B,H,W] own pixel
     weight, first, second = torch.full_like(place, P.ONE), place.clone(), place.clone()
@@ -40,7 +47,7 @@ def reference(
         b[rows] = _stretched(plan.table[rows].long(), pixels.view(n, height, width, 3), y[:, None], x)
     weight = (weight * 2.0**-16).float()[..., None]
     mixed = torch.where(weight == 1, a, b + weight * (a - b))
-    shift, scale = (torch.from_numpy(v).to(images.device) for v in constants(mean, std))
+    shift, scale = (torch.from_numpy(v).to(images.device) for v in normalising(images, mean, std))
     return ((mixed - shift) * scale).to(dtype).permute(0, 3, 1, 2)
 
 

@@ -21,7 +21,7 @@ from fastmix.kernels._triton import INTERPRETED
 from fastmix.kernels.erase import Erase
 from fastmix.kernels.mix import DTYPES
 from fastmix.kernels.mix.check import check, fits
-from fastmix.kernels.mix.reference import constants
+from fastmix.kernels.mix.reference import normalising
 from fastmix.kernels.mix_logits.cases import CASES
 from fastmix.kernels.mix_logits.gpu import AOT, mix_logits_kernel, program_shape
 from fastmix.kernels.mix_logits.gradient import mix_logits_grad
@@ -47,11 +47,12 @@ def mix_logits(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mixed, normalised batch [B,3,H,W], channels-last, and the sums over pixels of S and S**2, float32 [B] each.
 
-    images uint8 [B,H,W,3]; partner int32 [B]; logits float32 [B,h,w] of the *partner's* weight S, h <= H and w <= W;
-    mean and std are those of pixels in [0,1]; dtype: float32, float16 or bfloat16; mode: "nearest" or "bilinear"
-    (align_corners False). Images are erased before they are mixed. Differentiable once with respect to the logits.
-    Deterministic, and without a wait for the device. Raises ValueError for arguments that do not fit each other, and on
-    the CPU also for a partner outside the batch.
+    images uint8 [B,H,W,3], or of a float type and normalised; partner int32 [B]; logits float32 [B,h,w] of the
+    *partner's* weight S, h <= H and w <= W; mean and std are those of pixels in [0,1], and do not count for floats;
+    dtype: float32, float16 or bfloat16; mode: "nearest" or "bilinear" (align_corners False). Whole pixels are erased
+    before they are mixed. Differentiable once with respect to the logits. Deterministic, and without a wait for the
+    device. Raises ValueError for arguments that do not fit each other, and on the CPU also for a partner outside the
+    batch.
     """
     if dtype not in DTYPES:
         raise ValueError(f"mix_logits: dtype is {dtype}; choose one of {', '.join(map(str, DTYPES))}")
@@ -76,7 +77,7 @@ class _MixLogits(torch.autograd.Function):
         ctx.std, ctx.mode = std, mode
         n, height, width, _ = images.shape
         out = torch.empty((n, height, width, 3), dtype=dtype, device=images.device)
-        shift, scale = constants(mean, std)
+        shift, scale = normalising(images, mean, std)
         grid = logits.detach().contiguous()
         if images.is_cuda or INTERPRETED:
             sums = _launch(images, partner, grid, shift, scale, mode, erase, out)

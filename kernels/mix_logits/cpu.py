@@ -10,7 +10,7 @@ from torch import Tensor
 from fastmix.kernels.compiled import compiled
 from fastmix.kernels.erase import Erase
 from fastmix.kernels.exp import exp_
-from fastmix.kernels.mix.cpu import as_array, blend_row, put_row, to_bfloat16, to_float16
+from fastmix.kernels.mix.cpu import as_array, blend_row, pixel, put_row, sources, to_bfloat16, to_float16
 from fastmix.kernels.threads import share
 from fastmix.kernels.upsample import places
 
@@ -73,7 +73,7 @@ def _mix_logits(
 @njit(nogil=True)
 def _through_pixels(total, a, b, grad, scale):
     for e in range(len(total)):
-        total[e] += grad[e] * (np.float32(b[e]) - np.float32(a[e])) * scale[e]
+        total[e] += grad[e] * (pixel(b[e]) - pixel(a[e])) * scale[e]
 
 
 @njit(nogil=True)
@@ -161,7 +161,7 @@ def mix_logits_grad_cpu(
 
 def _sources(images, partner, logits):
     n, height, width, _ = images.shape
-    return images.numpy().reshape(n, height, 3 * width), partner.numpy(), logits.detach().numpy()
+    return sources(images).reshape(n, height, 3 * width), partner.numpy(), logits.detach().numpy()
 
 
 def _sides(images, logits, mode):

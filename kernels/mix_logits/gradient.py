@@ -21,7 +21,7 @@ from fastmix.kernels.erase import Erase
 from fastmix.kernels.mix import DTYPES
 from fastmix.kernels.mix.check import fits
 from fastmix.kernels.mix.gpu import erased
-from fastmix.kernels.mix.reference import constants, erased_pixels
+from fastmix.kernels.mix.reference import erased_pixels, normalising
 from fastmix.kernels.mix_logits.cases import GRAD_CASES as CASES  # noqa: F401
 from fastmix.kernels.upsample import around, matrix, upsample, upsampled
 
@@ -43,7 +43,7 @@ def reference(
     erase: Erase | None = None,
 ) -> Tensor:
     """`mix_logits_grad` in plain torch, in the precision of the logits."""
-    scale = torch.from_numpy(constants((0, 0, 0), std)[1]).to(logits)
+    scale = torch.from_numpy(normalising(images, (0, 0, 0), std)[1]).to(logits)
     size = images.shape[1:3]
     s = upsample(logits, size, mode).sigmoid()
     own = erased_pixels(images, erase).to(logits.dtype)
@@ -130,7 +130,7 @@ def mix_logits_grad(
     """
     n, height, width, _ = images.shape
     fits("grad_out", grad_out, DTYPES, (n, 3, height, width), images.device, contiguous=False)
-    scale = constants((0, 0, 0), std)[1]
+    scale = normalising(images, (0, 0, 0), std)[1]
     images, partner, logits = images.contiguous(), partner.contiguous(), logits.contiguous()
     grad_out, grad_s, grad_s2 = grad_out.permute(0, 2, 3, 1).contiguous(), grad_s.contiguous(), grad_s2.contiguous()
     grad = torch.empty_like(logits)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastmix.kernels.erase import Erase
-from fastmix.kernels.mix.reference import constants, erased_pixels
+from fastmix.kernels.mix.reference import erased_pixels, normalising
 from fastmix.kernels.upsample import upsample
 
 
@@ -22,7 +22,7 @@ def reference(
     erase: Erase | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`mix_logits` in plain torch, in the precision of the logits: autograd gives its gradient."""
-    shift, scale = (torch.from_numpy(v).to(logits) for v in constants(mean, std))
+    shift, scale = (torch.from_numpy(v).to(logits) for v in normalising(images, mean, std))
     s = upsample(logits, images.shape[1:3], mode).sigmoid()
     own = erased_pixels(images, erase).to(logits.dtype)
     mixed = own + s[..., None] * (own[partner.long()] - own)

@@ -1,21 +1,29 @@
 """What the README shows runs, and what it names exists."""
 
+import copy
 import re
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 
+from fastmix import Batch
 from helpers import ROOT
+from helpers.tasks import network
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_examples_run():
-    names: dict = {}
+    images, labels = torch.randint(256, (8, 64, 64, 3), dtype=torch.uint8), torch.arange(8)
+    model = network("automix")
+    names: dict = {"model": model, "loader": [(images, labels)] * 2}
+    before = copy.deepcopy(model.state_dict())
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
         exec(block, names)
-    batch = names["batch"]
-    torch.testing.assert_close(names["targets"].weights.sum(1), torch.ones(8))
+    assert names["loss"].isfinite() and names["method"].step == 2
+    assert not torch.equal(model.get_classifier().weight, before["fc.weight"])
+    batch = Batch(images, labels, np.random.default_rng(0))
     plan = names["Halves"]().plan(batch)
     middle = batch.size[1] // 2
     plain = batch.mix()

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from fastmix import Batch, cli, config, draw, mix, mixers, models
 from fastmix.engine import contact_sheet, loaders
-from fastmix.engine.task import step_rng
+from fastmix.engine.method import step_rng
 from fastmix.kernels.mix.cases import PLANS
 from fastmix.kernels.plan import Plan
 from fastmix.targets import CrossEntropy, Targets

@@ -9,7 +9,8 @@ from torch import nn
 
 from fastmix import cli, config, models, train
 from fastmix.engine import dryrun, optim
-from fastmix.engine.task import DTYPES, Task, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import DTYPES, Task
 from helpers import ROOT
 
 CONFIGS = ROOT / "configs"

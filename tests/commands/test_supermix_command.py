@@ -6,7 +6,7 @@ import torch
 
 from fastmix import cli, supermix
 from fastmix.engine import supermix_offline
-from fastmix.engine.task import step_rng
+from fastmix.engine.method import step_rng
 from fastmix.mixers.supermix_online import recognised
 from fastmix.models.teacher import Teacher
 from fastmix.pipelines import loader_class

@@ -165,7 +165,7 @@ def test_a_checkpoint_of_two_processes_continues_on_one(folder):
 
 
 def test_plans_differ_by_process_step_and_part():
-    from fastmix.engine.task import step_rng
+    from fastmix.engine.method import step_rng
 
     draws = {step_rng(0, *key).integers(2**63) for key in [(0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1)]}
     assert len(draws) == 4

@@ -12,7 +12,8 @@ from torch import nn
 
 from fastmix import config, mixers, models
 from fastmix.engine import optim
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import Task
 from fastmix.runs import published
 from helpers import ROOT
 

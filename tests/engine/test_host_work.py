@@ -12,7 +12,8 @@ import torch
 
 from fastmix import MIXERS, config
 from fastmix.engine import optim
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import Task
 from fastmix.mixers import build
 from helpers import mixing, teaching
 from helpers.counting import growth, host_work

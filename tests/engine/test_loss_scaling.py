@@ -6,8 +6,9 @@ import torch
 
 from fastmix import config, mixers, models
 from fastmix.engine import optim
+from fastmix.engine.method import step_rng
 from fastmix.engine.step import Step
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.task import Task
 
 pytestmark = pytest.mark.gradient
 

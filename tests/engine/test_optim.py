@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from fastmix.config import Config, Model, Optim, Schedule
+from fastmix.config import Optim, Schedule
 from fastmix.engine.ema import Ema
+from fastmix.engine.method import Method
 from fastmix.engine.optim import build, learning_rate
-from fastmix.engine.training import compile_networks
 
 pytestmark = pytest.mark.gradient
 
@@ -128,9 +128,11 @@ def test_compiling_raises_a_limit_that_torch_knows():
     limits = torch._dynamo.config
     compiled = []
     net = types.SimpleNamespace(compile=lambda mode: compiled.append((mode, limits.recompile_limit)))
-    mixer = types.SimpleNamespace(companions=lambda: [net])
-    with limits.patch(recompile_limit=8):
-        compile_networks(Config(model=Model(compile="default")), net, mixer)
+    method = Method("vanilla", nn.Linear(2, 2))
+    with limits.patch(recompile_limit=8), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method.mixer, "companions", lambda: [net])
+        patch.setattr(method.model, "compile", net.compile)
+        method.compile(mode="default")
     assert compiled == [("default", 64)] * 2
     with pytest.raises(AttributeError):
         limits.no_such_limit = 64

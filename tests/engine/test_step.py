@@ -8,8 +8,9 @@ from torch import nn
 from fastmix import config, models
 from fastmix.engine import optim
 from fastmix.engine.ema import Ema
+from fastmix.engine.method import step_rng
 from fastmix.engine.step import Step
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.task import Task
 from fastmix.mixers.cutmix import CutMix
 from helpers.backbones import SMOOTH
 

@@ -22,8 +22,9 @@ from fastmix import config
 from fastmix.engine import optim
 from fastmix.engine.captured_step import WARM, CapturedStep
 from fastmix.engine.ema import Ema
+from fastmix.engine.method import step_rng
 from fastmix.engine.step import Step
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.task import Task
 from fastmix.mixers import build
 from gpu import pretended
 from gpu.launches import compiled

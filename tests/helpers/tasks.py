@@ -5,7 +5,8 @@ from torch import nn
 
 from fastmix import config, models
 from fastmix.engine import optim
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.method import step_rng
+from fastmix.engine.task import Task
 from fastmix.mixers import build
 from helpers import attending, teaching
 from helpers.mixing import noise

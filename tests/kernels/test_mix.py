@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from fastmix.kernels import plan as P
 from fastmix.kernels.erase import LEVELS, Erase
 from fastmix.kernels.mix import AOT, CASES, DTYPES, cases, mix, reference
+from fastmix.kernels.mix.builds import program_shape
 from fastmix.kernels.mix.cases import MEAN, PLANS, STD, Case
-from fastmix.kernels.mix.gpu import program_shape
 from fastmix.kernels.plan import Plan
 from helpers.waiting import no_waits
 
@@ -47,6 +48,37 @@ def test_inputs_are_not_changed_and_need_not_be_contiguous():
     assert torch.equal(mix(**arguments | {"images": planar}), wanted)
     after = (images, plan.table, plan.profiles, plan.bank, plan.blocks, plan.maps)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("planar", [False, True])
+@pytest.mark.parametrize("plan", PLANS)
+def test_mixing_commutes_with_normalising(plan, planar):
+    """Floats are mixed as whole pixels are: equal to rounding, and where nothing is blended bit for bit."""
+    whole = Case(plan, 11, (13, 20))
+    wanted = mix(**whole.arguments())
+    got = mix(**replace(whole, source=torch.float32, planar=planar).arguments())
+    torch.testing.assert_close(got, wanted, rtol=0, atol=2e-6)
+    for kind, unit in ((torch.float16, 2**-10), (torch.bfloat16, 2**-7)):
+        got = mix(**replace(whole, source=kind, planar=planar).arguments(kind))
+        torch.testing.assert_close(got.float(), wanted, rtol=0, atol=2.7 * unit)
+
+
+def test_a_batch_that_lies_channel_by_channel_gives_one_that_does():
+    for case in (Case("mixup", 4, (13, 20), source=torch.float32, planar=True), Case("plain", 2, (4, 6))):
+        got = mix(**case.arguments())
+        assert got.is_contiguous(memory_format=torch.contiguous_format if case.planar else torch.channels_last)
+    planar = Case("mixup", 4, (13, 20), source=torch.float32, planar=True).arguments()
+    out = torch.full((4, 3, 13, 20), math.nan)
+    assert mix(**planar, out=out) is out and torch.equal(out, reference(**planar))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_every_number_of_16_bits_is_read(kind):
+    """Infinite ones and those that are none, too."""
+    every = torch.arange(65536, dtype=torch.int32).to(torch.int16)
+    numbers = torch.cat([every, every.new_zeros(2)]).view(kind).view(1, 2, -1, 3)
+    got = mix(numbers, None, MEAN, STD).permute(0, 2, 3, 1)
+    torch.testing.assert_close(got, numbers.float(), rtol=0, atol=0, equal_nan=True)
 
 
 def as_float(word: int) -> float:
@@ -255,7 +287,7 @@ def refused(match: str, **changes) -> None:
 def test_arguments_that_do_not_fit_are_refused():
     arguments = Case("all kinds", 9, (13, 20)).arguments()
     images, plan = arguments["images"], arguments["plan"]
-    refused("images must be uint8", images=images.float())
+    refused("images must be uint8", images=images.double())
     refused("images must be uint8", images=images.permute(0, 3, 1, 2))
     refused("empty", images=images[:, :0], plan=None)
     refused("dtype is torch.float64", dtype=torch.float64)
@@ -270,6 +302,9 @@ def test_arguments_that_do_not_fit_are_refused():
     refused("plan.table must be .* on cpu", plan=Plan(plan.table.to("meta")))
     refused("erase.boxes must be", erase=Erase(torch.zeros(8, 5, dtype=torch.int32), torch.zeros(3, LEVELS)))
     refused("erase.fill must be", erase=Erase(torch.zeros(9, 5, dtype=torch.int32), torch.zeros(3, 9)))
+    refused(
+        "cannot be erased", images=images.float(), erase=Case("plain", 9, (13, 20), erase=True).arguments()["erase"]
+    )
     refused("out .* must be float32", out=torch.empty(9, 3, 13, 20))
     refused("out .* must be float32", out=torch.empty(9, 13, 20, 3, dtype=torch.bfloat16).permute(0, 3, 1, 2))
 

@@ -254,7 +254,7 @@ def test_compiled_networks_take_the_same_step(name, graphs):
 def test_errors_are_one_line():
     with pytest.raises(ValueError, match="^AutoMix: test_resnet has no linear classifier, for which .*$"):
         MIXERS["automix"]().prepare(load_timm().create_model("test_resnet", num_classes=0))
-    with pytest.raises(ValueError, match="^SAMix: test_resnet does not stop at 'block3'; choose a site of .*stage4$"):
+    with pytest.raises(ValueError, match="^SAMix: test_resnet has no site 'block3'; choose one of .*, classifier$"):
         MIXERS["samix"](site="block3").prepare(network())
     with pytest.raises(ValueError, match="^AutoMix: block is {'rate': 1}; it may hold .*$"):
         MIXERS["automix"](block={"rate": 1})

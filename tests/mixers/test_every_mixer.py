@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastmix import MIXERS
-from fastmix.engine.task import step_rng
+from fastmix.engine.method import step_rng
 from helpers import teaching
 from helpers.processes import two_processes
 from helpers.tasks import batch, network, step, task_of

@@ -208,5 +208,5 @@ def test_mistakes_are_one_line(options, message):
 
 
 def test_an_unknown_site_names_those_that_there_are():
-    with pytest.raises(ValueError, match="no site 'layer3'; choose one of .*stage3"):
-        MIXER(site="layer3").guide(trained(), noise(2, (32, 32)), None)
+    with pytest.raises(ValueError, match="no site 'layer9'; choose one of .*stage3"):
+        MIXER(site="layer9").guide(trained(), noise(2, (32, 32)), None)

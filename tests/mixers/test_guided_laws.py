@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from fastmix import MIXERS, Batch, Targets, config, mix
+from fastmix.engine.method import step_rng
 from fastmix.engine.picture import first_batch, save
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.task import Task
 from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
 from fastmix.mixers.choice import Choice
 from fastmix.mixers.gradient import GradientMixer
@@ -400,7 +401,6 @@ def test_buffers_are_reused_safely(row, mixer):
 
     one, two, buffers = network(), copy.deepcopy(network()), Buffers()
     for seed in (1, 2):
-        buffers.restart()
         reused, fresh = batch_of(4, seed=seed), batch_of(4, seed=seed)
         reused.buffers = buffers
         losses = [mixer(model, batch, CrossEntropy()) for model, batch in ((one, reused), (two, fresh))]

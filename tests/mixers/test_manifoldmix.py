@@ -216,6 +216,6 @@ def test_sites_are_checked():
     for value in ("stage1", [], [1]):
         with pytest.raises(ValueError, match="^ManifoldMix: sites is .*; it must be a list of names such as"):
             ManifoldMix(sites=value)
-    with pytest.raises(ValueError, match="^ManifoldMix: test_vit has no site 'stage1'; choose sites of input, stem, b"):
+    with pytest.raises(ValueError, match="^ManifoldMix: test_vit has no site 'stage1'; choose one of stem, block0, b"):
         ManifoldMix(sites=["input", "stage1"]).prepare(make("test_vit"))
     assert MIXERS["manifoldmix"]().places(make("deit_tiny_patch16_224", SIZE)) == ("input", "block2", "block5")
