@@ -30,21 +30,22 @@ class Buffers:
     """
 
     def __init__(self):
-        self.memory: list[tuple[np.ndarray, weakref.ref]] = []
+        self.memory: dict[int, list[tuple[np.ndarray, weakref.ref]]] = {}  # by bytes
 
     def next(self, shape: tuple[int, ...], dtype: torch.dtype, planar: bool = False) -> Tensor:
         """An uninitialised tensor of that shape [B,3,H,W], channels-last unless planar."""
         n, c, h, w = shape
         size = n * c * h * w * dtype.itemsize
-        place = next((k for k, (kept, used) in enumerate(self.memory) if used() is None and len(kept) == size), None)
+        place = next((k for k, (_, used) in enumerate(self.memory.get(size, ())) if used() is None), None)
         if place is None:
-            if len(self.memory) >= MOST_KEPT:  # of other sizes, or the user keeps all of them
-                self.memory = [(kept, used) for kept, used in self.memory if used() is not None]
-            self.memory.append((_large_pages(size), _nothing))
+            if sum(map(len, self.memory.values())) >= MOST_KEPT:  # of other sizes, or the user keeps all of them
+                for length, parts in self.memory.items():
+                    self.memory[length] = [part for part in parts if part[1]() is not None]
+            self.memory.setdefault(size, []).append((_large_pages(size), _nothing))
             place = -1
-        kept = self.memory[place][0]
+        kept = self.memory[size][place][0]
         lent = kept[:]  # an array of its own, which the tensors made of it keep alive
-        self.memory[place] = kept, weakref.ref(lent)
+        self.memory[size][place] = kept, weakref.ref(lent)
         flat = torch.from_numpy(lent).view(dtype)
         return flat.view(shape) if planar else flat.view(n, h, w, c).permute(0, 3, 1, 2)
 

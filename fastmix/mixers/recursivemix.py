@@ -67,7 +67,7 @@ class RecursiveMix(Mixer):
             install(model)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}, beside which one for boxes could be trained") from None
-        self.head = nn.Linear(model.num_features, len(weight), device=weight.device)
+        self.head = nn.Linear(weight.shape[1], len(weight), device=weight.device)
 
     def param_groups(self) -> list[dict]:
         return [{"params": list(self.head.named_parameters())}]
@@ -109,7 +109,8 @@ class RecursiveMix(Mixer):
         if len(self.images):
             labels, past = torch.lerp(labels, self.labels[met], share), self.predictions[met]
         self.passed.append((x, labels, predictions))
-        last = as_map(model, *features.seen, patches(model, batch.size))
+        grid = patches(model, batch.size) if features.seen[1].ndim == 3 else None  # of tokens
+        last = as_map(model, *features.seen, grid)
         inside = self.head(region(model, last, box, batch.size)).float().log_softmax(1)
         every = torch.arange(classes, device=x.device).expand(len(x), -1)
         consistency = F.kl_div(inside, past, reduction="batchmean")

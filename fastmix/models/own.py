@@ -19,9 +19,7 @@ class Seen:
     classes: int
     classifier: str | None  # the linear layer whose outputs are the logits
     features: str | None  # the last map [B,C,h,w], or tokens [B,N,C], with as many channels as the classifier takes
-    attention: tuple[
-        str, ...
-    ]  # nn.MultiheadAttention of a class token and a square of patches, in the order of the pass
+    attention: tuple[str, ...]  # nn.MultiheadAttention of a class token and a square of patches, in the pass's order
     patch: int | None  # pixels a side of such a patch
     channels: dict[str, int] = field(repr=False)  # of each module that gives a map or tokens
 
