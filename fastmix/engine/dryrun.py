@@ -26,6 +26,7 @@ from fastmix.models.frozen import Frozen
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
+from fastmix.runs import follower
 from fastmix.runs.tables import markdown
 
 DATA_SETS = {"in1k": (1_281_167, 1000), "tiny": (100_000, 200), "cifar10": (50_000, 10)}
@@ -44,6 +45,7 @@ def describe(cfg: Config) -> dict:
     cfg.precision = precision(cfg.precision, device)
     mixer = mixers.build(cfg.mix, cfg.mixers, cfg.fidelity)
     augmentation(cfg), criterion(cfg)
+    follower.require(cfg.track)
     data, found = _data(cfg, device)
     classes = cfg.model.classes = loaders.classes(cfg, data) if found else cfg.model.classes or data.classes
     told = _weights(cfg, data.class_names if found else [str(k) for k in range(classes)])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastmix.batch import Batch, Buffers
 from fastmix.config import Config
 from fastmix.engine.augment import augmentation
+from fastmix.engine.tally import Tally
 from fastmix.kernels.erase import Erase, noise
 from fastmix.mixers.base import Mixer
 from fastmix.mixers.vanilla import Vanilla
@@ -26,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Task(nn.Module):
     """Task(model, mixer, criterion): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
 
-    mixing: whether images are mixed now. frozen: what of the model does not train now.
+    mixing: whether images are mixed now. frozen: what of the model does not train now. tally: what is told for the log.
     With a config's fidelity openmixup the batch is mixed, and goes through the model, in groups of column.gpu_batch, as
     on several GPUs; `shared` is what they draw from, the same for all, where rng is that of augmentation and erasing.
     """
@@ -40,6 +41,7 @@ class Task(nn.Module):
         self.cfg, self.dtype = cfg, DTYPES[cfg.precision]
         self.augmentation, self.reused = augmentation(cfg), Buffers()
         self.register_buffer("noise", erasing_noise(cfg), persistent=False)
+        self.tally = Tally(cfg, mixer, self.criterion)
         self.mixing, self.plain, self.frozen = True, Vanilla(), Frozen(model, cfg.model.freeze, cfg.model.norm_stats)
 
     @property
@@ -55,6 +57,7 @@ class Task(nn.Module):
     def forward(
         self, images: Tensor, labels: Tensor, rng: np.random.Generator, shared: np.random.Generator | None = None
     ) -> Tensor:
+        self.tally.restart()
         batch = self.batch(images, labels, rng)
         if self.cfg.fidelity == "paper":
             return self.active(self.model, batch, self.criterion)
