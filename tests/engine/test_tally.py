@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastmix import MIXERS, Batch, config
-from fastmix.engine import loaders, log, optim
+from fastmix.engine import loaders, optim
 from fastmix.engine.step import Step
 from fastmix.engine.task import Task, step_rng
 from fastmix.mixers import build
@@ -132,16 +132,6 @@ def test_clean_accuracy_is_that_of_the_images_as_they_are(folder):
     x = ((images.double() / 255 - mean) / std).permute(0, 3, 1, 2)
     hits = model.double()(x).argmax(1) == labels
     assert rows(folder / "a", "train")[-1]["clean_top1"] == pytest.approx(100 * float(hits.double().mean()))
-
-
-def test_lines_where_there_is_no_bar(folder, capsys, monkeypatch):
-    monkeypatch.setattr(log, "MINUTE", 1e-3)
-    assert run("mix=cutmix", "out=a") == 0
-    (row,) = [row for row in rows(folder / "a", "train") if row["step"] == 9]
-    (val, _) = rows(folder / "a", "val")
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step 9 of 10, ")]
-    says = f"epoch 1.8 of 2, loss {row['loss']:.3f}, top-1 {val['top1']:.2f} %, {row['images_per_s']:.0f} images/s"
-    assert f", {says}, waiting {row['data_wait']:.0%}, " in line and line.endswith(" min left")
 
 
 def test_memory_of_a_process_is_what_the_system_says(folder):
