@@ -55,8 +55,7 @@ class Tally(nn.Module):
             values = {name: [value.float() for key, value in told if key == name] for name in self.names}
             none = self.sums.new_full((), torch.nan)
             row = torch.stack([sum(some) / len(some) if some else none for some in values.values()])
-            finite = row.isfinite()
-            self.sums += torch.stack([row.where(finite, 0), finite.float()])
+            self.sums += torch.stack([row.nan_to_num(0.0, 0.0, 0.0), row.isfinite().float()])
 
     def means(self, sums: list[float]) -> dict[str, float]:
         """Means by name, of those that have been told, from flat sums over all processes."""

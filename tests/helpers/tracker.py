@@ -36,6 +36,4 @@ def init(**more):
 
 def plant(folder: Path, point: str, what: str) -> None:
     """Writes the package to the folder. point: init, log or finish; what: raises, dies, or hangs, with a child."""
-    (folder / "wandb.py").write_text(
-        CODE.replace("{point!r}", repr(point)).replace("{what!r}", repr(what)).replace("{folder}", str(folder))
-    )
+    (folder / "wandb.py").write_text(CODE.format(point=point, what=what, folder=folder))

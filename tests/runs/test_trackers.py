@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -148,7 +149,7 @@ READ = {"csv": as_csv, "tensorboard": as_tensorboard, "wandb": as_wandb, "tracki
 
 
 def test_every_tracker_is_read_here():
-    assert READ.keys() == trackers.TRACKERS.keys()
+    assert READ.keys() == trackers.TRACKERS.keys() == {*get_args(config.Tracker)}
 
 
 @pytest.mark.parametrize("name", READ)
