@@ -59,7 +59,11 @@ setup(
         # The one that goes with the driver: nvidia-smi tells its CUDA. Without a GPU either decodes on the CPU.
         "dali": ["nvidia-dali-cuda130>=2"],
         "dali-cuda120": ["nvidia-dali-cuda120>=2"],
-        "track": ["tensorboard"],
+        # Each a tracker's, for the config key `track`.
+        "tensorboard": ["tensorboard>=2.16"],
+        "wandb": ["wandb>=0.19"],
+        "trackio": ["trackio>=0.40"],
+        "mlflow": ["mlflow-skinny>=3"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
         "parquet": ["pyarrow>=17"],
         # Of the examples: loops of others in which methods are tried.

@@ -34,6 +34,7 @@ Epoch = Annotated[int, Range(0, 100_000)]
 Count = Annotated[int, Range(1, 1_000_000)]
 Steps = Annotated[int, Range(0, 1_000_000_000)]
 AsModel = Literal["model"]
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow", "csv"]
 
 
 @dataclass
@@ -231,6 +232,14 @@ class Config:
     """The run folder; empty: runs/<config>_<mix>_s<seed>, with a number behind where that exists."""
     log_every: Count = 50
     """Steps between lines of log.jsonl; the loop waits for the device only then."""
+    track: Tracker | list[Tracker] = field(default_factory=list)
+    """What the log is handed on to besides: a list of tensorboard, wandb, trackio, mlflow, csv, or one of them."""
+    log_grad_norm: bool = False
+    """Log the gradient's norm; with optim.clip it is logged anyway."""
+    log_mixed: bool = False
+    """Log the share of the samples that are mixed."""
+    log_clean: Annotated[int, Range(0, 1_000_000)] = 0
+    """Log lines from one to the next with the accuracy on the step's clean images, a forward pass more; 0: none."""
     save_every: Steps = 0
     """Steps between checkpoints, besides one an epoch; 0: none."""
     val_every: Count = 1
@@ -255,6 +264,7 @@ class Config:
 
 
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
+FREE_TO_CHANGE += ("track", "log_grad_norm", "log_mixed", "log_clean")
 FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting", "column.gpu_batch")
 """Keys in which a resumed run may differ."""
 
@@ -315,6 +325,7 @@ def from_tree(tree: dict, where: str) -> Config:
     """A Config from nested dicts, its keys, types and ranges checked; `where` begins the errors."""
     cfg = fill(Config, cast(tree, dict, where, "the config"), where)
     data, optim = cfg.data, cfg.optim
+    cfg.track = list(dict.fromkeys([cfg.track] if isinstance(cfg.track, str) else cfg.track))
     if data.ramp and data.ramp[1] > data.ramp[2]:
         raise ValueError(f"{where}: data.ramp is {list(data.ramp)}; its epochs must be from low to high")
     known = "model" not in (data.val_resize, data.val_size, data.size)  # or models.seen tells them later

@@ -19,13 +19,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("settings", nargs="*", help="key=value over the file, such as mix=cutmix optim.lr=0.2")
     parser.add_argument("--resume", action="store_true", help="continue the run in its folder, or begin it")
     parser.add_argument("--dry-run", action="store_true", help="print what the run would be, without data, and end")
+    parser.add_argument("--quiet", action="store_true", help="tell warnings and the result only")
     args = parser.parse_intermixed_args(argv)
     cfg = config.load(args.config, args.settings)
     if not args.dry_run:
         from fastmix.engine.training import Failed, train
 
         try:
-            reached = train(cfg, Path(args.config).stem, args.resume)
+            reached = train(cfg, Path(args.config).stem, args.resume, args.quiet)
         except Failed as error:
             if os.environ.get("FASTMIX_TRACEBACK"):
                 raise

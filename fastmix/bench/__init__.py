@@ -31,6 +31,7 @@ BENCHES = {
     "augment": "RandAugment, 3-Augment and colour jitter against timm and torchvision",
     "plan": "deciding how a batch is mixed, against gco and OpenCV",
     "step": "a whole training step",
+    "track": "training with a tracker against training without",
     "train": "training with a real loader, against the same step on synthetic images, and timm",
 }
 

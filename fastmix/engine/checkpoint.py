@@ -39,6 +39,11 @@ class State:
     def last(self) -> Path:
         return self.folder / self.LAST
 
+    @property
+    def score(self) -> float:
+        """Top-1 of the last validation, in percent: of the average of the weights, if there is one."""
+        return self.result["ema_top1" if "ema" in self.parts else "top1"]
+
     def kept(self) -> str:
         """What an error says of the last good checkpoint."""
         return f"the last good checkpoint is {self.last}" if self.last.exists() else "there is no checkpoint yet"

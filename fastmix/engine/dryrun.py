@@ -26,7 +26,7 @@ from fastmix.models.frozen import Frozen
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.sources import remote, shapes
 from fastmix.pipelines.sources.resolve import exists
-from fastmix.runs import data_seen
+from fastmix.runs import data_seen, follower
 from fastmix.runs.tables import markdown
 
 PROCESSES = (1, 2, 4, 8)  # for which a step's parts are told
@@ -43,6 +43,7 @@ def describe(cfg: Config) -> dict:
     cfg.precision = precision(cfg.precision, device)
     mixer = mixers.build(cfg.mix, cfg.mixers, cfg.fidelity)
     augmentation(cfg), criterion(cfg)
+    follower.require(cfg.track)
     data, found = _data(cfg, device)
     classes = cfg.model.classes = loaders.classes(cfg, data) if found else cfg.model.classes or data.classes
     told = _weights(cfg, data.class_names if found else [str(k) for k in range(classes)])

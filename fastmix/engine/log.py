@@ -7,10 +7,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
+
+from fastmix.runs.follower import Followers
 
 MINUTE = 60.0
 
@@ -18,14 +20,18 @@ MINUTE = 60.0
 class Log:
     """A progress bar over `steps`, and one JSON line in `path` for each call."""
 
-    def __init__(self, path: Path, steps: int, first: int, active: bool):
+    def __init__(
+        self, path: Path, steps: int, first: int, active: bool, quiet: bool = False, trackers: Sequence[str] = ()
+    ):
+        """active: whether this process speaks. quiet: warnings only. trackers: what follows the log besides."""
         self.path, self.file = path, open(path, "ab", buffering=0) if active else None
         if self.file and not _ends_whole(path):  # a kill may leave half a line, to which the next would be joined
             self.file.write(b"\n")
-        bar = active and sys.stderr.isatty()
+        self.quiet, bar = quiet, active and not quiet and sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=first, disable=not bar, unit="step", dynamic_ncols=True, smoothing=0.05)
         self.steps, self.first = steps, first
         self.began = self.told = time.perf_counter()
+        self.followers = Followers(path.parent, trackers if active else (), self.warn)
 
     def __call__(self, kind: str, **values) -> None:
         """Writes one line; `kind` is train or val."""
@@ -37,6 +43,7 @@ class Log:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             except OSError as error:
                 raise OSError(error.errno, error.strerror, str(self.path)) from error
+            self.followers.look()
 
     def show(self, step: int, text: str) -> None:
         """The words behind the bar; where there is no bar, a line a minute with the time left."""
@@ -49,13 +56,20 @@ class Log:
 
     def say(self, text: str) -> None:
         """One line above the bar, or on standard error where there is no bar."""
+        if not self.quiet:
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """Likewise, also where it is quiet."""
         if self.file:
             tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
+        """Also waits for what follows the log, within a limit (`followers.WAIT`)."""
         self.bar.close()
         if self.file:
             self.file.close()
+        self.followers.close()
 
 
 def _ends_whole(path: Path) -> bool:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from fastmix.distributed import average_buffers, total, world
 from fastmix.engine.captured_step import CapturedStep
 from fastmix.engine.checkpoint import State
 from fastmix.engine.ema import Ema
-from fastmix.engine.evaluate import evaluate
+from fastmix.engine.evaluate import evaluate, logits
 from fastmix.engine.loaders import resolution
 from fastmix.engine.log import Clock, Log
 from fastmix.engine.phases import Phases
 from fastmix.engine.precise_bn import precise_bn
 from fastmix.engine.step import Step
 from fastmix.engine.task import Task
+from fastmix.models.saliency import evaluated
+from fastmix.system import resident_memory
 
 
 def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State, log: Log) -> None:
@@ -53,7 +56,9 @@ def train(cfg, task: Task, data, val, opt, scaler, ema: Ema | None, state: State
             saving = cfg.save_every and state.step % cfg.save_every == 0
             stopping = state.stop and world() == 1  # several processes agree on it in report()
             if saving or stopping or state.step % cfg.log_every == 0 or state.step % epoch_steps == 0:
-                report(state, log, clock, take.lr, state.step / epoch_steps)  # waits for the device
+                due = cfg.log_clean and state.step % (cfg.log_every * cfg.log_clean) == 0
+                clean = clean_hits(task, images, labels) if due else None
+                report(task, state, log, clock, take.lr, clean)  # waits for the device
                 if state.stopped:
                     break
                 if saving:
@@ -72,21 +77,48 @@ def tell_replaced(data, state: State, log: Log, epoch: int) -> None:
         with open(state.folder / "skipped.txt", "a", encoding="utf-8") as file:
             file.writelines(f"epoch {epoch}: {line}\n" for line in data.skipped)
         data.skipped.clear()
-        log.say(f"epoch {epoch}: {count} damaged images replaced by others, listed in {state.folder / 'skipped.txt'}")
+        log.warn(f"epoch {epoch}: {count} damaged images replaced by others, listed in {state.folder / 'skipped.txt'}")
 
 
-def report(state: State, log: Log, clock: Clock, lr: float, epoch: float) -> None:
-    """One line of the log: the mean loss since the last one. Raises FloatingPointError if it is not finite."""
-    loss, count, stop = total(torch.cat([state.meter[:2], state.meter.new_tensor([state.stop])])).tolist()
+@torch.no_grad()
+def clean_hits(task: Task, images: Tensor, labels: Tensor) -> Tensor:
+    """Of the batch, neither mixed nor augmented: how many the model gets right, and of how many; float32 [2].
+
+    In eval mode, so that no statistic changes and nothing is drawn. Does not wait.
+    """
+    with evaluated(task.model):
+        hits = logits(task.model, task, images, labels).argmax(1) == labels
+    return torch.stack([hits.sum(), torch.ones_like(hits).sum()]).float()
+
+
+def report(task: Task, state: State, log: Log, clock: Clock, lr: float, clean: Tensor | None) -> None:
+    """One line of the log: the mean loss since the last one, and what `tally` and `clean_hits` have of it.
+
+    Raises FloatingPointError if the loss is not finite.
+    """
+    cfg, meter, tally = task.cfg, state.meter, task.tally
+    mine = [meter[:2], meter.new_tensor([state.stop]), meter.new_zeros(2) if clean is None else clean]
+    loss, count, stop, hits, images, *sums = total(torch.cat([*mine, tally.sums.flatten()])).tolist()
     if not math.isfinite(loss):
         bad = int(state.meter[2]) or state.step
         raise FloatingPointError(f"the loss is not finite at step {bad}")
     state.stopped, loss = stop > 0, loss / max(count, 1)
     pace = clock.read()
     pace["images_per_s"] = round(pace["images_per_s"] * world(), 1)
-    log("train", step=state.step, epoch=round(epoch, 4), loss=loss, lr=lr, **pace)
-    log.show(state.step, f"{pace['images_per_s']:.0f} images/s, waiting {pace['data_wait']:.0%}, loss {loss:.3f}")
+    epoch = cfg.epochs * state.step / state.steps
+    more = tally.means(sums) | ({"clean_top1": 100 * hits / images} if images else {})
+    more["memory_mb"] = round(memory(meter.device) / 2**20, 1)
+    log("train", step=state.step, epoch=round(epoch, 4), loss=loss, lr=lr, **pace, **more)
+    words = [f"epoch {epoch:.1f} of {cfg.epochs}, loss {loss:.3f}"]
+    words += [f"top-1 {state.score:.2f} %"] if state.result else []
+    log.show(state.step, ", ".join([*words, f"{pace['images_per_s']:.0f} images/s, waiting {pace['data_wait']:.0%}"]))
     state.meter.zero_()
+    tally.sums.zero_()
+
+
+def memory(device: torch.device) -> int:
+    """Bytes: the most that torch has held on a GPU so far; on a CPU what of the process lies in memory now."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_memory()
 
 
 def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: int) -> None:
@@ -98,11 +130,10 @@ def validate(task: Task, val, ema: Ema | None, state: State, log: Log, epoch: in
         average_buffers(model)
         result |= {f"{name}_{key}": value for key, value in evaluate(model, task, val).items() if key != "images"}
     log("val", step=state.step, epoch=epoch, **result)
-    score = result["ema_top1" if ema else "top1"]
-    state.best, is_best = max(state.best, score), score > state.best
+    state.validated, state.result = epoch, result
+    state.best, is_best = max(state.best, state.score), state.score > state.best
     average = f" (average {result['ema_top1']:.2f} %)" if ema else ""
     log.say(f"epoch {epoch}: top-1 {result['top1']:.2f} %{average}, best {state.best:.2f} %")
-    state.validated, state.result = epoch, result
     if is_best:
         state.save("best.pt")
     state.keep(epoch)

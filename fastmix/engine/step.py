@@ -14,6 +14,7 @@ from fastmix.distributed import parallel, rank, world
 from fastmix.engine.ema import Ema
 from fastmix.engine.method import step_rng
 from fastmix.engine.optim import set_rates
+from fastmix.engine.tally import NORM
 from fastmix.engine.task import Task
 
 Part = tuple[Tensor, Tensor, np.random.Generator]
@@ -79,17 +80,24 @@ class Step:
 
     def descend(self, loss_of: Callable[..., Tensor], parts: list[tuple]) -> list[Tensor]:
         """Forward and backward for each part, by `loss_of(*part)`, and one update of the weights; the losses."""
-        losses, dtype, clip = [], self.task.dtype, self.cfg.optim.clip
+        losses, dtype, tally = [], self.task.dtype, self.task.tally
         for k, part in enumerate(parts):
             with self.unsynced() if k < len(parts) - 1 else nullcontext():
                 with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
                     loss = loss_of(*part)
                 self.scaler.scale(loss / len(parts)).backward()
             losses.append(loss.detach())
-        if clip:
+            tally.add_part()
+        if NORM in tally.names:
             self.scaler.unscale_(self.opt)
-            nn.utils.clip_grad_norm_(self.task.parameters(), clip)
+            tally.add([(NORM, self.norm())])
         self.scaler.step(self.opt)
         self.scaler.update()
         self.opt.zero_grad(set_to_none=True)
         return losses
+
+    def norm(self) -> Tensor:
+        """The global norm of the gradient, which is then clipped where the config has a bound."""
+        if self.cfg.optim.clip:
+            return nn.utils.clip_grad_norm_(self.task.parameters(), self.cfg.optim.clip)
+        return nn.utils.get_total_norm([p.grad for p in self.task.parameters() if p.grad is not None])

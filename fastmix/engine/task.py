@@ -15,6 +15,7 @@ from fastmix.batch import Batch
 from fastmix.config import Config
 from fastmix.engine.augment import augmentation
 from fastmix.engine.method import Method
+from fastmix.engine.tally import Tally
 from fastmix.kernels.erase import Erase, noise
 from fastmix.mixers.base import Mixer
 from fastmix.models.frozen import Frozen
@@ -26,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Task(Method):
     """Task(model, mixer, cfg): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
 
-    frozen: what of the model does not train now. The run's checkpoint counts the steps, not this.
+    frozen: what of the model does not train now. tally: what is told for the log. The run's checkpoint counts the steps.
     With a config's fidelity openmixup the batch is mixed, and goes through the model, in groups of column.gpu_batch, as
     on several GPUs; `shared` is what they draw from, the same for all, where rng is that of augmentation and erasing.
     """
@@ -36,7 +37,7 @@ class Task(Method):
     def __init__(self, model: nn.Module, mixer: Mixer, cfg: Config):
         norm, dtype = {"mean": cfg.data.mean, "std": cfg.data.std}, DTYPES[cfg.precision]
         super().__init__(mixer, model, loss=criterion(cfg), rng=cfg.seed, dtype=dtype, **norm)
-        self.cfg, self.augmentation = cfg, augmentation(cfg)
+        self.cfg, self.augmentation, self.tally = cfg, augmentation(cfg), Tally(cfg, mixer, self.criterion)
         self.register_buffer("noise", erasing_noise(cfg), persistent=False)
         self.frozen = Frozen(model, cfg.model.freeze, cfg.model.norm_stats)
 
@@ -48,6 +49,7 @@ class Task(Method):
     def forward(
         self, images: Tensor, labels: Tensor, rng: np.random.Generator, shared: np.random.Generator | None = None
     ) -> Tensor:
+        self.tally.restart()
         batch = self.batch(images, labels, rng)
         if self.cfg.fidelity == "paper":
             return self.active(self.model, batch, self.criterion)

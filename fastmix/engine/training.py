@@ -20,15 +20,15 @@ from fastmix.engine.task import Task, precision
 from fastmix.errors import foreign, words
 from fastmix.models import pretrained, seen
 from fastmix.models.info import Info
-from fastmix.runs import data_seen, run_folder
+from fastmix.runs import data_seen, follower, run_folder
 
 
 class Failed(Exception):
     """Why a run that had begun could not go on, in a line: loss or weights that are not finite, a write that failed."""
 
 
-def train(cfg: Config, name: str, resume: bool = False) -> str | None:
-    """Trains as `cfg` says; `name` names the run folder where the config does not.
+def train(cfg: Config, name: str, resume: bool = False, quiet: bool = False) -> str | None:
+    """Trains as `cfg` says; `name` names the run folder where the config does not. quiet: only warnings are told.
 
     Returns what was reached, as a line, on the first process, else nothing; None where the run was stopped and saved.
     Raises ValueError for what cannot be trained, before anything is written, and Failed after that.
@@ -38,6 +38,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
         cfg = seen.resolved(cfg)
         cfg.precision = precision(cfg.precision, device)
         mixer = mixers.build(cfg.mix, cfg.mixers, cfg.fidelity)
+        follower.require(cfg.track)
         data, val = loaders.training(cfg, device), loaders.validation(cfg, device)
         cfg.model.classes = loaders.classes(cfg, data, val)
         cfg.loss.class_weights = class_weights(cfg.loss.class_weights, data.labels[data.rows], cfg.model.classes)
@@ -71,7 +72,7 @@ def train(cfg: Config, name: str, resume: bool = False) -> str | None:
             if cfg.model.compile != "off":
                 task.compile(mode=cfg.model.compile)
             torch.backends.cudnn.benchmark = True
-            return _train(cfg, name, data, val, scaler, ema, state, info, told)
+            return _train(cfg, name, data, val, scaler, ema, state, info, told, quiet)
     finally:
         distributed.close()
 
@@ -96,22 +97,25 @@ def _begin(state: State, info: Info, seen_data: str, first: np.ndarray | None) -
 
 
 def _train(
-    cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: State, info: Info, told: list[str]
+    cfg: Config, name: str, data, val, scaler, ema: Ema | None, state: State, info: Info, told: list[str], quiet: bool
 ) -> str | None:
     """The loop from where `state` is, and the export; `told` is what is to be said first."""
     task, opt, folder = state.parts["task"], state.parts["opt"], state.folder
     lead, began, first = distributed.rank() == 0, time.perf_counter(), state.step
-    log = Log(folder / "log.jsonl", state.steps, state.step, lead)
+    log = Log(folder / "log.jsonl", state.steps, state.step, lead, quiet, cfg.track)
     what = f"{cfg.model.name}, {cfg.mix}, {cfg.model.classes} classes, {len(data.rows)} images, {cfg.epochs} epochs"
     log.say(f"{name}: {what}, {cfg.precision} on {data.device.type} -> {folder}")
     frozen = [task.frozen.text] if cfg.model.freeze else []
-    for line in filter(None, [*loaders.warnings(data, val), *told, *frozen, *loaders.choices(cfg, data, val)]):
+    for line in loaders.warnings(data, val):
+        log.warn(line)
+    for line in filter(None, [*told, *frozen, *loaders.choices(cfg, data, val)]):
         log.say(line)
     try:
         with stopping.by_signals(state), distributed.together():
             loop.train(cfg, task, data, val, opt, scaler, ema, state, log)
+        seconds = time.perf_counter() - began
         if state.stopped:
-            log.say(f"stopped at step {state.step} of {state.steps}, saved; continue with --resume out={folder}")
+            log.warn(f"stopped at step {state.step} of {state.steps}, saved; continue with --resume out={folder}")
             return None
     except FloatingPointError as error:
         raise Failed(f"{error}; {state.kept()}. Try a lower optim.lr, or optim.clip=1") from error
@@ -124,10 +128,9 @@ def _train(
     if not lead:
         return ""
     export.save(folder / "model.safetensors", ema.module if ema else task.model, info)
-    seconds, images = time.perf_counter() - began, (state.step - first) * cfg.batch_total
-    score = state.result["ema_top1" if ema else "top1"]
+    images = (state.step - first) * cfg.batch_total
     return (
-        f"done: top-1 {score:.2f} % (best {state.best:.2f} %) after {cfg.epochs} epochs, {seconds:.0f} s, "
+        f"done: top-1 {state.score:.2f} % (best {state.best:.2f} %) after {cfg.epochs} epochs, {seconds:.0f} s, "
         f"{images / seconds:.0f} images/s -> {folder}"
     )
 

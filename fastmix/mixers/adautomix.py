@@ -50,6 +50,8 @@ class AdAutoMix(MomentumMixer):
     K = 3, and so trains q without the mask. The batch-norm that one setting (ResNet-50) has in the block is left out.
     """
 
+    terms = "k_mix", "q_mix", "q_one"
+
     def __init__(
         self,
         alpha: float = 1.0,
@@ -103,7 +105,7 @@ class AdAutoMix(MomentumMixer):
         rest = criterion(one, Targets.of(batch.labels))
         for logits in plain:
             rest = (1 - PLAIN) * rest + PLAIN * criterion(logits, wanted)
-        return loss + criterion(mixed, wanted) + rest
+        return self.term("k_mix", loss) + self.term("q_mix", criterion(mixed, wanted)) + self.term("q_one", rest)
 
     def example(self, batch: Batch) -> Tensor:
         _, (images, lam) = self.draw(batch)

@@ -54,6 +54,8 @@ class AutoMix(MomentumMixer):
     cutmix (head_one_mix), off in all settings.
     """
 
+    terms = "mask", "k_mix", "q_mix", "q_one"
+
     def __init__(
         self,
         alpha: float = 2.0,
@@ -89,14 +91,15 @@ class AutoMix(MomentumMixer):
         clean = batch.mix()
         projected = self.block.project(self.features(clean))
         x, area, square = self.mixed(batch, for_k, self.block(projected, for_k, lam_k))
-        loss = self.mask_loss(area, square, batch, lam_k)
+        loss = self.term("mask", self.mask_loss(area, square, batch, lam_k))
         if taught:
-            loss = loss + criterion(self.teacher(x), targets(batch.labels, [own, for_k], [lam_k, 1 - lam_k]))
+            taught_k = criterion(self.teacher(x), targets(batch.labels, [own, for_k], [lam_k, 1 - lam_k]))
+            loss = loss + self.term("k_mix", taught_k)
         with torch.no_grad():  # after the pass with a graph: autocast keeps the weights that it cast there
             x = self.without_graph(batch, projected, for_q, lam_q, adjusted)
         both, one = self.student(model, [x], clean)
-        loss = loss + criterion(both, targets(batch.labels, [own, for_q], [lam_q, 1 - lam_q]))
-        return loss + criterion(one, Targets.of(batch.labels))
+        loss = loss + self.term("q_mix", criterion(both, targets(batch.labels, [own, for_q], [lam_q, 1 - lam_q])))
+        return loss + self.term("q_one", criterion(one, Targets.of(batch.labels)))
 
     def draw(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, float], tuple[Tensor, float]]:
         """The images themselves, int32 [B]; partners, likewise, and lambda for k, then for q."""

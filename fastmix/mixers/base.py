@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from torch import Tensor, nn
@@ -29,6 +30,17 @@ class Mixer(nn.Module):
 
     openmixup = {"variant": "openmixup"}  # the options, of those it has, that fidelity openmixup chooses
     takes_soft = True  # labels float [B, classes]; else it asks for the class of an image
+    terms: tuple[str, ...] = ()  # names of what its loss is the sum of, where that is several things, for the log
+
+    def __init__(self):
+        super().__init__()
+        self.listener: Callable[[str, Tensor], None] | None = None  # is told the terms, without their graphs
+
+    def term(self, name: str, value: Tensor) -> Tensor:
+        """The value, a scalar that is added to the loss; for the log it has a name, which is one of `terms`."""
+        if self.listener is not None:
+            self.listener(name, value.detach())
+        return value
 
     def prepare(self, model: nn.Module) -> None:
         """Called once, with the model as it begins, before optimiser and DDP exist: makes what depends on it.

@@ -30,6 +30,8 @@ class GradientMixer(GuidedMixer):
     clean_lam a forward and a backward pass, and that backward pass for the pixels alone.
     """
 
+    terms = "clean", "mixed"
+
     def __init__(
         self,
         clean_lam: float = 0.0,
@@ -71,7 +73,7 @@ class GradientMixer(GuidedMixer):
             clean = self.clean_loss(model(x), batch, criterion)
             plan = self.plan(batch, gradient(clean * len(batch), x, keep=True))
             mixed = criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
-        return self.clean_lam * clean + mixed
+        return self.term("clean", self.clean_lam * clean) + self.term("mixed", mixed)
 
 
 def saliency(gradient: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -48,6 +48,8 @@ class RecursiveMix(Mixer):
     both. For ConvNeXt r is normalised, as the features that its classifier is given.
     """
 
+    terms = "mixed", "consistency"
+
     def __init__(self, alpha: float = 0.5, omega: float = 0.1, mode: str = "nearest"):
         super().__init__()
         self.alpha, self.omega = positive(self.name, "alpha", alpha, most=1), within(self.name, "omega", omega, WEIGHT)
@@ -114,7 +116,8 @@ class RecursiveMix(Mixer):
         inside = self.head(region(model, last, box, batch.size)).float().log_softmax(1)
         every = torch.arange(classes, device=x.device).expand(len(x), -1)
         consistency = F.kl_div(inside, past, reduction="batchmean")
-        return criterion(logits, Targets(every, labels)) + self.omega * share * consistency
+        mixed = self.term("mixed", criterion(logits, Targets(every, labels)))
+        return mixed + self.term("consistency", self.omega * share * consistency)
 
     def set_progress(self, t: float) -> None:
         self.passed = []

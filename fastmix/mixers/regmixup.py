@@ -30,11 +30,13 @@ class RegMixup(MixUp):
     variant openmixup: the random permutation. (OpenMixup does not have the method.)
     """
 
+    terms = "clean", "mixed"
+
     def __init__(self, alpha: float = 20.0, eta: float = 1.0, granularity: str = "batch", variant: str = "paper"):
         super().__init__(alpha, granularity, variant)
         self.eta = within(self.name, "eta", eta, WEIGHT)
 
     def loss(self, model: nn.Module, batch: Batch, plan: Plan, criterion: nn.Module) -> Tensor:
         clean, mixed = model(torch.cat([batch.mix(), batch.mix(plan)])).chunk(2)
-        regulariser = criterion(mixed, Targets.of(batch.labels, plan))
-        return criterion(clean, Targets.of(batch.labels)) + self.eta * regulariser
+        regulariser = self.term("mixed", self.eta * criterion(mixed, Targets.of(batch.labels, plan)))
+        return self.term("clean", criterion(clean, Targets.of(batch.labels))) + regulariser

@@ -38,6 +38,8 @@ class SMMix(GuidedMixer):
     attention, a clean pass in train mode and a random permutation.)
     """
 
+    terms = "mixed", "tokens", "consistency"
+
     def __init__(self, scope: tuple[float, float] = (0.25, 0.75)):
         super().__init__()
         self.scope = interval(self.name, "scope", scope, most=1)
@@ -82,12 +84,16 @@ class SMMix(GuidedMixer):
         kept = outside(plan, attention.shape[1:], batch.size)
         parts = self.token_head(means(tokens.value, kept))
         partner = plan.partner.long()
-        loss = criterion(logits, Targets.of(batch.labels, plan))
-        for part, labels in zip(parts.unbind(1), (batch.labels, batch.labels[partner]), strict=True):
-            loss = loss + criterion(part, Targets.of(labels)) / 2
+        loss = self.term("mixed", criterion(logits, Targets.of(batch.labels, plan)))
+        both = zip(parts.unbind(1), (batch.labels, batch.labels[partner]), strict=True)
+        halves = [criterion(part, Targets.of(labels)) / 2 for part, labels in both]
+        self.term("tokens", sum(halves))
+        for half in halves:
+            loss = loss + half
         clean = clean.float()
         expected = plan.own[:, None] * clean + plan.other[:, None] * clean[partner]
-        return loss + F.kl_div(logits.float().log_softmax(1), expected.softmax(1), reduction="batchmean")
+        apart = F.kl_div(logits.float().log_softmax(1), expected.softmax(1), reduction="batchmean")
+        return loss + self.term("consistency", apart)
 
 
 class Tokens:

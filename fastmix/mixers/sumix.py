@@ -44,6 +44,7 @@ class SUMix(Choice):
     """
 
     takes_soft = False
+    terms = "mixed", "uncertainty"
 
     def __init__(
         self,
@@ -97,7 +98,8 @@ class SUMix(Choice):
             CrossEntropy()(logits[:, k], Targets(targets.labels[:, k : k + 1], targets.weights[:, k : k + 1]))
             for k in range(2)
         )
-        return criterion(mixed, replace(targets, weights=weights)) + self.gamma * regularisation
+        mixed = self.term("mixed", criterion(mixed, replace(targets, weights=weights)))
+        return mixed + self.term("uncertainty", self.gamma * regularisation)
 
     def judged(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         """float32 logits of images x [B,3,H,W] and their uncertainties U, both [B, classes] with graphs."""

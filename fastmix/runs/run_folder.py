@@ -191,7 +191,7 @@ def last(folder: Path) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for line in reversed(lines[1:] if size > TAIL else lines):
         kind = next((kind for kind in ("train", "val") if f'"kind": "{kind}"'.encode() in line), None)
-        if kind and kind not in found and (row := _row(line.decode(errors="replace"))):
+        if kind and kind not in found and (row := parsed(line.decode(errors="replace"))):
             found[kind] = row
             if len(found) == 2:
                 break
@@ -272,14 +272,14 @@ def _rows(path: Path) -> tuple[list[dict], list[str]]:
     if not path.is_file():
         return [], []
     *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    found = [(line, _row(line)) for line in lines if line]
+    found = [(line, parsed(line)) for line in lines if line]
     passed = [f"{path}, line {k}: {line[:80]!r}" for k, (line, row) in enumerate(found, 1) if row is None]
     if passed and len(passed) == len(found):
         raise ValueError(f"{passed[0]} is not a log line of fastmix.train")
     return [row for _, row in found if row is not None], passed
 
 
-def _row(line: str) -> dict | None:
+def parsed(line: str) -> dict | None:
     """A log line's values; None where it is none of fastmix.train, such as half of one, with another behind it."""
     try:
         row = json.loads(line)

@@ -83,8 +83,12 @@ def test_a_run_folder_holds_what_it_says(folder, capsys):
 
 def test_without_a_terminal_a_line_tells_the_progress(folder, capsys, monkeypatch):
     monkeypatch.setattr("fastmix.engine.log.MINUTE", 0.001)
-    assert run("mix=vanilla", "out=a", "epochs=1") == 0
-    assert re.search(r"step 3 of 5, \d+ images/s, waiting \d+%, loss \d\.\d+, \d+ min left", capsys.readouterr().err)
+    assert run("mix=cutmix", "out=a") == 0
+    (row,) = [row for row in rows(folder / "a", "train") if row["step"] == 9]
+    (val, _) = rows(folder / "a", "val")
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("step 9 of 10, ")]
+    says = f"epoch 1.8 of 2, loss {row['loss']:.3f}, top-1 {val['top1']:.2f} %, {row['images_per_s']:.0f} images/s"
+    assert f", {says}, waiting {row['data_wait']:.0%}, " in line and line.endswith(" min left")
 
 
 def test_validate_repeats_the_last_validation_and_timm_loads_the_export(folder, capsys):
@@ -141,8 +145,8 @@ def test_two_processes_resume_within_an_epoch_bit_for_bit(folder):
     assert all(torch.equal(one[key], parts["task"][key]) for key in one)
     launch(*words, "out=parts", "--resume")
     same(folder / "whole/last.pt", folder / "parts/last.pt")
-    strip = [[{**row, "time": 0, "images_per_s": 0, "data_wait": 0} for row in rows(folder / name, "train")]
-             for name in ("whole", "parts")]  # fmt: skip
+    measured = dict.fromkeys(["time", "images_per_s", "data_wait", "memory_mb"], 0)
+    strip = [[row | measured for row in rows(folder / name, "train")] for name in ("whole", "parts")]
     assert strip[0] == strip[1]
 
 

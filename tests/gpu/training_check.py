@@ -22,6 +22,7 @@ from fastmix import config
 from fastmix.engine import optim
 from fastmix.engine.captured_step import WARM, CapturedStep
 from fastmix.engine.ema import Ema
+from fastmix.engine.loop import clean_hits
 from fastmix.engine.method import step_rng
 from fastmix.engine.step import Step
 from fastmix.engine.task import Task
@@ -54,7 +55,13 @@ class Inline:
 
 def configured(name: str, precision: str) -> config.Config:
     optimiser = "adamw" if name in tasks.CLASS_TOKEN else "sgd"
-    tree = {"precision": precision, "epochs": 2, "erase": {"prob": 0.25}, "augment": {"kind": "randaugment"}}
+    tree = {
+        "precision": precision,
+        "epochs": 2,
+        "log_mixed": True,
+        "erase": {"prob": 0.25},
+        "augment": {"kind": "randaugment"},
+    }
     tree["optim"] = {"name": optimiser, "lr": 0.05, "clip": 1.0, "fused": "torch"}
     return config.from_tree(tree, "the check")
 
@@ -84,6 +91,7 @@ def trained(name: str, precision: str, steps: int, teacher: str, gpu: Gpu) -> No
             gpu.faults.clear()
             gpu.launches.steady = True
         losses = step(images, labels, k)
+        assert clean_hits(task, images, labels).is_cuda and task.tally.sums.is_cuda
         assert losses[0].is_cuda and losses[0].dtype == torch.float32
     gpu.launches.steady = False
     batch = task.batch(images, labels, step_rng(0, 0, 0))
