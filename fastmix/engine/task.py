@@ -27,7 +27,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Task(Method):
     """Task(model, mixer, cfg): forward(images uint8 [B,H,W,3], labels int64 [B], rng) -> loss, a scalar.
 
-    frozen: what of the model does not train now. tally: what is told for the log. The run's checkpoint counts the steps.
+    frozen: what of the model does not train now. tally: what is told for the log. Checkpoints count the steps.
     With a config's fidelity openmixup the batch is mixed, and goes through the model, in groups of column.gpu_batch, as
     on several GPUs; `shared` is what they draw from, the same for all, where rng is that of augmentation and erasing.
     """

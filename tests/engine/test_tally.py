@@ -10,8 +10,9 @@ import torch
 
 from fastmix import MIXERS, Batch, config
 from fastmix.engine import loaders, optim
+from fastmix.engine.method import step_rng
 from fastmix.engine.step import Step
-from fastmix.engine.task import Task, step_rng
+from fastmix.engine.task import Task
 from fastmix.mixers import build
 from helpers import tasks
 from helpers.small_runs import SMALL, rows, run, same
