@@ -6,11 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_map
 
 import fastmix.batch
 from fastmix import cli, config, files, models, train
+from fastmix.batch import Buffers
 from fastmix.engine import captured_step, checkpoint, optim
 from fastmix.engine.captured_step import WARM, CapturedStep
 from fastmix.engine.ema import Ema
@@ -166,13 +167,13 @@ class Record(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.calls, self.made, self.kept = [], {}, []
+        self.calls, self.made, self.kept, self.found = [], {}, [], set()
 
     def name(self, value):
         if isinstance(value, torch.ScriptObject):  # a marker of the profiler
             return None
         if not isinstance(value, torch.Tensor):
-            return value
+            return "nan" if value != value else value
         self.kept.append(value)  # its address is given to nothing else
         place = value.untyped_storage().data_ptr()
         where = ("made", self.made[place]) if place in self.made else ("found", place)
@@ -180,7 +181,7 @@ class Record(TorchDispatchMode):
 
     def note(self, what: str, arguments) -> None:
         found = tree_map(self.name, arguments)
-        self.found = getattr(self, "found", set()) | {v.untyped_storage().data_ptr() for v in self.kept}
+        self.found |= {v.untyped_storage().data_ptr() for v in self.kept}
         self.calls.append((what, found))
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
@@ -203,8 +204,14 @@ class Recording(Again):
         self.records = []
 
     def replay(self, work):
-        record, mix = Record(), fastmix.batch.mix
+        record, mix, lend = Record(), fastmix.batch.mix, Buffers.next
         self.records.append(record)
+
+        def lent(*args):  # the CPU's memory for outputs, which is other memory while the record keeps the last
+            with _disable_current_modes():
+                out = lend(*args)
+            record._new(out)
+            return out
 
         def noted(images, plan, *args, erase=None, out=None):
             record.note("mix", [images, plan and vars(plan), args, erase and vars(erase), out])
@@ -212,6 +219,7 @@ class Recording(Again):
 
         with pytest.MonkeyPatch.context() as patch, record:
             patch.setattr(fastmix.batch, "mix", noted)
+            patch.setattr(Buffers, "next", lent)
             return super().replay(work)
 
 
