@@ -74,7 +74,7 @@ def batches(count: int):
 def made(name: str, cfg: config.Config, teacher: str) -> tuple[Task, tuple]:
     """A task as training makes it, and the further arguments of its step."""
     options = dict(tasks.OPTIONS.get(name, {})) | ({"weights": teacher} if name in TEACHERS else {})
-    model = pretended.placed(tasks.network(name).to(memory_format=torch.channels_last))
+    model = tasks.network(name).to(memory_format=torch.channels_last)
     task = pretended.placed(Task(model, build(name, {name: options}), cfg)).train()
     opt = optim.build(cfg.optim, model, task.mixer.param_groups())
     scaler = torch.amp.GradScaler("cuda", enabled=cfg.precision == "fp16")
