@@ -150,13 +150,6 @@ class MogaNet(Pyramid):
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
                 nn.init.zeros_(module.bias)
 
-    def init_linear(self, linear: nn.Linear) -> None:
-        nn.init.normal_(linear.weight, std=0.01)
-        nn.init.zeros_(linear.bias)
-
-    def pool(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
     def no_weight_decay(self) -> set[str]:
         """Names of the layer scales and of the scales of the two decompositions."""
         return {name for name, _ in self.named_parameters() if name.endswith(".gamma")}

@@ -92,8 +92,8 @@ class Pyramid(nn.Module):
         self.reset_classifier(num_classes, global_pool)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Features of `forward_features` to [B,C]."""
-        raise NotImplementedError
+        """Features of `forward_features` to [B,C]; of a map [B,C,H,W] the mean."""
+        return x.mean((2, 3))
 
     def to_map(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         """The last stage's output as a map [B,C,H,W] of `size`."""
@@ -173,7 +173,8 @@ class Pyramid(nn.Module):
 
     def init_linear(self, linear: nn.Linear) -> None:
         """Starts a linear layer as the model's authors do."""
-        raise NotImplementedError
+        nn.init.normal_(linear.weight, std=0.01)
+        nn.init.zeros_(linear.bias)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass: less memory, a forward pass more."""

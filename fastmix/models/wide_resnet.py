@@ -92,13 +92,6 @@ class WideResNet(Pyramid):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def init_linear(self, linear: nn.Linear) -> None:
-        nn.init.normal_(linear.weight, std=0.01)
-        nn.init.zeros_(linear.bias)
-
-    def pool(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
-
 
 small = {"input_size": (3, 32, 32), "min_input_size": (3, 8, 8), "pool_size": (8, 8), "crop_pct": 1.0}
 default_cfgs = generate_default_cfgs({"wrn28_8_cifar": pretrained_cfg(first_conv="stages.0.embed", **small)})
