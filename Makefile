@@ -7,8 +7,12 @@ N ?= 10000
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 CORE = $(VENV)/fastmix-core
 DEV = $(VENV)/fastmix-dev
+DOCS = $(VENV)/fastmix-docs
 
-.PHONY: quickstart test test-all fuzz lint bench venv
+# The package as it is installed, where kernels/ and pipelines/ are inside.
+INSTALLED = rm -rf build $(VENV)/installed && $(PIP) --no-deps --no-build-isolation --target $(VENV)/installed .
+
+.PHONY: quickstart test test-all fuzz lint bench docs venv
 
 quickstart: $(CORE)
 	$(VENV)/bin/python -m fastmix.train configs/quickstart.yaml $(ARGS)
@@ -26,17 +30,21 @@ test-all: test
 fuzz: $(DEV)
 	PYTHONPATH=.:tests $(VENV)/bin/python -m faults.fuzz $(N) $(ARGS)
 
-# The floors are those of the package, where kernels/ and pipelines/ are inside: an installed one is looked at.
+# The floors are those of the installed package.
 lint: $(DEV)
 	$(VENV)/bin/python -m ruff check .
-	rm -rf build $(VENV)/installed
-	$(PIP) --no-deps --no-build-isolation --target $(VENV)/installed .
+	$(INSTALLED)
 	cd $(VENV)/installed && PYTHONPATH=. ../bin/lint-imports --no-cache --no-logo $(CURDIR)/pyproject.toml
 
 bench: $(CORE)
 	$(VENV)/bin/python -m fastmix.bench mix $(ARGS)
 	$(VENV)/bin/python -m fastmix.bench loader shapes:train $(ARGS)
 	$(VENV)/bin/python -m fastmix.bench step $(ARGS)
+
+# The pages as a site, in site/; a warning is an error.
+docs: $(DOCS)
+	$(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 FASTMIX_INSTALLED=$(abspath $(VENV))/installed $(VENV)/bin/python -m mkdocs build $(ARGS)
 
 venv: $(DEV)
 
@@ -48,4 +56,8 @@ $(CORE): setup.py constraints.txt
 
 $(DEV): $(CORE)
 	$(PIP) -e ".[dev,export,parquet]"
+	@touch $@
+
+$(DOCS): $(DEV)
+	$(PIP) -e ".[docs]"
 	@touch $@

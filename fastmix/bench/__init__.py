@@ -34,11 +34,17 @@ BENCHES = {
     "track": "training with a tracker against training without",
     "train": "training with a real loader, against the same step on synthetic images, and timm",
 }
+MADE_OF_ROWS = {
+    "readme": "the tables of a page, from those in results/",
+    "charts": "the README's charts, likewise",
+}
 
 
 def main(argv: list[str] | None = None) -> int:
     """The command; 1 where a proof found something wrong. Raises ValueError for wrong arguments, or without a GPU."""
     argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] and argv[0] in MADE_OF_ROWS:
+        return import_module(f"fastmix.bench.{argv[0]}").main(argv[1:])
     parser = Parser(prog="fastmix bench", description="Measures against named peers in one run and prints a table.")
     commands = parser.add_subparsers(dest="bench", required=True)
     for name, summary in BENCHES.items():
@@ -48,6 +54,8 @@ def main(argv: list[str] | None = None) -> int:
         if name in argv[:1]:  # the others need not even be importable
             module = import_module(f"fastmix.bench.{name}")
             module.add_arguments(command)
+    for name, summary in MADE_OF_ROWS.items():
+        commands.add_parser(name, help=summary)
     args = parser.parse_args(argv)
     for path in filter(None, (args.json, args.csv)):
         files.require_folder(Path(path))

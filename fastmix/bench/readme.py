@@ -1,4 +1,4 @@
-"""python -m fastmix.bench.readme [FILE]: writes the tables of measured numbers, and of configs, into the README.
+"""python -m fastmix.bench readme [FILE]: writes the tables of measured numbers, and of configs, into a page.
 
 A table stands between `<!-- table: results/NAME.csv; key=value; ... -->` and `<!-- end -->`. It holds the medians of
 that file's rows (written by `python -m fastmix.bench ... --csv FILE`) that are of the newest date and in which the keys
@@ -47,12 +47,17 @@ def fill(text: str, root: Path) -> str:
     return BLOCK.sub(replace, text)
 
 
-def table(path: Path, conditions: dict[str, str]) -> str:
-    """Medians as a Markdown table, hardware, versions and date below it."""
+def newest(path: Path, conditions: dict[str, str]) -> list[dict[str, str]]:
+    """The rows of a table that are of its newest date and in which the keys have these values."""
     with open(path, newline="", encoding="utf-8") as f:
         rows = list(csv.DictReader(f))
-    newest = max(row["date"] for row in rows)
-    rows = [row for row in rows if row["date"] == newest and all(row[k] == v for k, v in conditions.items())]
+    date = max(row["date"] for row in rows)
+    return [row for row in rows if row["date"] == date and all(row[k] == v for k, v in conditions.items())]
+
+
+def table(path: Path, conditions: dict[str, str]) -> str:
+    """Medians as a Markdown table, hardware, versions and date below it."""
+    rows = newest(path, conditions)
     providers = list(dict.fromkeys(row["provider"] for row in rows))
     works: dict[tuple, dict[str, float]] = {}
     for row in rows:
@@ -93,11 +98,16 @@ def columns(folder: Path) -> str:
     return markdown(["config", "table", "backbone", "setting", "epochs", "optimiser", "images a step", "data"], lines)
 
 
+def short(value: float) -> str:
+    """Three digits, or all of a whole number with more."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
 def _cell(medians: dict[str, float], provider: str, first: str) -> str:
     if provider not in medians:
         return ""
     value = medians[provider]
-    text = f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    text = short(value)
     return text if provider == first or first not in medians else f"{text} ({value / medians[first]:.2g}x)"
 
 

@@ -55,7 +55,10 @@ def test_quantiles_are_numpys():
     assert measure.quantiles(values) == pytest.approx(np.quantile(values, [0.2, 0.5, 0.8]).tolist())
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/loaders.md", "docs/kernels.md", "docs/recipes.md"])
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "docs/benchmarks.md", "docs/evidence.md", "docs/loaders.md", "docs/kernels.md", "docs/recipes.md"],
+)
 def test_the_tables_of_the_pages_are_those_of_the_csv_files_and_configs(name):
     path = ROOT / name
     text = path.read_text()
