@@ -1,4 +1,4 @@
-"""Processes: torchrun starts them, this file says who we are and adds numbers up. One process needs none of it."""
+"""Processes: a launcher starts them, this file says who we are and adds numbers up. One process needs none of it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastmix.launch import Launch, launched
+from fastmix.heartbeat import SILENT, Heartbeat
+from fastmix.launch import Launch, launched, local_world
 from fastmix.system import seconds
 
+_heartbeat: Heartbeat | None = None  # of a run on several machines
 JOIN = 600.0  # seconds that processes wait for each other at the start; FASTMIX_JOIN_TIMEOUT sets another number
 
 
 def init(device: str = "auto") -> torch.device:
-    """Joins the group that torchrun describes, if any; returns this process's device.
+    """Joins the group that torchrun, srun or mpirun describes, if any; returns this process's device.
 
     Raises ValueError for a device that is not there and for what no launcher should say, OSError where the others do
     not come.
@@ -56,14 +58,29 @@ def _join(launch: Launch, backend: str, options: dict) -> None:
         if launch.rank:
             _find(address, port, limit)
         store, rank, world = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=limit))))
-        store.set(f"joined/{launch.rank}", "")
+        first = launch.local == 0 or local_world() == 1
+        store.set(f"joined/{launch.rank}", socket.gethostname() if first else "")
         store.wait([f"joined/{k}" for k in range(world)], timedelta(seconds=limit))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, **options)
+        if local_world() < world:
+            _watch(store, launch, first)
     except (RuntimeError, OSError) as error:  # torch's are RuntimeErrors
         raise OSError(
             f"process {launch.rank} of {launch.world} has not met the others at {address}:{port} in {limit:g} s "
             f"({str(error).splitlines()[0]}): start all of them, or set FASTMIX_JOIN_TIMEOUT to more seconds"
         ) from None
+
+
+def _watch(store: dist.Store, launch: Launch, first: bool) -> None:
+    """Has a thread look after the other machines, which count in the store from now on."""
+    global _heartbeat
+    hosts = [host.decode() for host in store.multi_get([f"joined/{k}" for k in range(launch.world)])]
+    machines = {f"alive/{k}": f"{host} (process {k})" for k, host in enumerate(hosts) if host}
+    own = f"alive/{launch.rank}" if first else None
+    if own:
+        store.set(own, "0")
+    limit = seconds("FASTMIX_SILENT_TIMEOUT", SILENT)
+    _heartbeat = Heartbeat(store.clone(), machines, own, limit)
 
 
 def _find(address: str, port: int, limit: float) -> None:
@@ -146,5 +163,7 @@ def barrier() -> None:
 
 
 def close() -> None:
+    if _heartbeat:
+        _heartbeat.end()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,24 +1,14 @@
-"""What a launcher says of this process: torchrun's variables, checked. Started otherwise, a process is alone.
-
-Other launchers (srun, mpirun) start several processes that know nothing of each other here: each would train the same
-run alone. That is refused.
-"""
+"""What a launcher says of this process: torchrun's variables, checked. Those of srun and mpirun become torchrun's."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 
+from fastmix.launchers import SAID, as_torchrun
+
 TOGETHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun sets for each process, and torch.distributed needs."""
-LAUNCHERS = {
-    "SLURM_STEP_NUM_TASKS": "srun",
-    "SLURM_NTASKS": "Slurm",
-    "OMPI_COMM_WORLD_SIZE": "mpirun",
-    "PMI_SIZE": "mpiexec",
-    "MV2_COMM_WORLD_SIZE": "mpirun",
-}
-"""Where others say how many processes they started."""
 TORCHRUN = "torchrun --nproc_per_node=N -m fastmix.train ..."
 
 
@@ -32,12 +22,16 @@ class Launch:
 
 
 def launched() -> Launch:
-    """What the launcher says. Raises ValueError where it is incomplete, contradicts itself or is another launcher's."""
+    """What the launcher says, in torchrun's variables, which it sets where srun or mpirun has started the process.
+
+    Raises ValueError where it is incomplete or contradicts itself.
+    """
+    if not any(os.environ.get(name) for name in TOGETHER[:2]):
+        os.environ.update(as_torchrun(os.environ))
     local_world()
     given = [name for name in TOGETHER[:2] if os.environ.get(name)]
     world = _number("WORLD_SIZE", 1, least=1)
     if not given or (given == ["WORLD_SIZE"] and world == 1):
-        _refuse_others()
         return Launch()
     missing = [name for name in TOGETHER[: 4 if world > 1 else 2] if not os.environ.get(name)]
     if missing:
@@ -55,25 +49,13 @@ def launched() -> Launch:
 
 def alone() -> dict[str, str]:
     """The environment for a process of its own, without what a launcher says of this one."""
-    said = (*TOGETHER, *LAUNCHERS, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    said = (*TOGETHER, *SAID, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return {name: value for name, value in os.environ.items() if name not in said}
 
 
 def local_world() -> int:
     """Processes on this machine, which share its cores. Raises ValueError."""
     return _number("LOCAL_WORLD_SIZE", 1, least=1)
-
-
-def _refuse_others() -> None:
-    for name, launcher in LAUNCHERS.items():
-        count = os.environ.get(name, "")
-        if count.isdecimal() and int(count) > 1:
-            raise ValueError(
-                f"{launcher} started {count} processes ({name}), each of which would train alone: have it start one a "
-                f"machine, {TORCHRUN}; or unset {name} to train on one process"
-            )
-        if count == "1" and name == "SLURM_STEP_NUM_TASKS":
-            return  # SLURM_NTASKS may be that of the whole job
 
 
 def _number(name: str, default: int, least: int = 0, most: int = (1 << 31) - 1) -> int:

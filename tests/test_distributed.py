@@ -17,6 +17,7 @@ def test_nccl_is_told_the_device_of_the_process(cuda, monkeypatch):
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(distributed, "_find", lambda *_: None)
+    monkeypatch.setattr(distributed, "_watch", lambda *_: None)
     monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: [(Mock(), 5, 8)])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)

@@ -1,4 +1,4 @@
-"""Where it runs: other systems, file systems without locks, no home, threads, other launchers than torchrun."""
+"""Where it runs: other systems, file systems without locks, no home, threads, launchers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from fastmix.launch import LAUNCHERS
+from fastmix.launchers import SAID
 from faults.harness import Fault, nothing
 
 PLACE = tempfile.TemporaryDirectory()
 atexit.register(PLACE.cleanup)
-ALONE = {name: "" for name in LAUNCHERS}
+ALONE = {name: "" for name in SAID}
 GROUP = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "FASTMIX_JOIN_TIMEOUT": "2"}
 
 
@@ -84,9 +84,8 @@ FAULTS = [
         env={"FASTMIX_CACHE": "/dev/null/x"},
     ),
     Fault("a run folder that cannot be", nothing, "fastmix.train {config} out=/dev/null/a", ("/dev/null",)),
-    launched("srun", "2 processes", "SLURM_NTASKS", "torchrun", SLURM_NTASKS="2", SLURM_PROCID="1", SLURM_LOCALID="1"),
-    launched("srun's first task", "2 processes", "torchrun", SLURM_NTASKS="2", SLURM_PROCID="0", SLURM_JOB_ID="7"),
-    launched("srun's step", "srun", "4 processes", SLURM_STEP_NUM_TASKS="4", SLURM_NTASKS="4"),
+    launched("a batch script of Slurm's", "SLURM_NTASKS is 2", "srun python", SLURM_NTASKS="2", SLURM_PROCID="0"),
+    launched("srun's step", "srun started 4 processes", "SLURM_PROCID", SLURM_STEP_NUM_TASKS="4", SLURM_NTASKS="4"),
     launched("mpirun", "mpirun started 2", "torchrun", OMPI_COMM_WORLD_SIZE="2", OMPI_COMM_WORLD_RANK="0"),
     launched("mpiexec", "mpiexec started 2", "torchrun", PMI_SIZE="2", PMI_RANK="0"),
     launched("RANK alone", "RANK is set, but not WORLD_SIZE", "torchrun", RANK="0"),

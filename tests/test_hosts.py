@@ -1,0 +1,114 @@
+"""Training on several hosts: tasks of srun and mpirun are one run, and a host that is cut off does not hang others."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from helpers import hosts
+from helpers.small_runs import SMALL, launch, rows, same
+
+pytestmark = pytest.mark.long
+TRAIN = [sys.executable, "-m", "fastmix.train", "small.yaml", "mix=cutmix"]
+without_slurm = pytest.mark.skipif(not hosts.can_have_slurm(), reason="needs root, slurm-wlm and munge")
+without_networks = pytest.mark.skipif(not hosts.can_have_networks(), reason="needs root and network namespaces")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working folder, in which two processes of torchrun have trained."""
+    folder = tmp_path_factory.mktemp("hosts")
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        (folder / "small.yaml").write_text(SMALL)
+        launch("mix=cutmix", "out=two")
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+@without_slurm
+def test_tasks_of_srun_are_one_run(folder, tmp_path_factory):
+    with hosts.slurm(tmp_path_factory.mktemp("slurm")) as env:
+        words = ["srun", "--input=none", "-n2", "-N2", *TRAIN]
+        done = run([*words, "out=srun"], env | {"MASTER_ADDR": "127.0.0.1"})
+        assert done.returncode == 0, done.stderr[-2000:]
+        lost = run([*words, "out=lost"], env)
+    same(folder / "two/last.pt", folder / "srun/last.pt")
+    assert "'n0' of SLURM_STEP_NODELIST, cannot be looked up" in lost.stderr and not (folder / "lost").exists()
+
+
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="needs Open MPI")
+def test_tasks_of_mpirun_are_one_run(folder):
+    words = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2", *TRAIN, "out=mpirun"]
+    done = run(words, hosts.environment())
+    assert done.returncode == 0, done.stderr[-2000:]
+    same(folder / "two/last.pt", folder / "mpirun/last.pt")
+
+
+def run(words: list[str], env: dict[str, str]) -> subprocess.CompletedProcess:
+    return subprocess.run(words, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
+
+
+def slurm_like(k: int, count: int, address: str) -> dict[str, str]:
+    return {
+        "SLURM_STEP_NUM_TASKS": str(count), "SLURM_PROCID": str(k), "SLURM_LOCALID": "0", "SLURM_NODEID": str(k),
+        "SLURM_STEP_TASKS_PER_NODE": f"1(x{count})", "MASTER_ADDR": address,
+    }  # fmt: skip
+
+
+@without_networks
+@pytest.mark.parametrize("count", [2, 4])
+def test_hosts_on_a_network(count, folder):
+    with hosts.Hosts(count) as network:
+        running = [
+            network.start(
+                k, *TRAIN, f"out=net{count}", log=folder / f"net{count}.{k}", **slurm_like(k, count, "10.91.0.1")
+            )
+            for k in range(count)
+        ]
+        for k, each in enumerate(running):
+            assert each.wait(timeout=300) == 0, (folder / f"net{count}.{k}").read_text()
+    if count == 4:
+        launch("mix=cutmix", "out=four", processes=4)
+    same(folder / ("two" if count == 2 else "four") / "last.pt", folder / f"net{count}/last.pt")
+
+
+@without_networks
+def test_a_host_that_is_cut_off_ends_the_others_and_the_run_goes_on(folder):
+    words = [*TRAIN, "out=cut", "save_every=2", "log_every=1", "epochs=400", "val_every=400"]
+    with hosts.Hosts(2) as network:
+
+        def start(*more: str) -> list[subprocess.Popen]:
+            env = {"FASTMIX_SILENT_TIMEOUT": "15"}
+            return [
+                network.start(k, *words, *more, log=folder / f"cut.{k}", **env, **slurm_like(k, 2, "10.91.0.1"))
+                for k in range(2)
+            ]
+
+        running = start()
+        until(lambda: (folder / "cut/last.pt").exists(), running)
+        network.cut(1)
+        began = time.monotonic()
+        assert [each.wait(timeout=60) for each in running] == [1, 1]
+        assert time.monotonic() - began < 15 + 15
+        assert "heard of" in (text := (folder / "cut.0").read_text()) and "(process 1) for 15 s" in text, text
+        assert "(process 0) for 15 s" in (folder / "cut.1").read_text()
+        reached = rows(folder / "cut", "train")[-1]["step"]
+        network.join(1)
+        running = start("--resume")
+        until(lambda: rows(folder / "cut", "train")[-1]["step"] > reached + 2, running)
+        for each in running:
+            each.terminate()
+        assert [each.wait(timeout=60) for each in running] == [75, 75]
+
+
+def until(condition, running) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end and all(each.poll() is None for each in running)
+        time.sleep(0.2)
