@@ -8,7 +8,7 @@ from math import sqrt
 from statistics import correlation, mean, stdev
 
 from fastmix.runs import data_seen, published, run_folder
-from fastmix.runs.results import SAME_RUN
+from fastmix.runs.groups import SAME_RUN
 from fastmix.runs.run_folder import Run
 
 

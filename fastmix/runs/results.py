@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -11,14 +10,12 @@ from statistics import mean, stdev
 
 from fastmix import config
 from fastmix.runs import data_seen, run_folder
+from fastmix.runs.groups import SAME_RUN, groups
 from fastmix.runs.published import METHODS, Cell, published
 from fastmix.runs.run_folder import Run
 
 METRICS = ("median", "best", "final", "script_median", "script_best")
 SCORES = METRICS + tuple(f"ema_{metric}" for metric in METRICS)
-SAME_RUN = {*config.FREE_TO_CHANGE, "seed", "precision", "accum", "data.loader", "model.classes"}
-SAME_RUN |= {"model.channels_last", "model.compile", "optim.fused"}
-"""Keys in which the seeds of one group, and a run and its column's file, may differ."""
 
 
 def summary(found: Iterable[Run]) -> list[dict]:
@@ -26,12 +23,8 @@ def summary(found: Iterable[Run]) -> list[dict]:
 
     Scores are in percent; `std` of a mean row holds the standard deviations (n - 1) of its scores.
     """
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in found:
-        groups[_identity(run.cfg)].append(run)
     rows = []
-    for group in groups.values():
-        group.sort(key=lambda run: (run.cfg.seed, str(run.folder)))
+    for group in groups(found):
         rows += [_row(run) for run in group]
         seeds = _seeds(group)
         if len(seeds) > 1:
@@ -82,13 +75,10 @@ def compare(cells: list[Cell], found: Iterable[Run], metric: str) -> tuple[list[
 
 def _one_setting(group: list[Run], notes: list[str]) -> tuple[list[Run], list[str]]:
     """The runs that stand for a cell, and the keys in which they depart from their column's file."""
-    settings: dict[tuple, list[Run]] = defaultdict(list)
-    for run in group:
-        settings[_departures(run), _identity(run.cfg)].append(run)
-    if not settings:
+    if not group:
         return [], []
-    keys, identity = min(settings, key=lambda key: (len(key[0]), -len(settings[key])))
-    kept = _seeds(settings[keys, identity])
+    same = min(groups(group), key=lambda some: (len(_departures(some[0])), -len(some)))
+    keys, kept = _departures(same[0]), _seeds(same)
     left = [run for run in group if run not in kept]
     notes += [f"{run.folder}: not counted, other settings or a seed twice; {kept[0].folder} counts" for run in left]
     if keys:
@@ -119,10 +109,6 @@ def _columns() -> dict[tuple[str, str, str], Path]:
 def _column(path: Path, mix: str) -> config.Config:
     """A column's config for one of its rows, with the settings that this row changes."""
     return config.load(path, [f"mix={mix}"])
-
-
-def _identity(cfg: config.Config) -> str:
-    return json.dumps(run_folder.trained(cfg, SAME_RUN), sort_keys=True)
 
 
 def _seeds(group: list[Run]) -> list[Run]:
