@@ -55,7 +55,7 @@ $(CORE): setup.py constraints.txt
 	@touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e ".[dev,export,parquet]"
+	$(PIP) -e ".[dev,export,figures,parquet]"
 	@touch $@
 
 $(DOCS): $(DEV)

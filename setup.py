@@ -66,9 +66,8 @@ setup(
         "mlflow": ["mlflow-skinny>=3"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
         "parquet": ["pyarrow>=17"],
-        # Of the charts that `bench charts` draws, and of the site that `make docs` builds.
-        "figures": ["matplotlib>=3.8"],
-        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=1"],
+        "figures": ["matplotlib>=3.9"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=1"],  # of the site that `make docs` builds
         # Of the examples: loops of others in which methods are tried.
         "frameworks": ["accelerate>=1", "pytorch-lightning>=2.4", "transformers>=4.46"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
@@ -11,14 +10,12 @@ from statistics import mean, stdev
 
 from fastmix import config
 from fastmix.runs import data_seen, run_folder
+from fastmix.runs.groups import SAME_RUN, groups, one_a_seed
 from fastmix.runs.published import METHODS, Cell, published
 from fastmix.runs.run_folder import Run
 
 METRICS = ("median", "best", "final", "script_median", "script_best")
 SCORES = METRICS + tuple(f"ema_{metric}" for metric in METRICS)
-SAME_RUN = {*config.FREE_TO_CHANGE, "seed", "precision", "accum", "data.loader", "model.classes"}
-SAME_RUN |= {"model.channels_last", "model.compile", "optim.fused"}
-"""Keys in which the seeds of one group, and a run and its column's file, may differ."""
 
 
 def summary(found: Iterable[Run]) -> list[dict]:
@@ -26,14 +23,10 @@ def summary(found: Iterable[Run]) -> list[dict]:
 
     Scores are in percent; `std` of a mean row holds the standard deviations (n - 1) of its scores.
     """
-    groups: dict[str, list[Run]] = defaultdict(list)
-    for run in found:
-        groups[_identity(run.cfg)].append(run)
     rows = []
-    for group in groups.values():
-        group.sort(key=lambda run: (run.cfg.seed, str(run.folder)))
+    for group in groups(found):
         rows += [_row(run) for run in group]
-        seeds = _seeds(group)
+        seeds = one_a_seed(run for run in group if run.finished)
         if len(seeds) > 1:
             head = {key: rows[-1][key] for key in ("column", "mix", "fidelity")}
             rows.append({"run": "mean", **head, "seed": None, "n": len(seeds), **_mean(seeds)})
@@ -82,36 +75,27 @@ def compare(cells: list[Cell], found: Iterable[Run], metric: str) -> tuple[list[
 
 def _one_setting(group: list[Run], notes: list[str]) -> tuple[list[Run], list[str]]:
     """The runs that stand for a cell, and the keys in which they depart from their column's file."""
-    settings: dict[tuple, list[Run]] = defaultdict(list)
-    for run in group:
-        settings[_departures(run), _identity(run.cfg)].append(run)
-    if not settings:
+    if not group:
         return [], []
-    keys, identity = min(settings, key=lambda key: (len(key[0]), -len(settings[key])))
-    kept = _seeds(settings[keys, identity])
+    parts = [(departures(some[0], some[0].cfg.column.name), one_a_seed(some)) for some in groups(group)]
+    keys, kept = min(parts, key=lambda part: (len(part[0]), -len(part[1])))
     left = [run for run in group if run not in kept]
     notes += [f"{run.folder}: not counted, other settings or a seed twice; {kept[0].folder} counts" for run in left]
-    if keys:
-        notes.append(f"† {', '.join(str(run.folder) for run in kept)}: not as the column in {', '.join(keys)}")
-    return kept, list(keys)
+    return kept, keys
 
 
-def _departures(run: Run) -> tuple[str, ...]:
-    """Keys in which a run is not as its column's file says, and how its data are others than the column's."""
-    cfg = run.cfg
-    path = _columns().get((cfg.column.table, cfg.column.backbone, cfg.column.setting))
-    keys = run_folder.departures(_column(path, cfg.mix), cfg, SAME_RUN) if path else []
-    return (*keys, *data_seen.differences(run.data, cfg.column.table))
+def departures(run: Run, column: str) -> list[str]:
+    """Keys in which a run is not as the file of a published column says, and how its data are others than its."""
+    path = _columns().get(column)
+    keys = run_folder.departures(_column(path, run.cfg.mix), run.cfg, SAME_RUN) if path else []
+    return keys + data_seen.differences(run.data, column.partition("/")[0])
 
 
 @lru_cache
-def _columns() -> dict[tuple[str, str, str], Path]:
-    """The installed config file of each published column."""
-    found = {}
-    for path in config.find("quickstart").parent.glob("*.yaml"):
-        column = config.load(path).column
-        found[column.table, column.backbone, column.setting] = path
-    found.pop(("", "", ""), None)
+def _columns() -> dict[str, Path]:
+    """The installed config file of each published column, TABLE/BACKBONE/SETTING."""
+    found = {config.load(path).column.name: path for path in config.find("quickstart").parent.glob("*.yaml")}
+    found.pop("", None)
     return found
 
 
@@ -121,16 +105,8 @@ def _column(path: Path, mix: str) -> config.Config:
     return config.load(path, [f"mix={mix}"])
 
 
-def _identity(cfg: config.Config) -> str:
-    return json.dumps(run_folder.trained(cfg, SAME_RUN), sort_keys=True)
-
-
-def _seeds(group: list[Run]) -> list[Run]:
-    """The finished runs, one a seed: the later folder."""
-    return list({run.cfg.seed: run for run in group if run.finished}.values())
-
-
-def _scores(run: Run) -> dict[str, float]:
+def scores(run: Run) -> dict[str, float]:
+    """SCORES of its weights and, where there is one, of their moving average."""
     found = {}
     for prefix in ("", "ema_"):
         top1 = {epoch: row[f"{prefix}top1"] for epoch, row in run.val.items() if f"{prefix}top1" in row}
@@ -144,7 +120,7 @@ def _row(run: Run) -> dict:
     return {
         "run": str(run.folder), "column": where, "mix": run.cfg.mix, "fidelity": run.cfg.fidelity,
         "seed": run.cfg.seed, "n": 1,
-        "epochs": run.epochs, "of_epochs": run.cfg.epochs, "finished": run.finished, **_scores(run),
+        "epochs": run.epochs, "of_epochs": run.cfg.epochs, "finished": run.finished, **scores(run),
         "hours": run.seconds / 3600, "images_per_s": run.images_per_s,
     }  # fmt: skip
 
