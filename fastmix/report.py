@@ -1,14 +1,18 @@
-"""python -m fastmix.report RUN ... | --runs FOLDER | --table NAME: what runs reached, and beside what was published."""
+"""python -m fastmix.report RUN ... | --runs FOLDER | --table NAME: what runs reached, and beside what was published;
+as a page with --html."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 from fastmix import cli, files
+from fastmix.ranges import Range
 from fastmix.runs import published, result_tables, run_folder, tables
 from fastmix.runs.gain_over_vanilla import gains
+from fastmix.runs.page.watch import Page
 from fastmix.runs.published import table
 from fastmix.runs.results import compare, summary
 
@@ -29,7 +33,18 @@ def main(argv: list[str] | None = None) -> int:
         "--format", choices=tuple(ENDINGS.values()), help="default: what the ending of --out says, or markdown"
     )
     parser.add_argument("--out", type=Path, help=f"write to this file, not to the terminal: {', '.join(ENDINGS)}")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about the runs: tables, curves, pictures")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=cli.number(float, Range(1, 86_400)),
+        const=30.0,
+        metavar="SECONDS",
+        help="with --html: write it again every so many seconds (30) until all runs have ended",
+    )
     args = parser.parse_intermixed_args(argv)
+    if args.html or args.watch:
+        return _page(args)
     args.format = _format(args.format, args.out)
     if args.list:
         print("\n".join(f"{name}: {result_tables.shape(name)}" for name in published.tables()))
@@ -75,6 +90,29 @@ def main(argv: list[str] | None = None) -> int:
         files.write_text(args.out, text)
     else:
         print(text, end="")
+    return 0
+
+
+def _page(args: argparse.Namespace) -> int:
+    """Writes the page about the runs, once or until they have ended."""
+    if args.html is None:
+        raise ValueError("--watch goes with --html FILE")
+    if args.table or args.gains or args.list or args.metric_compat or args.format or args.out:
+        raise ValueError("--html goes with run folders or --runs FOLDER, and with --watch")
+    if args.html.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{args.html}: a page is written to .html")
+    files.require_folder(args.html)
+    if bool(args.run) == bool(args.runs):
+        raise ValueError("give run folders or --runs FOLDER" + ", not both" * bool(args.run))
+    page = Page(args.html, args.run, args.runs)
+    if args.watch:
+        print(f"{args.html}: written every {args.watch:g} s until all runs have ended, or Ctrl-C", flush=True)
+        page.watch(args.watch, lambda line: print(line, flush=True))
+        return 0
+    page.look()
+    if not page.found:
+        raise ValueError(f"{args.runs}: no runs below it")
+    page.write()
     return 0
 
 

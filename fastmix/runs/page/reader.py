@@ -1,0 +1,64 @@
+"""Run folders looked at again and again: of each is read only what has changed since."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastmix.runs import data_seen, queue, run_folder
+from fastmix.runs.curves import Curve, curve
+from fastmix.runs.run_folder import Run
+
+READ = ("config.yaml", "log.jsonl", "model.safetensors", data_seen.FILE)
+"""Files of which a run is made."""
+
+@dataclass
+class Seen:
+    """A run as the page shows it."""
+
+    run: Run
+    state: str
+    """finished, failed, running or stopped (queue.state)."""
+    why: str
+    """Of a failed one: the last line of its error."""
+    top1: Curve
+    """Percent, of the weights that are saved: of their average, where there is one."""
+    loss: Curve
+    """The training loss."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last epoch is validated. Its weights may be elsewhere."""
+        return self.run.cfg.epochs in self.run.val
+
+
+class Reader:
+    """Reads run folders; keeps what it has read."""
+
+    def __init__(self):
+        self.runs: dict[Path, tuple[tuple, Run, Curve, Curve]] = {}
+
+    def read(self, folder: Path) -> Seen:
+        """The run in a folder. Raises ValueError as run_folder.read does."""
+        now = _signs(folder, READ)
+        if folder not in self.runs or self.runs[folder][0] != now:
+            run = run_folder.read(folder)
+            top1 = curve(run, "val/ema_top1" if run.cfg.ema.decay else "val/top1")
+            self.runs[folder] = now, run, top1, curve(run, "train/loss")
+        _, run, top1, loss = self.runs[folder]
+        state = queue.state(folder, run.finished)
+        return Seen(run, state, queue.why(folder) if state == "failed" else "", top1, loss)
+
+
+def _signs(folder: Path, names: Iterable[str]) -> tuple:
+    """What changes with a file's content: its time and size; None where it is not there."""
+    signs = []
+    for name in names:
+        try:
+            found = os.stat(folder / name)
+            signs.append((found.st_mtime_ns, found.st_size, found.st_ino))
+        except OSError:
+            signs.append(None)
+    return tuple(signs)
