@@ -209,6 +209,11 @@ class Column:
     gpu_batch: int | None = None
     """Images of one GPU in the published runs: fidelity openmixup mixes among so many. null: all of a part."""
 
+    @property
+    def name(self) -> str:
+        """TABLE/BACKBONE/SETTING, or nothing."""
+        return "/".join((self.table, self.backbone, self.setting)) if self.table else ""
+
 
 @dataclass
 class Config:

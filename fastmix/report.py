@@ -6,15 +6,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastmix import cli, files
 from fastmix.ranges import Range
-from fastmix.runs import published, result_tables, run_folder, tables
+from fastmix.runs import columns, published, result_tables, run_folder, tables
+from fastmix.runs.columns import COLUMNS
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.page.watch import Page
-from fastmix.runs.published import table
 from fastmix.runs.results import compare, summary
+from fastmix.runs.run_folder import Run
 
 ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 """Of files, and the formats in which they are written."""
@@ -23,17 +25,21 @@ ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 def main(argv: list[str] | None = None) -> int:
     parser = cli.Parser("python -m fastmix.report", description="Report runs, or compare them with a published table.")
     parser.add_argument("run", nargs="*", type=Path, help="run folders of fastmix.train")
-    parser.add_argument("--table", help="compare with this published table, such as in1k_rsb")
-    parser.add_argument("--gains", action="store_true", help="a row a method: final top-1 and gain over vanilla")
-    parser.add_argument("--column", default="", help="with --gains: beside this one, such as cifar10/ResNet-18/200ep")
     parser.add_argument("--runs", type=Path, help="take all runs below this folder (with --table, default: runs)")
-    parser.add_argument("--list", action="store_true", help="list the published tables")
-    parser.add_argument("--metric-compat", choices=("openmixup",), help="put the windows of its scripts first")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--columns", metavar="NAME,...", default="", help=f"of the methods: {', '.join(COLUMNS)}")
+    kind.add_argument("--runs-table", action="store_true", help="a row a run, not a row a method, with all its scores")
+    kind.add_argument("--table", help="compare with this published table, such as in1k_rsb")
+    kind.add_argument("--list", action="store_true", help="list the published tables")
+    parser.add_argument("--column", default="", help="gains beside those of this one, such as cifar10/ResNet-18/200ep")
+    parser.add_argument(
+        "--metric-compat", choices=("openmixup",), help="with --runs-table, --table: the windows of its scripts first"
+    )
     parser.add_argument(
         "--format", choices=tuple(ENDINGS.values()), help="default: what the ending of --out says, or markdown"
     )
     parser.add_argument("--out", type=Path, help=f"write to this file, not to the terminal: {', '.join(ENDINGS)}")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page about the runs: tables, curves, pictures")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page: tables, curves, pictures")
     parser.add_argument(
         "--watch",
         nargs="?",
@@ -45,47 +51,28 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.html or args.watch:
         return _page(args)
-    args.format = _format(args.format, args.out)
+    form = _format(args.format, args.out)
     if args.list:
         print("\n".join(f"{name}: {result_tables.shape(name)}" for name in published.tables()))
         return 0
     if args.run and args.runs:
         raise ValueError("give run folders or --runs FOLDER, not both")
-    if args.gains and (args.table or args.metric_compat) or args.column and not args.gains:
-        raise ValueError("--gains goes with run folders, --runs and --column, and --column with nothing else")
-    cells = table(args.table) if args.table else None  # an unknown name is told before any run is read
-    folders = args.run or (run_folder.find(args.runs or "runs") if args.runs or args.table else [])
-    if not folders and not args.table:
-        raise ValueError(f"{args.runs}: no runs below it" if args.runs else "give run folders, or --table NAME")
-    found = [run_folder.read(folder) for folder in dict.fromkeys(folders)]
-    for line in (line for run in found for line in run.passed):
-        print(f"fastmix report: {line} is no log line; passed over", file=sys.stderr)
+    if args.column and (args.table or args.runs_table):
+        raise ValueError("--column goes with the table of methods, not with --table and --runs-table")
+    if args.metric_compat and not (args.table or args.runs_table):
+        raise ValueError("--metric-compat goes with --table or --runs-table; --columns has script_median, script_best")
+    columns.chosen(args.columns, [])  # an unknown name is told before any run is read
+    cells = published.table(args.table) if args.table else []
+    found = _read(args)
     script = args.metric_compat == "openmixup"
     if cells:
-        rows, notes = compare(cells, found, "script_median" if script else "median")
+        text, notes = _beside(cells, found, script, form)
+    elif args.runs_table:
+        rows = summary(found)
+        text, notes = _text(form, rows, *result_tables.by_run(rows, script)), []
     else:
-        rows, notes = gains(found, args.column) if args.gains else summary(found), []
-    if args.format == "json":
-        text = json.dumps(rows, indent=1) + "\n"
-    elif args.format == "csv":
-        text = result_tables.as_csv(rows)
-    else:
-        render = tables.markdown if args.format == "markdown" else tables.latex
-        if cells:
-            lines = result_tables.by_cell(rows)
-        else:
-            lines = result_tables.by_method(rows) if args.gains else result_tables.by_run(rows, script)
-        text = render(*lines)
-        if args.format == "markdown" and args.gains:
-            text += result_tables.gains_legend(rows)
-        if args.format == "markdown" and cells:
-            text += result_tables.cells_legend(script) + "".join(f"\n- {note}" for note in notes) + "\n" * bool(notes)
-            used = {folder for row in rows for folder in row["runs"]}
-            if used:
-                theirs = summary(run for run in found if str(run.folder) in used)
-                text += "\n" + render(*result_tables.by_run(theirs, script))
-    if args.format != "markdown":
-        print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
+        text, notes = _methods(found, args.columns, args.column, form)
+    print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     if args.out:
         files.write_text(args.out, text)
     else:
@@ -93,18 +80,61 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _read(args: argparse.Namespace) -> list[Run]:
+    """The runs that are asked for. Raises ValueError where there are none, but for a published table."""
+    folders = args.run or (run_folder.find(args.runs or "runs") if args.runs or args.table else [])
+    if not folders and not args.table:
+        raise ValueError(f"{args.runs}: no runs below it" if args.runs else "give run folders, or --table NAME")
+    found = [run_folder.read(folder) for folder in dict.fromkeys(folders)]
+    for line in (line for run in found for line in run.passed):
+        print(f"fastmix report: {line} is no log line; passed over", file=sys.stderr)
+    return found
+
+
+def _methods(found: list[Run], asked: str, column: str, form: str) -> tuple[str, list[str]]:
+    """The table of methods, and notes on what is not in it."""
+    rows, notes = gains(found, column)
+    names = columns.chosen(asked, rows)
+    kept = [{key: row[key] for key in columns.keys(names)} for row in rows] if asked else rows
+    return _text(form, kept, *result_tables.by_method(rows, names)), notes
+
+
+def _beside(cells: list[published.Cell], found: list[Run], script: bool, form: str) -> tuple[str, list[str]]:
+    """A published table with ours, and notes on runs that are not in it, which Markdown holds itself."""
+    rows, notes = compare(cells, found, "script_median" if script else "median")
+    text = _text(form, rows, *result_tables.by_cell(rows), result_tables.cells_legend(rows, script))
+    if form != "markdown":
+        return text, notes
+    text += "\n" * bool(notes) + "".join(f"- {note}\n" for note in notes)
+    used = {folder for row in rows for folder in row["runs"]}
+    if used:
+        theirs = summary(run for run in found if str(run.folder) in used)
+        text += "\n" + tables.markdown(*result_tables.by_run(theirs, script))
+    return text, []
+
+
+def _text(form: str, rows: list[dict], header: list[str], lines: list[list[str]], legend: Sequence[str] = ()) -> str:
+    """Rows as they are, or the table that is made of them, in a format of ENDINGS."""
+    if form == "json":
+        return json.dumps(rows, indent=1) + "\n"
+    if form == "csv":
+        return result_tables.as_csv(rows)
+    return (tables.markdown if form == "markdown" else tables.latex)(header, lines, legend)
+
+
 def _page(args: argparse.Namespace) -> int:
     """Writes the page about the runs, once or until they have ended."""
     if args.html is None:
         raise ValueError("--watch goes with --html FILE")
-    if args.table or args.gains or args.list or args.metric_compat or args.format or args.out:
-        raise ValueError("--html goes with run folders or --runs FOLDER, and with --watch")
+    if args.table or args.runs_table or args.list or args.metric_compat or args.format or args.out:
+        raise ValueError("--html goes with run folders, --runs, --columns, --column and --watch, and with nothing else")
     if args.html.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{args.html}: a page is written to .html")
     files.require_folder(args.html)
     if bool(args.run) == bool(args.runs):
         raise ValueError("give run folders or --runs FOLDER" + ", not both" * bool(args.run))
-    page = Page(args.html, args.run, args.runs)
+    columns.chosen(args.columns, [])
+    page = Page(args.html, args.run, args.runs, args.columns, args.column)
     if args.watch:
         print(f"{args.html}: written every {args.watch:g} s until all runs have ended, or Ctrl-C", flush=True)
         page.watch(args.watch, lambda line: print(line, flush=True))

@@ -4,9 +4,9 @@ A table stands between `<!-- table: results/NAME.csv; key=value; ... -->` and `<
 that file's rows (written by `python -m fastmix.bench ... --csv FILE`) that are of the newest date and in which the keys
 have these values: a line for each work, a column for each provider, and how many times the first provider's.
 
-Between `<!-- runs: results/FOLDER; column=TABLE/BACKBONE/SETTING -->` and `<!-- end -->` stands what `python -m
-fastmix.report --gains --runs results/FOLDER --column ...` tells of the runs below it, of each of which config.yaml,
-log.jsonl and versions.json are there. `column` may be left out. Nobody types a number.
+Between `<!-- runs: results/FOLDER; column=TABLE/BACKBONE/SETTING; columns=NAME,... -->` and `<!-- end -->` stands what
+`python -m fastmix.report --runs results/FOLDER --column ... --columns ...` tells of the runs below it, of each of which
+config.yaml, log.jsonl and versions.json are there. Both may be left out. Nobody types a number.
 
 Between `<!-- columns: configs -->` and `<!-- end -->` stands a line for each file of that folder that is a column of
 the published tables: what it trains, as the file itself says.
@@ -23,6 +23,7 @@ from pathlib import Path
 from fastmix import config
 from fastmix.cli import run
 from fastmix.runs import published, result_tables, run_folder
+from fastmix.runs.columns import chosen
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.tables import markdown
 
@@ -68,14 +69,17 @@ def table(path: Path, conditions: dict[str, str]) -> str:
 def reached(folder: Path, conditions: dict[str, str]) -> str:
     """Top-1 and gains over vanilla of the runs below a folder as a Markdown table, what they ran on below it."""
     found = [run_folder.read(path) for path in run_folder.find(folder)]
-    rows = gains(found, **conditions)
+    rows, notes = gains(found, conditions.get("column", ""))
+    if notes:
+        raise ValueError(notes[0])
+    made = result_tables.by_method(rows, chosen(conditions.get("columns", ""), rows))
     texts = [(run.folder / "versions.json").read_text(encoding="utf-8") for run in found]
     commits: dict[str, dict[str, None]] = {}
     for told in map(json.loads, texts):
         commit = told.pop("commit", None)
         commits.setdefault(" ".join(f"{k} {v}" for k, v in told.items() if v), {})[commit or "unknown"] = None
     lines = (f"{versions} commit {', '.join(sorted(each))}\n" for versions, each in commits.items())
-    return markdown(*result_tables.by_method(rows)) + result_tables.gains_legend(rows) + "\n" + "".join(lines)
+    return markdown(*made) + "\n" + "".join(lines)
 
 
 def columns(folder: Path) -> str:

@@ -36,6 +36,7 @@ PUBLISHED = {
     "places205": DataSet(2_448_873, 20_500, 205),
 }
 """By the first word of a published table's name."""
+PARTS = ("train", "val")
 DAMAGED = 1e-3  # share of images that may be missing: a download's damaged ones, left out
 
 
@@ -64,15 +65,29 @@ def differences(told: dict | None, table: str) -> list[str]:
         return []
     if told is None:
         return ["data (not written down)"]
-    if told["classes"] != data.classes:
-        return [f"data ({told['classes']} classes, not {data.classes})"]
+    names = _hash(wnids.synsets()) if data == PUBLISHED["in1k"] else ""
+    return _unlike(told, {"names": names, **data._asdict()}, DAMAGED)
+
+
+def between(told: dict | None, other: dict | None) -> list[str]:
+    """In what the data of one run are not those of another, likewise; [] where one of them is not written down."""
+    if told is None or other is None:
+        return []
+    images = {part: other[f"{part}_images"] for part in PARTS}
+    return _unlike(told, {"names": other.get("names", ""), "classes": other["classes"], **images}, 0.0)
+
+
+def _unlike(told: dict, wanted: dict, damaged: float) -> list[str]:
+    """damaged: the share of images that may be missing. Names that are numbers alone, or unknown, tell nothing."""
+    if told["classes"] != wanted["classes"]:
+        return [f"data ({told['classes']} classes, not {wanted['classes']})"]
     found = []
-    if data == PUBLISHED["in1k"] and told.get("names") not in (_hash(wnids.synsets()), ""):
+    if "" not in (told.get("names", ""), wanted["names"]) and told["names"] != wanted["names"]:
         found.append("data (other classes, or in another order)")
-    for part in ("train", "val"):
-        images, wanted = told[f"{part}_images"], getattr(data, part)
-        if abs(images - wanted) > DAMAGED * wanted:
-            found.append(f"data ({images:,} {part} images, not {wanted:,})")
+    for part in PARTS:
+        images, right = told[f"{part}_images"], wanted[part]
+        if abs(images - right) > damaged * right:
+            found.append(f"data ({images:,} {part} images, not {right:,})")
     return found
 
 

@@ -27,3 +27,8 @@ def groups(found: Iterable[Run]) -> list[list[Run]]:
     for run in found:
         by.setdefault(tuple(sorted((key, repr(value)) for key, value in settings(run).items())), []).append(run)
     return [sorted(group, key=lambda run: (run.cfg.seed, str(run.folder))) for group in by.values()]
+
+
+def one_a_seed(group: Iterable[Run]) -> list[Run]:
+    """Of the runs of a group, which are sorted, one a seed: the later folder."""
+    return list({run.cfg.seed: run for run in group}.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from fastmix.runs.columns import BOLD, COLUMNS, percent
 from fastmix.runs.gain_over_vanilla import rank_correlation
 from fastmix.runs.published import table
 from fastmix.runs.results import SCORES
@@ -29,7 +30,7 @@ def by_run(rows: list[dict], script: bool) -> tuple[list[str], list[list[str]]]:
     for row in rows:
         seed = f"mean of {row['n']}" if row["run"] == "mean" else str(row["seed"])
         epochs = f"{row['epochs']}/{row['of_epochs']}" + " unfinished" * (not row["finished"])
-        cells = [_percent(row.get(key), row.get("std", {}).get(key), row.get(key) == best[key]) for key in shown]
+        cells = [percent(row.get(key), row.get("std", {}).get(key), row.get(key) == best[key]) for key in shown]
         pace = "–" if row.get("images_per_s") is None else f"{row['images_per_s']:.0f}"
         lines.append(
             [row["run"], row["column"], row["mix"], row["fidelity"], seed, epochs, *cells, f"{row['hours']:.2f}", pace]
@@ -53,7 +54,7 @@ def by_cell(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
         row = by.get((*column, method))
         if row is None:
             return "–"
-        ours, theirs = (_percent(row[k], None, row[k] == best.get((column, k))) for k in ("ours", "published"))
+        ours, theirs = (percent(row[k], None, row[k] == best.get((column, k))) for k in ("ours", "published"))
         if not row["n"]:
             return f"– / {theirs}"
         spread = "" if row["std"] is None else f" ± {row['std']:.2f}"
@@ -65,46 +66,76 @@ def by_cell(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
     return header, [[method, *(cell(column, method) for column in columns)] for method in methods]
 
 
-def by_method(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of a table of gains."""
-    beside = any(row["published_gain"] is not None for row in rows)
-    lines = []
+def by_method(rows: list[dict], names: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header and lines of the table of methods (gain_over_vanilla.gains) with these columns, and what is said below it:
+    a paragraph, then a line for each †."""
+    best = {(group, name): _best(rows, group, name) for group in map(_alike, rows) for name in BOLD}
+    common = _common(rows) if "published" in names else []
+    rows = [row | {"beside": [key for key in row["beside"] if key not in common]} for row in rows]
+
+    def cell(row: dict, name: str) -> str:
+        return COLUMNS[name].text(row, name in BOLD and row[name] == best[_alike(row), name])
+
+    header = [COLUMNS[name].head + "†" * (name == "published" and bool(common)) for name in names]
+    lines = [[cell(row, name) for name in names] for row in rows]
+    notes = []
+    if common:
+        column = next(row["published_column"] for row in rows if row["published_gain"] is not None)
+        notes.append(f"† published: of {column}, from which these runs differ in {', '.join(common)}")
     for row in rows:
-        gain = _percent(row["gain"], row["gain_error"], False, "+")
-        some = f" ({row['gain_n']})" * (row["gain"] is not None and row["gain_n"] < row["n"])
-        line = [row["mix"] + "†" * bool(row["departs"]), _percent(row["top1"], row["std"], False), str(row["n"])]
-        lines.append([*line, gain + some, *[_percent(row["published_gain"], None, False, "+")] * beside])
-    return ["mix", "top-1", "runs", "over vanilla", *["published"] * beside], lines
+        if row["departs"] and "method" in names:
+            notes.append(f"† {row['name']}: not trained as vanilla in {', '.join(row['departs'])}")
+        if row["beside"] and "published" in names:
+            notes.append(f"† {row['name']}: published with other {', '.join(row['beside'])}")
+    return header, lines, [_told(rows, names), *notes]
 
 
-def gains_legend(rows: list[dict]) -> str:
-    """What a table of gains says, as a paragraph, and which methods were trained in another way."""
-    text = (
-        "\nTop-1 in percent after the last epoch, mean ± standard deviation over the runs. Over vanilla: mean and\n"
-        "standard error of the differences between runs of one seed; in brackets how many, where not all have one.\n"
-    )
-    if any(row["published_gain"] is not None for row in rows):
-        text += "Published: the benchmark's."
+def _alike(row: dict) -> tuple:
+    """Rows of which one is called the best have this in common."""
+    return row["model"], row["epochs"]
+
+
+def _best(rows: list[dict], alike: tuple, name: str) -> float | None:
+    """The largest of several methods."""
+    values = [row[name] for row in rows if _alike(row) == alike and row[name] is not None]
+    return max(values) if len(values) > 1 else None
+
+
+def _common(rows: list[dict]) -> list[str]:
+    """In what all runs beside which a published gain stands are not as in its column."""
+    sets = [row["beside"] for row in rows if row["published_gain"] is not None]
+    return [key for key in sets[0] if all(key in one for one in sets)] if sets else []
+
+
+def _told(rows: list[dict], names: list[str]) -> str:
+    """What the columns hold."""
+    told = []
+    if "top1" in names:
+        told.append("Top-1 in percent after the last epoch, mean ± standard deviation over the runs.")
+    if "gain" in names and any(row["gain"] is not None for row in rows):
+        told.append("Over vanilla: mean ± standard error of the differences between runs of one seed;")
+        told.append("in brackets how many, where not all have one.")
+    if "published" in names and any(row["published_gain"] is not None for row in rows):
+        told.append("Published: the benchmark's.")
         if found := rank_correlation(rows):
-            text += f" Rank correlation of the gains of {found[1]} methods with the published ones: {found[0]:+.2f}."
-        text += "\n"
+            told.append(
+                f"Rank correlation of the gains of {found[1]} methods with the published ones: {found[0]:+.2f}."
+            )
     if all(row["fidelity"] == "openmixup" for row in rows):
-        text += "Masks and labels: the benchmark's (fidelity openmixup).\n"
-    odd = [row for row in rows if row["departs"]]
-    notes = [f"\n- † {row['mix']}: not trained as vanilla in {', '.join(row['departs'])}" for row in odd]
-    return text + "".join(notes) + "\n" * bool(notes)
+        told.append("Masks and labels: the benchmark's (fidelity openmixup).")
+    return " ".join(told)
 
 
-def _percent(value: float | None, std: float | None, bold: bool, sign: str = "") -> str:
-    if value is None:
-        return "–"
-    marks = "**" * bold
-    return f"{marks}{value:{sign}.2f}{marks}" + ("" if std is None else f" ± {std:.2f}")
-
-
-def cells_legend(script: bool) -> str:
+def cells_legend(rows: list[dict], script: bool) -> list[str]:
+    """What is said below a published table's shape: likewise."""
     how = "by the windows of OpenMixup's scripts" if script else "of the last 5 epochs of up to 100, else 10"
-    return f"\nA cell: ours ± deviation / published, difference (runs). Ours: median top-1 in percent {how}.\n"
+    told = f"A cell: ours ± deviation / published, difference (runs). Ours: median top-1 in percent {how}."
+    notes = []
+    for row in rows:
+        if row["departs"]:
+            where = f"{row['method']}, {row['backbone']} {row['setting']}"
+            notes.append(f"† {where}: not as the column in {', '.join(row['departs'])}")
+    return [told, *notes]
 
 
 def as_csv(rows: list[dict]) -> str:
@@ -115,7 +146,9 @@ def as_csv(rows: list[dict]) -> str:
         if isinstance(std, dict):
             row = {key: value for key, value in row.items() if key != "std"}
             row |= {f"{key}_std": value for key, value in std.items()}
-        flat.append({key: " ".join(value) if isinstance(value, list) else value for key, value in row.items()})
+        flat.append(
+            {key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()}
+        )
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
     writer.writeheader()

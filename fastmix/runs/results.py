@@ -10,7 +10,7 @@ from statistics import mean, stdev
 
 from fastmix import config
 from fastmix.runs import data_seen, run_folder
-from fastmix.runs.groups import SAME_RUN, groups
+from fastmix.runs.groups import SAME_RUN, groups, one_a_seed
 from fastmix.runs.published import METHODS, Cell, published
 from fastmix.runs.run_folder import Run
 
@@ -26,7 +26,7 @@ def summary(found: Iterable[Run]) -> list[dict]:
     rows = []
     for group in groups(found):
         rows += [_row(run) for run in group]
-        seeds = _seeds(group)
+        seeds = one_a_seed(run for run in group if run.finished)
         if len(seeds) > 1:
             head = {key: rows[-1][key] for key in ("column", "mix", "fidelity")}
             rows.append({"run": "mean", **head, "seed": None, "n": len(seeds), **_mean(seeds)})
@@ -77,31 +77,25 @@ def _one_setting(group: list[Run], notes: list[str]) -> tuple[list[Run], list[st
     """The runs that stand for a cell, and the keys in which they depart from their column's file."""
     if not group:
         return [], []
-    same = min(groups(group), key=lambda some: (len(_departures(some[0])), -len(some)))
-    keys, kept = _departures(same[0]), _seeds(same)
+    parts = [(departures(some[0], some[0].cfg.column.name), one_a_seed(some)) for some in groups(group)]
+    keys, kept = min(parts, key=lambda part: (len(part[0]), -len(part[1])))
     left = [run for run in group if run not in kept]
     notes += [f"{run.folder}: not counted, other settings or a seed twice; {kept[0].folder} counts" for run in left]
-    if keys:
-        notes.append(f"† {', '.join(str(run.folder) for run in kept)}: not as the column in {', '.join(keys)}")
-    return kept, list(keys)
+    return kept, keys
 
 
-def _departures(run: Run) -> tuple[str, ...]:
-    """Keys in which a run is not as its column's file says, and how its data are others than the column's."""
-    cfg = run.cfg
-    path = _columns().get((cfg.column.table, cfg.column.backbone, cfg.column.setting))
-    keys = run_folder.departures(_column(path, cfg.mix), cfg, SAME_RUN) if path else []
-    return (*keys, *data_seen.differences(run.data, cfg.column.table))
+def departures(run: Run, column: str) -> list[str]:
+    """Keys in which a run is not as the file of a published column says, and how its data are others than its."""
+    path = _columns().get(column)
+    keys = run_folder.departures(_column(path, run.cfg.mix), run.cfg, SAME_RUN) if path else []
+    return keys + data_seen.differences(run.data, column.partition("/")[0])
 
 
 @lru_cache
-def _columns() -> dict[tuple[str, str, str], Path]:
-    """The installed config file of each published column."""
-    found = {}
-    for path in config.find("quickstart").parent.glob("*.yaml"):
-        column = config.load(path).column
-        found[column.table, column.backbone, column.setting] = path
-    found.pop(("", "", ""), None)
+def _columns() -> dict[str, Path]:
+    """The installed config file of each published column, TABLE/BACKBONE/SETTING."""
+    found = {config.load(path).column.name: path for path in config.find("quickstart").parent.glob("*.yaml")}
+    found.pop("", None)
     return found
 
 
@@ -111,12 +105,8 @@ def _column(path: Path, mix: str) -> config.Config:
     return config.load(path, [f"mix={mix}"])
 
 
-def _seeds(group: list[Run]) -> list[Run]:
-    """The finished runs, one a seed: the later folder."""
-    return list({run.cfg.seed: run for run in group if run.finished}.values())
-
-
-def _scores(run: Run) -> dict[str, float]:
+def scores(run: Run) -> dict[str, float]:
+    """SCORES of its weights and, where there is one, of their moving average."""
     found = {}
     for prefix in ("", "ema_"):
         top1 = {epoch: row[f"{prefix}top1"] for epoch, row in run.val.items() if f"{prefix}top1" in row}
@@ -130,7 +120,7 @@ def _row(run: Run) -> dict:
     return {
         "run": str(run.folder), "column": where, "mix": run.cfg.mix, "fidelity": run.cfg.fidelity,
         "seed": run.cfg.seed, "n": 1,
-        "epochs": run.epochs, "of_epochs": run.cfg.epochs, "finished": run.finished, **_scores(run),
+        "epochs": run.epochs, "of_epochs": run.cfg.epochs, "finished": run.finished, **scores(run),
         "hours": run.seconds / 3600, "images_per_s": run.images_per_s,
     }  # fmt: skip
 

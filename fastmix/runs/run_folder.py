@@ -48,6 +48,11 @@ class Run:
         return int(max([0.0, *self.val, *(row["epoch"] for row in self.train[-1:])]))
 
     @property
+    def whole(self) -> bool:
+        """Whether its last epoch is in the log; then the weights need not be there."""
+        return self.cfg.epochs in self.val
+
+    @property
     def images_per_s(self) -> float | None:
         return median(row["images_per_s"] for row in self.train) if self.train else None
 

@@ -10,7 +10,7 @@ from fastmix.runs.groups import groups, settings
 from fastmix.runs.run_folder import Run
 
 FIRST = ("model.name", "fidelity")
-"""Keys that are told rather than others, by their values alone."""
+"""Keys that are told wherever runs differ in them, by their values alone."""
 LAST = ("data.train_images", "data.val_images", "data.classes", "data.names")
 """Keys that are told only where no others tell runs apart."""
 
@@ -22,21 +22,24 @@ def names(found: Sequence[Run]) -> list[str]:
     """The name of each run, in their order: its method, then settings. Two runs have one name if they differ in nothing
     but seed, paths, device and the like (groups.SAME_RUN).
 
-    Of settings only those are told that tell groups of one method apart, and few of them: what a method has otherwise
-    than another method is not in the names. The usual value goes without saying, which is that of more than half of the
-    groups; of a method's own settings its default, where a config leaves it out.
+    Besides model and fidelity only those settings are told that tell groups of one method apart, and few of them: what
+    a method has otherwise than another method is not in the names. The usual value goes without saying, which is that of
+    more than half of the groups; of a method's own settings its default, where a config leaves it out.
     """
     parts = [(group, settings(group[0])) for group in groups(found)]
     by_method: dict[str, list[dict]] = defaultdict(list)
     for group, values in parts:
         by_method[group[0].cfg.mix].append(values)
-    keys = sorted({key for mix, some in by_method.items() for key in _telling(some, mix)}, key=_order)
+    keys = {key for mix, some in by_method.items() for key in _telling(some, mix)}
+    keys |= {key for key in FIRST if len({_text(values, key) for _, values in parts}) > 1}
     words = {key: _words(key, by_method[key.split(".")[1]] if _own(key) else [v for _, v in parts]) for key in keys}
     name = {}
     for group, values in parts:
         mix = group[0].cfg.mix
         told = [mix]
-        for key in sorted((key for key in keys if _of(key, mix)), key=lambda key: (key not in FIRST, not _own(key))):
+        for key in sorted(
+            (key for key in keys if _of(key, mix)), key=lambda key: (key not in FIRST, not _own(key), key)
+        ):
             if word := words[key][_text(values, key)]:
                 told.append(word if key in FIRST else f"{_end(key, values)}={word}")
         name |= dict.fromkeys((id(run) for run in group), " ".join(told))

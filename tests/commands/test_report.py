@@ -106,11 +106,11 @@ def test_seeds_are_grouped_with_their_mean_and_deviation(make, capsys):
     assert means[0]["median"] == pytest.approx(np.mean(medians))
     assert means[0]["std"]["median"] == pytest.approx(np.std(medians, ddof=1))
     assert means[0]["std"]["best"] == pytest.approx(np.std([max(top1) for top1 in values], ddof=1))
-    text = command(capsys, "--runs", "runs")
+    text = command(capsys, "--runs", "runs", "--runs-table")
     assert f"{np.mean(medians):.2f} ± {np.std(medians, ddof=1):.2f}" in text and "mean of 3" in text
     assert "50/100 unfinished" in text
     assert text.index("| median") < text.index("| script median")
-    text = command(capsys, "--runs", "runs", "--metric-compat", "openmixup")
+    text = command(capsys, "--runs", "runs", "--runs-table", "--metric-compat", "openmixup")
     assert text.index("| median") > text.index("| script median")
 
 
@@ -119,7 +119,7 @@ def test_a_report_says_whose_masks_a_run_has(make, capsys):
     make("b", curve(2, 100), words=["mix=cutmix", "fidelity=openmixup"])
     rows = summary([run_folder.read(folder) for folder in run_folder.find("runs")])
     assert sorted((row["fidelity"], row["n"]) for row in rows) == [("openmixup", 1), ("paper", 1)], "no mean of both"
-    text = command(capsys, "--runs", "runs")
+    text = command(capsys, "--runs", "runs", "--runs-table")
     assert "| fidelity" in text and "openmixup" in text and "| paper" in text
     rows = json.loads(command(capsys, "runs/b", "--table", "in1k_pytorch_100ep", "--format", "json"))
     (row,) = [row for row in rows if row["n"]]
@@ -129,7 +129,7 @@ def test_a_report_says_whose_masks_a_run_has(make, capsys):
 def test_averages_have_columns_of_their_own_and_stand_for_the_run_in_a_table(make, capsys):
     raw, average = curve(1, 100), [value + 5 for value in curve(2, 100)]
     make("a", raw, words=["mix=cutmix", "ema.decay=0.9"], ema=average)
-    (row,) = json.loads(command(capsys, "runs/a", "--format", "json"))
+    (row,) = json.loads(command(capsys, "runs/a", "--runs-table", "--format", "json"))
     assert row["median"] == np.median(raw[-5:]) and row["ema_median"] == pytest.approx(np.median(average[-5:]))
     rows = json.loads(command(capsys, "--table", "in1k_pytorch_100ep", "--format", "json"))
     (row,) = [row for row in rows if row["n"]]
@@ -218,7 +218,7 @@ def test_a_table_holds_ours_beside_the_published(make, capsys):
     assert by["Vanilla"][3] == "– / 76.83" and by["DeiT"][1] == "– / –"
     assert by["ResizeMix"][3].split()[0].endswith("†")
     assert re.search(r"runs/vanilla_s0: not finished, 40 of 100 epochs; not counted", text)
-    assert re.search(r"† runs/resizemix_s0: not as the column in optim.lr$", text, re.MULTILINE)
+    assert re.search(r"† ResizeMix, ResNet-50 100ep: not as the column in optim.lr$", text, re.MULTILINE)
     assert "elsewhere" not in text
 
 
@@ -243,7 +243,7 @@ def test_a_published_number_stands_unmarked_beside_the_same_data_only(make, caps
     assert row["departs"] == ([f"data ({says})"] if says else [])
     text = command(capsys, "--table", "in1k_pytorch_100ep")
     assert ("70.00**†" in text) == bool(says)
-    assert (f"† runs/a: not as the column in data ({says})" in text) == bool(says)
+    assert (f"† CutMix, ResNet-50 100ep: not as the column in data ({says})" in text) == bool(says)
 
 
 def test_the_ending_decides_the_format(make, capsys, tmp_path):
@@ -282,7 +282,7 @@ def test_the_formats_parse_back_and_agree(make, capsys, tmp_path):
     for seed in range(2):
         make(f"cutmix_s{seed}", curve(seed, 100), words=["mix=cutmix", f"seed={seed}"])
     tables = [(["--table", "in1k_rsb"], 66), (["--table", "in1k_pytorch_100ep"], 85)]
-    for words, count in [*tables, (["--runs", "runs"], 3)]:
+    for words, count in [*tables, (["--runs", "runs", "--runs-table"], 3), (["--runs", "runs"], 1)]:
         rows = json.loads(command(capsys, *words, "--format", "json"))
         table = list(csv.DictReader(io.StringIO(command(capsys, *words, "--format", "csv"))))
         assert len(rows) == len(table) == count
@@ -296,7 +296,7 @@ def test_the_formats_parse_back_and_agree(make, capsys, tmp_path):
         body = latex[latex.index(r"\midrule") : latex.index(r"\bottomrule")]
         shown = len(dict.fromkeys(row["method"] for row in rows)) if "--table" in words else count
         assert body.count(r"\\") == shown
-        columns = re.search(r"\\begin{tabular}{(l+)}", latex)[1]
+        columns = re.search(r"\\begin{tabular}{([lr]+)}", latex)[1]
         assert {line.count(" & ") for line in body.splitlines()[1:]} == {len(columns) - 1}
         assert not re.search(r"(?<!\\)[_%#]", latex) and latex.isascii()
         assert report.main([*words, "--format", "latex", "--out", "table.tex"]) == 0

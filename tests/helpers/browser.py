@@ -129,9 +129,7 @@ class Tab:
     def size(self, width: int, height: int) -> None:
         """Its size in pixels of CSS; below 600 it is a phone."""
         phone = width < 600
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
-        )
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
 
     def prefer(self, scheme: str) -> None:
         """What the reader's system prefers: light or dark."""

@@ -13,7 +13,9 @@ from fastmix import config
 from fastmix.engine import picture
 
 
-def write(folder: Path, cfg: config.Config, top1: Sequence[float], loss: Sequence[float], finished: bool = True) -> Path:
+def write(
+    folder: Path, cfg: config.Config, top1: Sequence[float], loss: Sequence[float], finished: bool = True
+) -> Path:
     """A run that got as far as its curves: a line of each kind after every epoch."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config.dump(cfg))

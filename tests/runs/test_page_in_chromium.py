@@ -202,19 +202,30 @@ def test_light_and_dark_by_the_system_and_by_the_switch(tab):
     tab.value("localStorage.clear()")
 
 
+SHOWS = "e => e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())"
+COLOURS = """e => {
+  let ground = e, style = getComputedStyle(e);
+  while (getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") ground = ground.parentElement;
+  const colour = e.namespaceURI.endsWith("svg") ? style.fill : style.color;
+  return [e.textContent.slice(0, 40), colour, getComputedStyle(ground).backgroundColor];
+}"""
+HUE = """k => {
+  const e = document.createElement("i");
+  e.className = `hue${k}`;
+  e.style.color = "var(--hue)";
+  document.querySelector("section").append(e);
+  return getComputedStyle(e).color;
+}"""
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_from_its_ground(tab, scheme):
     """WCAG's contrast: 4.5 for all text that shows, 3 for curves and the frame of the filter."""
     tab.prefer(scheme)
-    texts = tab.value("""[...document.querySelectorAll("body *")].filter(e =>
-        e.checkVisibility() && [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim())
-    ).map(e => { let g = e; while (getComputedStyle(g).backgroundColor === "rgba(0, 0, 0, 0)") g = g.parentElement;
-      const s = getComputedStyle(e);
-      return [e.textContent.slice(0, 40), e.namespaceURI.endsWith("svg") ? s.fill : s.color, getComputedStyle(g).backgroundColor]; })""")
+    texts = tab.value(f"[...document.querySelectorAll('body *')].filter({SHOWS}).map({COLOURS})")
     assert len(texts) > 100
     assert [found for found in texts if contrast(*found[1:]) < 4.5] == []
-    lines = tab.value("""[...Array(10).keys()].map(k => { const e = document.createElement("i"); e.className = `hue${k}`;
-      e.style.color = "var(--hue)"; document.querySelector("section").append(e); return getComputedStyle(e).color; })""")
+    lines = tab.value(f"[...Array(10).keys()].map({HUE})")
     ground = tab.value("getComputedStyle(document.querySelector('section')).backgroundColor")
     assert [line for line in lines if contrast(line, ground) < 3] == []
 
@@ -295,7 +306,8 @@ def test_what_names_hold_does_not_run(chromium, tmp_path):
     common = config.load("cifar10_small", ["epochs=2"])
     for seed in (0, 1):
         cfg = dataclasses.replace(common, mix=EVIL, mixers={EVIL: {"alpha": EVIL}}, seed=seed)
-        folder = made_runs.write(tmp_path / f"<img src=x onerror=evil=1> {seed}", cfg, [50.0, 60.0], [2.0, 1.0], seed == 0)
+        folder = tmp_path / f"<img src=x onerror=evil=1> {seed}"
+        made_runs.write(folder, cfg, [50.0, 60.0], [2.0, 1.0], finished=seed == 0)
     (folder / "failed.txt").write_text(f"ValueError: {EVIL}\n")
     page = Page(tmp_path / "page.html", below=tmp_path)
     page.look()

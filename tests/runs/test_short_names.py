@@ -46,6 +46,7 @@ def runs(*words: str, base: str = "cifar10_quarter") -> list[Run]:
             ["mix=cutmix", "mix=cutmix model.name=resnet50 optim.lr=1", "mix=mixup model.name=resnet50"],
             ["cutmix resnet18_quarter_cifar", "cutmix", "mixup"],
         ),
+        (["mix=vanilla", "mix=cutmix model.name=resnet50"], ["vanilla resnet18_quarter_cifar", "cutmix resnet50"]),
         (["mix=cutmix", "mix=cutmix fidelity=openmixup"], ["cutmix paper", "cutmix openmixup"]),
         (
             [f"mix=attentivemix mixers.attentivemix.weights=runs/{k}.safetensors" for k in "ab"],

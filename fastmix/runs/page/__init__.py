@@ -1,1 +1,1 @@
-"""One self-contained page about runs: HTML with style, script, curves and pictures in it, which asks for nothing else."""
+"""One page about runs: HTML with its style, script, curves and pictures inside, which asks for nothing else."""

@@ -14,6 +14,7 @@ from fastmix.runs.run_folder import Run
 READ = ("config.yaml", "log.jsonl", "model.safetensors", data_seen.FILE)
 """Files of which a run is made."""
 
+
 @dataclass
 class Seen:
     """A run as the page shows it."""
@@ -27,11 +28,6 @@ class Seen:
     """Percent, of the weights that are saved: of their average, where there is one."""
     loss: Curve
     """The training loss."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether the last epoch is validated. Its weights may be elsewhere."""
-        return self.run.cfg.epochs in self.run.val
 
 
 class Reader:

@@ -13,10 +13,10 @@ from pathlib import Path
 from string import Template
 
 import fastmix
-from fastmix.runs.page import sections, shown
+from fastmix.runs.page import methods, sections, shown
 from fastmix.runs.page.differing import differing
 from fastmix.runs.page.html import Html, data, join, tag
-from fastmix.runs.page.methods import methods
+from fastmix.runs.page.methods import Table
 from fastmix.runs.page.pictures import Album
 from fastmix.runs.page.reader import Seen
 
@@ -24,25 +24,26 @@ SCRIPTS = ("kept.js", "tables.js", "curves.js", "page.js")
 
 
 def render(
-    found: Sequence[Seen], place: Path, album: Album, told: Sequence[str] = (), watch: float | None = None
+    found: Sequence[Seen], table: Table, album: Album, place: Path, told: Sequence[str] = (), watch: float | None = None
 ) -> str:
     """The page about runs, of which there is one at least.
 
-    `place`: the folder of the page, from which it links; `album`: has the pictures that were shown before; `told`: notes besides those on the runs; `watch`: seconds
-    after which the page loads itself again.
+    `table`: of their methods; `album`: has the pictures that were shown before; `place`: the folder of the page, from
+    which it links; `told`: notes besides those on the methods and runs; `watch`: seconds after which the page loads
+    itself again.
     """
     arranged = shown.arrange(found)
     lines = [line for method in arranged for line in method.lines]
     now = time.time()
     style, script = _asset("page.css"), "\n".join(map(_asset, SCRIPTS))
     parts = [
-        sections.tiles(arranged),
-        methods(arranged),
+        sections.tiles(lines, table.rows),
+        methods.shown(table, arranged),
+        sections.notes([*told, *table.notes, *sections.remarks(lines)]),
         sections.curves(),
         sections.runs(lines, place),
         differing(lines),
         sections.pictures(arranged, album),
-        sections.notes([*told, *sections.remarks(lines)]),
     ]
     refresh = tag("noscript", tag("meta", http_equiv="refresh", content=f"{watch:g}")) if watch else ""
     return Template(_asset("page.html")).substitute(

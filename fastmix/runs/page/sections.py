@@ -41,7 +41,8 @@ def runs(lines: Sequence[Line], place: Path) -> Html:
         run, values = line.seen.run, line.seen.top1.values
         top1 = values[-1] if values else None
         done = tag("progress", value=run.epochs, max=run.cfg.epochs, aria_hidden="true")
-        minutes = run_folder.minutes_left(run.cfg, run.train[-1]) if run.train and line.seen.state == "running" else None
+        going = line.seen.state == "running" and run.train
+        minutes = run_folder.minutes_left(run.cfg, run.train[-1]) if going else None
         cells = [
             tag("th", line.name, scope="row", title=str(run.folder)),
             text(state(line.seen.state)),
@@ -76,7 +77,11 @@ CURVES = {"top1": "Validation top-1, %", "loss": "Training loss"}
 
 def curves() -> Html:
     """What the script draws into: a chart for each curve, and their legend."""
-    hint = "Point at a chart, or move with the arrow keys in it, for values; a name hides its curve, twice leaves it alone."
+    hint = "Point at a chart for others, or use its arrow keys. A click on a name hides its curve, two leave it alone."
+    values = ("Values at the ", tag("strong", "last epoch", id="epoch"), ": top-1 and training loss. ", hint)
+    buttons = (
+        tag("button", word, type="button", id=name) for name, word in (("every", "Show all"), ("none", "Hide all"))
+    )
     return section(
         "curves",
         "Curves",
@@ -84,11 +89,11 @@ def curves() -> Html:
             "div",
             choice("by", "Curves of", {"run": "runs", "mean": "means over seeds"}),
             choice("from", "Epochs", {"0": "all", "0.5": "last half", "0.9": "last tenth"}),
-            tag("span", tag("button", "Show all", type="button", id="every"), " ", tag("button", "Hide all", type="button", id="none")),
+            tag("div", *buttons, class_="controls"),
             class_="controls",
         ),
         tag("div", *(chart(key, name) for key, name in CURVES.items()), class_="charts"),
-        tag("p", "Values at ", tag("strong", "last epoch", id="epoch"), ": top-1, training loss. ", hint, class_="hint"),
+        tag("p", *values, class_="hint"),
         tag("ul", id="legend", aria_label="Curves, their values, and whether they show"),
     )
 
@@ -131,16 +136,9 @@ def notes(lines: Sequence[str]) -> Html | None:
 
 
 def remarks(lines: Sequence[Line]) -> list[str]:
-    """Runs that are not finished, and why, where that is known."""
-    told = []
-    for line in lines:
-        run, where = line.seen.run, f"{line.name}: {line.seen.run.epochs} of {line.seen.run.cfg.epochs} epochs"
-        if line.seen.state == "failed":
-            told.append(f"{where}; failed: {line.seen.why}")
-        elif line.seen.state != "finished" and not line.seen.whole:
-            told.append(f"{where}; {line.seen.state}, no mean counts it")
-        told += [f"{passed} is no log line; passed over" for passed in run.passed]
-    return told
+    """Why runs failed, and what of their logs was passed over."""
+    failed = [f"{line.name} failed: {line.seen.why}" for line in lines if line.seen.state == "failed"]
+    return failed + [f"{passed} is no log line; passed over" for line in lines for passed in line.seen.run.passed]
 
 
 def subtitle(lines: Sequence[Line], now: float, watch: float | None) -> Html:
@@ -152,13 +150,15 @@ def subtitle(lines: Sequence[Line], now: float, watch: float | None) -> Html:
     return join(f"{len(lines)} runs: {states} · written {written}", again)
 
 
-def tiles(methods: Sequence[Method]) -> Html:
-    """The few figures that one looks for first."""
-    lines = [line for method in methods for line in method.lines]
-    best = max((line for line in lines if line.seen.top1.values), key=lambda line: line.seen.top1.values[-1])
-    told = {
-        "runs with their last epoch": join(sum(line.seen.whole for line in lines), tag("small", f" of {len(lines)}")),
-        "highest top-1": join(f"{best.seen.top1.values[-1]:.2f}", tag("small", f" % {best.name}")),
-        "hours of training": f"{sum(line.seen.run.seconds for line in lines) / 3600:.1f}",
-    }
-    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in told.items()), class_="tiles")
+def tiles(lines: Sequence[Line], rows: Sequence[dict]) -> Html:
+    """The few figures that one looks for first. `rows`: of gain_over_vanilla.gains."""
+    told = [(f"of {len(lines)} runs have their last epoch", str(sum(line.seen.run.whole for line in lines)))]
+    if rows:
+        best = max(rows, key=lambda row: row["top1"])
+        told.append((f"highest top-1: {best['name']}", f"{best['top1']:.2f} %"))
+    gained = [row for row in rows if row["gain"] is not None]
+    if gained:
+        best = max(gained, key=lambda row: row["gain"])
+        told.append((f"largest gain over vanilla: {best['name']}", f"{best['gain']:+.2f}"))
+    told.append(("hours of training", f"{sum(line.seen.run.seconds for line in lines) / 3600:.1f}"))
+    return tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in told), class_="tiles")

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastmix.runs import short_names
-from fastmix.runs.curves import Curve, over_seeds
+from fastmix.runs.curves import over_seeds
 from fastmix.runs.groups import groups
 from fastmix.runs.page.reader import Seen
 
@@ -43,7 +42,7 @@ class Method:
 
     @property
     def whole(self) -> list[Line]:
-        return [line for line in self.lines if line.seen.whole]
+        return [line for line in self.lines if line.seen.run.whole]
 
     @property
     def ids(self) -> str:

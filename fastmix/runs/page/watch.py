@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastmix import files
 from fastmix.runs import queue, run_folder
+from fastmix.runs.page import methods
 from fastmix.runs.page.pictures import Album
 from fastmix.runs.page.reader import Reader, Seen
 from fastmix.runs.page.render import render
@@ -17,10 +18,16 @@ SETTLE = 3.0
 
 
 class Page:
-    """A page in a file, about given run folders, or about all that are below a folder whenever one looks."""
+    """A page in a file, about given run folders, or about all that are below a folder whenever one looks.
 
-    def __init__(self, out: Path, runs: Sequence[Path] = (), below: Path | None = None):
+    columns, column: of the table of methods, as report has them (columns.chosen, gain_over_vanilla.gains).
+    """
+
+    def __init__(
+        self, out: Path, runs: Sequence[Path] = (), below: Path | None = None, columns: str = "", column: str = ""
+    ):
         self.out, self.runs, self.below = out, list(dict.fromkeys(runs)), below
+        self.columns, self.column = columns, column
         self.reader, self.album = Reader(), Album()
         self.found: list[Seen] = []
         self.told: list[str] = []
@@ -49,7 +56,8 @@ class Page:
 
     def write(self, every: float | None = None) -> None:
         """The page, whole or not at all. `every`: seconds after which it loads itself again."""
-        files.write_text(self.out, render(self.found, self.out.parent, self.album, self.told, every))
+        table = methods.made([seen.run for seen in self.found], self.columns, self.column)
+        files.write_text(self.out, render(self.found, table, self.album, self.out.parent, self.told, every))
 
     def watch(self, every: float, say: Callable[[str], None]) -> None:
         """Writes it every so many seconds until all runs have ended; then, and when interrupted, as one that stays.
