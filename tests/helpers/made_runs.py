@@ -38,14 +38,12 @@ def curves(seed: int, epochs: int) -> tuple[list[float], list[float]]:
     return top1.round(2).tolist(), loss.tolist()
 
 
-def many(base: Path, mixes: Sequence[str], seeds: int, epochs: int, size: int = 224) -> list[Path]:
-    """A sweep's folders, finished: every method with each seed, with pictures of noise, as hard to store as can be."""
+def many(base: Path, mixes: Sequence[str], seeds: int, epochs: int, size: int = 112) -> None:
+    """A sweep's folders, finished: every method with each seed; the first with a picture of noise, hard to store."""
     common = config.load("cifar10_small")
-    folders = []
     for k, mix in enumerate(mixes):
         for seed in range(seeds):
             cfg = dataclasses.replace(common, mix=mix, mixers={mix: {}}, seed=seed, epochs=epochs)
-            folders.append(write(base / f"{mix}_s{seed}", cfg, *curves(100 * k + seed, epochs)))
-            noise = np.random.default_rng(k).integers(0, 256, (4 * size, 8 * size, 3), np.uint8)
-            picture.save(folders[-1] / "first_batch.png", noise)
-    return folders
+            write(base / f"{mix}_s{seed}", cfg, *curves(seeds * k + seed, epochs))
+        noise = np.random.default_rng(k).integers(0, 256, (4 * size, 8 * size, 3), np.uint8)
+        picture.save(base / f"{mix}_s0" / "first_batch.png", noise)

@@ -18,6 +18,7 @@ pytestmark = [
     pytest.mark.skipif(not browser.find(), reason="needs Chromium (apt-get install chromium)"),
 ]
 EPOCHS = 8
+FACTS = "JSON.parse(document.querySelector('#facts').textContent)"
 EVIL = "<script>evil=1</script><img src=x onerror=evil=1>"
 
 
@@ -182,6 +183,20 @@ def test_means_over_seeds_are_those_of_numpy(tab, page):
     assert tab.value("document.querySelectorAll('figure[data-curve=top1] .band').length") == 2
 
 
+def test_the_table_of_methods_has_means_and_gains_by_seed_best_first(tab, page):
+    top1 = logged(page, "val", "top1")
+    last = {mix: np.array([top1[f"{mix} s{seed}"][EPOCHS] for seed in (0, 1)]) for mix in ("vanilla", "cutmix")}
+    gained = last["cutmix"] - last["vanilla"]
+    expected = {mix: f"{found.mean():.2f} ± {found.std(ddof=1):.2f}" for mix, found in last.items()}
+    best = sorted(last, key=lambda mix: -last[mix].mean())
+    assert column(tab, "methods", 0) == best and column(tab, "methods", 1) == [expected[mix] for mix in best]
+    gains = dict(zip(best, column(tab, "methods", 3), strict=True))
+    assert gains == {"vanilla": "–", "cutmix": f"{gained.mean():+.2f} ± {gained.std(ddof=1) / np.sqrt(2):.2f}"}
+    tab.click("#methods th:nth-child(2) button")
+    assert column(tab, "methods", 0) == best[::-1]
+    assert tab.value("document.querySelectorAll('#methods circle').length") == 4
+
+
 def test_light_and_dark_by_the_system_and_by_the_switch(tab):
     """What is drawn is mostly the ground: bright or dark, and not blank."""
     shots = {}
@@ -291,8 +306,17 @@ def test_a_page_loads_itself_again_only_while_it_is_written(chromium, watched):
     tab.open(watched.out.as_uri())
     tab.loaded()
     watched.write()
-    while tab.value("JSON.parse(document.querySelector('#facts').textContent).watch"):
+    while tab.value(f"{FACTS}.watch"):
         tab.loaded()
+    loads = len(tab.events("Page.loadEventFired"))
+    time.sleep(1.5)
+    tab.value("1")
+    assert len(tab.events("Page.loadEventFired")) == loads
+    watched.write(every=1)
+    tab.open(watched.out.as_uri())
+    tab.value(f"history.replaceState({{...history.state, seen: {{written: {FACTS}.written, at: 0}}}}, '')")
+    tab.loaded()
+    assert "no longer rewritten" in tab.value("document.querySelector('header').textContent")
     loads = len(tab.events("Page.loadEventFired"))
     time.sleep(1.5)
     tab.value("1")

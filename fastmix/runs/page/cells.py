@@ -11,8 +11,8 @@ NONE = "–"
 
 
 class Column(NamedTuple):
-    """head: what stands above it; number: whether it holds some; told: what the head stands for; sorts: whether rows can
-    be sorted by it; down: whether they are, the highest first."""
+    """head: what stands above it; number: whether it holds numbers; told: what the head stands for; sorts: whether rows
+    can be sorted by it; down: whether they are, the highest first."""
 
     head: str
     number: bool = False
@@ -34,12 +34,11 @@ def _head(column: Column) -> Html:
     return tag("th", button, scope="col", class_="number" if column.number else None, aria_sort=order)
 
 
-def number(value: float | None, shown: str = "", about: str = "", class_: str = "") -> Html:
-    """A number's cell: the value by which it is sorted, how it is shown, and quietly what is said about it."""
+def number(value: float | None, shown: str = "") -> Html:
+    """A number's cell: the value by which it is sorted, and how it is shown."""
     if value is None:
         return tag("td", NONE, class_="number")
-    behind = tag("span", about, class_="about") if about else None
-    return tag("td", shown, behind, class_=f"number {class_}".strip(), data_value=repr(value))
+    return tag("td", shown, class_="number", data_value=repr(value))
 
 
 def text(value: object) -> Html:

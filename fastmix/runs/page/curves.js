@@ -152,7 +152,7 @@ function listed() {
     const swatch = make("svg", { class: "swatch", width: 26, height: 10, "aria-hidden": true });
     swatch.append(make("path", { class: one.look, d: "M1 5H25" }));
     button.append(swatch, make("span", { class: "name", title: one.name }, one.name));
-    for (const { key } of charts) button.append(make("output", { "data-of": one.id, "data-curve": key }));
+    for (const { key } of charts) button.append(make("output", { "data-of": one.id, "data-curve": key, "aria-live": "off" }));
     button.addEventListener("click", () => hide(kept.hidden.includes(one.id) ? kept.hidden.filter((id) => id !== one.id) : [...kept.hidden, one.id]));
     button.addEventListener("dblclick", () => hide(series().map(({ id }) => id).filter((id) => id !== one.id)));
     for (const [event, id] of [["pointerenter", one.id], ["pointerleave", null]]) {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 from fastmix.runs import run_folder
@@ -11,8 +12,11 @@ from fastmix.runs.page.html import Html, join, tag
 from fastmix.runs.page.sections import section
 from fastmix.runs.page.shown import Line
 
-OWN = "its own"
+OWN = "of its method"
 """Column of the settings that belong to the run's method alone."""
+
+WORDS = 60
+"""Letters of a value from which on it takes several lines."""
 
 
 def differing(lines: Sequence[Line]) -> Html:
@@ -42,9 +46,12 @@ def differing(lines: Sequence[Line]) -> Html:
 
 def _cell(value: str) -> Html:
     try:
-        return tag("td", value, class_="number", data_value=repr(float(value)))
+        number = float(value)
     except ValueError:
-        return tag("td", value)
+        number = math.nan
+    if math.isfinite(number):
+        return tag("td", value, class_="number", data_value=repr(number))
+    return tag("td", value, class_="words" if len(value) > WORDS else None)
 
 
 def _settings(line: Line) -> dict[str, str]:

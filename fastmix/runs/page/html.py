@@ -20,7 +20,7 @@ def tag(name: str, /, *inside: object, **attributes: object) -> Html:
     True is an attribute without a value.
     """
     told = "".join(
-        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{escape(str(value))}"')
+        f" {key.rstrip('_').replace('_', '-')}" + ("" if value is True else f'="{_text(value)}"')
         for key, value in attributes.items()
         if value is not None and value is not False
     )
@@ -31,7 +31,12 @@ def tag(name: str, /, *inside: object, **attributes: object) -> Html:
 
 def join(*parts: object) -> Html:
     """Elements and text, one behind the other."""
-    return Html("".join(part if isinstance(part, Html) else escape(str(part)) for part in parts if part is not None))
+    return Html("".join(part if isinstance(part, Html) else _text(part) for part in parts if part is not None))
+
+
+def _text(value: object) -> str:
+    """Escaped; so are bytes of a path that are no UTF-8."""
+    return escape(str(value).encode(errors="backslashreplace").decode())
 
 
 def data(value: object) -> Html:

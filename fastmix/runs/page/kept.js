@@ -1,12 +1,15 @@
-// What the reader has chosen: kept with the page's place in the history, so that a reload finds it again.
-const kept = { filter: "", hidden: [], sorted: {}, open: {}, by: "run", from: 0, seen: null, ...history.state };
+const facts = JSON.parse(document.getElementById("facts").textContent);
+
+// What the reader has chosen: kept with the page's place in the history, so that a reload finds it again. Of many runs
+// means are shown first.
+const by = facts.runs.length > 30 ? "mean" : "run";
+const kept = { filter: "", hidden: [], sorted: {}, open: {}, by, from: 0, seen: null, ...history.state };
 
 function keep(change) {
   Object.assign(kept, change);
   history.replaceState(kept, "");
 }
 
-const facts = JSON.parse(document.getElementById("facts").textContent);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
 const SVG = "http://www.w3.org/2000/svg";
 

@@ -34,7 +34,7 @@ def runs(lines: Sequence[Line], place: Path) -> Html:
         Column("hours", True),
         Column("images/s", True, "median over the log"),
         Column("left", True, "hours and minutes, of a run that is trained"),
-        Column("files"),
+        Column("files", sorts=False),
     ]
     rows = []
     for line in lines:
@@ -46,7 +46,7 @@ def runs(lines: Sequence[Line], place: Path) -> Html:
         cells = [
             tag("th", line.name, scope="row", title=str(run.folder)),
             text(state(line.seen.state)),
-            tag("td", done, f"{run.epochs}/{run.cfg.epochs}", class_="number", data_value=run.epochs / run.cfg.epochs),
+            number(run.epochs / run.cfg.epochs, join(done, tag("span", f"{run.epochs}/{run.cfg.epochs}"))),
             number(top1, f"{top1:.2f}") if values else number(None),
             number(max(values), f"{max(values):.2f}") if values else number(None),
             number(run.seconds, f"{run.seconds / 3600:.2f}"),
@@ -67,7 +67,7 @@ def files(folder: Path, place: Path) -> Html:
 def address(path: Path, place: Path) -> str:
     """A file's address, as seen from the page's folder; a whole one where no way leads there (another drive)."""
     try:
-        return quote(Path(os.path.relpath(path.resolve(), place.resolve())).as_posix())
+        return quote(Path(os.path.relpath(path.resolve(), place.resolve())).as_posix(), errors="surrogateescape")
     except ValueError:
         return path.resolve().as_uri()
 
@@ -78,7 +78,12 @@ CURVES = {"top1": "Validation top-1, %", "loss": "Training loss"}
 def curves() -> Html:
     """What the script draws into: a chart for each curve, and their legend."""
     hint = "Point at a chart for others, or use its arrow keys. A click on a name hides its curve, two leave it alone."
-    values = ("Values at the ", tag("strong", "last epoch", id="epoch"), ": top-1 and training loss. ", hint)
+    values = (
+        "Values at the ",
+        tag("strong", "last epoch", id="epoch", aria_live="polite"),
+        ": top-1 and training loss. ",
+        hint,
+    )
     buttons = (
         tag("button", word, type="button", id=name) for name, word in (("every", "Show all"), ("none", "Hide all"))
     )

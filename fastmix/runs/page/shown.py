@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def arrange(found: Sequence[Seen]) -> list[Method]:
             drawn += 1
         method = Method(name[id(group[0])], look, [])
         for run in group:
-            own = hashlib.sha256(str(run.folder).encode()).hexdigest()[:10]
+            own = hashlib.sha256(os.fsencode(run.folder)).hexdigest()[:10]
             method.lines.append(Line(runs[id(run)], f"r{own}", f"{method.name} s{run.cfg.seed}", method))
         methods.append(method)
     lines = [line for method in methods for line in method.lines]
