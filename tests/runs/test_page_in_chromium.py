@@ -140,7 +140,7 @@ def test_the_tip_names_the_curve_under_the_pointer(tab, page):
     tip = tab.value("document.querySelector('figure[data-curve=loss] .tip').textContent")
     name, value, epoch = tip.replace(": ", "|").replace(", epoch ", "|").split("|")
     assert value == f"{logged(page, 'train', 'loss')[name][int(epoch)]:.4f}"
-    assert tab.value("document.querySelectorAll('figure[data-curve=loss] .meant').length") == 1
+    assert tab.value("document.querySelectorAll('figure[data-curve=loss] .meant .line').length") == 1
 
 
 def test_the_arrow_keys_move_the_cross_hair(tab, page):
@@ -157,7 +157,7 @@ def test_the_arrow_keys_move_the_cross_hair(tab, page):
 
 
 def test_a_click_in_the_legend_hides_a_curve_and_two_leave_it_alone(tab):
-    lines = "document.querySelectorAll('figure[data-curve=top1] .lines path').length"
+    lines = "document.querySelectorAll('figure[data-curve=top1] .lines .line').length"
     pressed = "[...document.querySelectorAll('#legend [aria-pressed=true] .name')].map(e => e.textContent)"
     whole = tab.value(pressed)
     assert tab.value(lines) == len(whole) == 5

@@ -38,12 +38,13 @@ class Chart {
 
   draw() {
     const { width, height } = this.svg.getBoundingClientRect();
+    [this.middle, this.floor] = [width / 2, height - BOTTOM];
     const curves = visible().map((one) => [one, ...one[this.key]]).filter(([, epochs]) => epochs.length);
     this.epochs = [...new Set(curves.flatMap(([, epochs]) => epochs))].sort((a, b) => a - b);
     const end = this.epochs.at(-1) ?? 1;
     this.first = Math.min(kept.from * end, end - 1);
     const seen = curves.flatMap(([, epochs, values, spread]) =>
-      epochs.flatMap((epoch, k) => (epoch < this.first ? [] : [values[k] - (spread?.[k] ?? 0), values[k] + (spread?.[k] ?? 0)])));
+      epochs.flatMap((epoch, k) => (epoch < this.first ? [] : [-1, 1].map((side) => values[k] + side * (spread?.[k] ?? 0)))));
     let [low, high] = [seen.reduce((a, b) => Math.min(a, b), Infinity), seen.reduce((a, b) => Math.max(a, b), -Infinity)];
     if (low > high) [low, high] = [0, 1];
     const margin = (high - low || 1) * 0.04;
@@ -62,19 +63,21 @@ class Chart {
     const clip = make("clipPath", { id: `clip-${this.key}` });
     clip.append(make("rect", box));
     this.lines = make("g", { "clip-path": `url(#clip-${this.key})`, class: "lines" });
-    this.drawn = curves.map(([one, epochs, values, spread]) => {
+    this.drawn = curves.map(([one, epochs, values, spread = []]) => {
       const at = (value, k) => `${this.x(epochs[k]).toFixed(1)} ${this.y(value).toFixed(1)}`;
-      if (spread) {
-        const above = values.map((value, k) => at(value + spread[k], k)), below = values.map((value, k) => at(value - spread[k], k));
-        this.lines.append(make("path", { class: `${one.look} band`, d: `M${[...above, ...below.reverse()].join("L")}Z` }));
+      const group = make("g", { class: one.look });
+      if (spread.length) {
+        const [up, down] = [1, -1].map((side) => values.map((value, k) => at(value + side * spread[k], k)));
+        group.append(make("path", { class: "band", d: `M${[...up, ...down.reverse()].join("L")}Z` }));
       }
-      const line = make("path", { class: one.look, d: `M${values.map(at).join("L")}` });
-      this.lines.append(line);
-      if (epochs.length === 1) this.lines.append(make("circle", { class: one.look, r: 3, cx: this.x(epochs[0]), cy: this.y(values[0]) }));
-      return { one, epochs, values, line };
+      group.append(make("path", { class: "line", d: `M${values.map(at).join("L")}` }));
+      if (epochs.length === 1) group.append(make("circle", { r: 3, cx: this.x(epochs[0]), cy: this.y(values[0]) }));
+      this.lines.append(group);
+      return { one, epochs, values, group };
     });
+    this.above = make("g", { "clip-path": `url(#clip-${this.key})`, class: "lines meant" }); // the curve that is meant
     this.marks = make("g", { class: "marks" });
-    this.svg.replaceChildren(clip, back, this.lines, this.marks);
+    this.svg.replaceChildren(clip, back, this.lines, this.above, this.marks);
     this.mark();
   }
 
@@ -104,34 +107,41 @@ class Chart {
   mark(meant = null, here = false) {
     this.marks.replaceChildren();
     this.tip.hidden = true;
-    for (const { one, line } of this.drawn) line.classList.toggle("meant", one.id === meant);
-    this.lines.classList.toggle("dimmed", meant !== null);
+    const brought = this.drawn.find(({ one }) => one.id === meant);
+    this.above.replaceChildren(...(brought ? [brought.group.cloneNode(true)] : []));
+    this.lines.classList.toggle("dimmed", Boolean(brought));
     if (cursor === null || cursor < this.first) return;
     const x = this.x(cursor);
-    this.marks.append(make("line", { x1: x, x2: x, y1: TOP, y2: this.svg.getBoundingClientRect().height - BOTTOM }));
+    this.marks.append(make("line", { x1: x, x2: x, y1: TOP, y2: this.floor }));
     for (const { one, epochs, values } of this.drawn) {
       const k = nearest(epochs, cursor);
       if (k < 0 || epochs[k] < this.first || (meant !== null && one.id !== meant)) continue;
       this.marks.append(make("circle", { class: one.look, r: 3.5, cx: this.x(epochs[k]), cy: this.y(values[k]) }));
       if (!here || one.id !== meant) continue;
-      this.tip.textContent = `${one.name}: ${shortly(values[k], this.key)}, epoch ${epochs[k]}`;
+      this.tip.textContent = `${one.name}: ${told(one, this.key, k)}, epoch ${epochs[k]}`;
       this.tip.hidden = false;
-      const right = x > this.svg.getBoundingClientRect().width / 2;
-      this.tip.classList.toggle("left", right);
+      this.tip.classList.toggle("left", x > this.middle);
       this.tip.style.left = `${x}px`;
       this.tip.style.top = `${this.y(values[k])}px`;
     }
   }
 }
 
-const shortly = (value, key) => value.toFixed(key === "top1" ? 2 : 4);
+// The k-th value of a curve, with its deviation; a dash where there is none.
+function told(one, key, k) {
+  const [, values, spread = []] = one[key];
+  const digits = key === "top1" ? 2 : 4;
+  return [values[k], spread[k]].filter((value) => value !== undefined).map((value) => value.toFixed(digits)).join(" ± ") || "–";
+}
+
 const charts = all("figure[data-curve]").map((figure) => new Chart(figure));
 
 // Puts the cross-hair of all charts at an epoch, or away; `meant`: the curve to bring out.
 function point(epoch, meant = null, chart = null) {
+  const moved = cursor !== epoch;
   cursor = epoch;
   for (const one of charts) one.mark(meant, one === chart);
-  read();
+  if (moved) read();
 }
 
 // The legend's values: at the cross-hair, or the last ones.
@@ -139,14 +149,13 @@ function read() {
   document.getElementById("epoch").textContent = cursor === null ? "last epoch" : `epoch ${cursor}`;
   const byId = new Map(series().map((one) => [one.id, one]));
   for (const output of all("output", legend)) {
-    const [epochs, values, spread] = byId.get(output.dataset.of)[output.dataset.curve];
-    const k = cursor === null ? epochs.length - 1 : nearest(epochs, cursor);
-    const about = k >= 0 && spread ? ` ± ${shortly(spread[k], output.dataset.curve)}` : "";
-    output.textContent = k < 0 ? "–" : shortly(values[k], output.dataset.curve) + about;
+    const one = byId.get(output.dataset.of), [epochs] = one[output.dataset.curve];
+    output.textContent = told(one, output.dataset.curve, cursor === null ? epochs.length - 1 : nearest(epochs, cursor));
   }
 }
 
 function listed() {
+  legend.classList.toggle("wider", kept.by === "mean"); // a deviation beside each value
   legend.replaceChildren(...series().filter(matches).map((one) => {
     const button = make("button", { type: "button", "aria-pressed": !kept.hidden.includes(one.id), "data-id": one.id });
     const swatch = make("svg", { class: "swatch", width: 26, height: 10, "aria-hidden": true });

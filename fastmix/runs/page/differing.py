@@ -50,7 +50,7 @@ def _cell(value: str) -> Html:
     except ValueError:
         number = math.nan
     if math.isfinite(number):
-        return tag("td", value, class_="number", data_value=repr(number))
+        return tag("td", value, data_value=repr(number))
     return tag("td", value, class_="words" if len(value) > WORDS else None)
 
 
