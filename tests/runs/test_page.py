@@ -240,6 +240,9 @@ def test_a_watch_ends_when_all_runs_have_and_leaves_a_page_that_stays(runs, cloc
     def finish() -> None:
         note()
         made_runs.write(runs / "mixup_s0", dataclasses.replace(common, mix="mixup"), *made_runs.curves(4, EPOCHS))
+
+    def close() -> None:  # a finished run's process takes its time to end
+        note()
         locks.pop().release()
 
     def begin() -> None:
@@ -255,10 +258,10 @@ def test_a_watch_ends_when_all_runs_have_and_leaves_a_page_that_stays(runs, cloc
         (runs / "fmix_s0" / "failed.txt").write_text("ValueError: no luck\n")
         locks.pop().release()
 
-    happens += [note, finish, begin, train, fail, note]
+    happens += [note, finish, close, begin, train, fail, note]
     assert cli.run(report.main, "report", ["--runs", "runs", "--html", "page.html", "--watch", "5"]) == 0
-    assert happens == [] and waits == [5, 5, watch.SETTLE, 5, 5, watch.SETTLE]
-    assert said == [(5, 4, 1), (5, 4, 1), (5, 5, 0), (5, 5, 0), (5, 5, 1), (5, 5, 0)]
+    assert happens == [] and waits == [5, 5, 5, watch.SETTLE, 5, 5, watch.SETTLE]
+    assert said == [(5, 4, 1), (5, 4, 1), (5, 5, 0), (5, 5, 0), (5, 5, 0), (5, 5, 1), (5, 5, 0)]
     page = Parsed((runs.parent / "page.html").read_text())
     assert page.facts["watch"] is None and not page.of("noscript") == [] and "failed" in page.within("span")
     assert any("no luck" in text for text in page.within("li"))
@@ -287,11 +290,12 @@ def test_a_watch_waits_for_the_first_run(tmp_path, clock, common, monkeypatch, c
     (tmp_path / "runs").mkdir()
     happens, _ = clock
     happens += [
+        lambda: None,
         lambda: made_runs.write(tmp_path / "runs" / "a", common, *made_runs.curves(0, EPOCHS)),
         lambda: None,
     ]
     assert report.main(["--runs", "runs", "--html", "page.html", "--watch"]) == 0
-    assert "runs: no run has begun yet" in capsys.readouterr().out and (tmp_path / "page.html").is_file()
+    assert capsys.readouterr().out.count("runs: no run has begun yet") == 1 and (tmp_path / "page.html").is_file()
 
 
 def test_a_page_is_written_whole_or_not_at_all(runs, monkeypatch, capsys):

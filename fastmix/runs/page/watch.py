@@ -13,7 +13,7 @@ from fastmix.runs.page.pictures import Album
 from fastmix.runs.page.reader import Reader, Seen
 from fastmix.runs.page.render import render
 
-SETTLE = 3.0
+SETTLE = 5.0
 """Seconds from a look at runs that have all ended to the last one: a sweep goes from one run to the next in less."""
 
 
@@ -33,26 +33,28 @@ class Page:
         self.told: list[str] = []
 
     def look(self) -> bool:
-        """Reads what has changed. Whether all runs have ended: are finished, or failed, and none is beginning.
+        """Reads what has changed. Whether all runs have ended: are finished, or failed, and no process has a lock.
 
         Raises ValueError for a folder that cannot be read; in later looks that is a note on the page.
         """
-        first = not self.found
-        self.found, self.told = [], []
+        found, told, ended = [], [], True
         for folder in self.runs or run_folder.find(self.below):
             try:
-                self.found.append(self.reader.read(folder))
+                seen = self.reader.read(folder)
             except (ValueError, OSError) as error:
-                if first:
+                if not self.found:
                     raise
-                self.told.append(str(error))
-        going = False
+                told.append(str(error))
+            else:
+                found.append(seen)
+                ended &= seen.state in ("finished", "failed") and not run_folder.is_locked(folder)
         for folder in _without_config(self.below):
             if run_folder.is_locked(folder):
-                going = True
+                ended = False
             elif (folder / queue.FAILED).is_file():
-                self.told.append(f"{folder}: failed before it began: {queue.why(folder)}")
-        return bool(self.found) and not going and all(seen.state in ("finished", "failed") for seen in self.found)
+                told.append(f"{folder}: failed before it began: {queue.why(folder)}")
+        self.found, self.told = found, told
+        return ended and bool(found)
 
     def write(self, every: float | None = None) -> None:
         """The page, whole or not at all. `every`: seconds after which it loads itself again."""
@@ -64,7 +66,7 @@ class Page:
 
         `say` is called with a line where there is no run yet.
         """
-        ended = False
+        ended, waits = False, False
         try:
             while True:
                 before, ended = ended, self.look()
@@ -72,9 +74,10 @@ class Page:
                     return
                 if self.found:
                     self.write(every)
-                else:
+                elif not waits:
                     say(f"{self.below}: no run has begun yet")
-                time.sleep(min(every, SETTLE) if ended else every)
+                    waits = True
+                time.sleep(SETTLE if ended else every)
         finally:
             if self.found:
                 self.write()
