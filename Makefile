@@ -47,5 +47,5 @@ $(CORE): setup.py constraints.txt
 	@touch $@
 
 $(DEV): $(CORE)
-	$(PIP) -e ".[dev,export,parquet]"
+	$(PIP) -e ".[dev,export,figures,parquet]"
 	@touch $@

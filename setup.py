@@ -70,6 +70,7 @@ setup(
         "mlflow": ["mlflow-skinny>=3"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
         "parquet": ["pyarrow>=17"],
+        "figures": ["matplotlib>=3.9"],
         # Of the examples: loops of others in which methods are tried.
         "frameworks": ["accelerate>=1", "pytorch-lightning>=2.4", "transformers>=4.46"],
         # The CPU build of torch brings no triton; the tests run the kernels in its interpreter and compile them.

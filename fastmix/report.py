@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastmix import cli, files
+from fastmix import cli, files, optional
 from fastmix.ranges import Range
 from fastmix.runs import columns, published, result_tables, run_folder, tables
 from fastmix.runs.columns import COLUMNS
@@ -20,6 +20,8 @@ from fastmix.runs.run_folder import Run
 
 ENDINGS = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 """Of files, and the formats in which they are written."""
+PICTURES = ("pdf", "png", "svg")
+"""Formats of figures."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,13 +32,16 @@ def main(argv: list[str] | None = None) -> int:
     kind.add_argument("--columns", metavar="NAME,...", default="", help=f"of the methods: {', '.join(COLUMNS)}")
     kind.add_argument("--runs-table", action="store_true", help="a row a run, not a row a method, with all its scores")
     kind.add_argument("--table", help="compare with this published table, such as in1k_rsb")
+    kind.add_argument("--figures", type=Path, metavar="FOLDER", help="draw learning curves, costs, gains into a folder")
     kind.add_argument("--list", action="store_true", help="list the published tables")
     parser.add_argument("--column", default="", help="gains beside those of this one, such as cifar10/ResNet-18/200ep")
     parser.add_argument(
         "--metric-compat", choices=("openmixup",), help="with --runs-table, --table: the windows of its scripts first"
     )
     parser.add_argument(
-        "--format", choices=tuple(ENDINGS.values()), help="default: what the ending of --out says, or markdown"
+        "--format",
+        choices=(*ENDINGS.values(), *PICTURES),
+        help="default: what the ending of --out says, or markdown; of figures: pdf",
     )
     parser.add_argument("--out", type=Path, help=f"write to this file, not to the terminal: {', '.join(ENDINGS)}")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page: tables, curves, pictures")
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.html or args.watch:
         return _page(args)
-    form = _format(args.format, args.out)
+    form = _picture(args.format, args.out) if args.figures else _format(args.format, args.out)
     if args.list:
         print("\n".join(f"{name}: {result_tables.shape(name)}" for name in published.tables()))
         return 0
@@ -63,8 +68,12 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("--metric-compat goes with --table or --runs-table; --columns has script_median, script_best")
     columns.chosen(args.columns, [])  # an unknown name is told before any run is read
     cells = published.table(args.table) if args.table else []
+    if args.figures:
+        optional.need("--figures", "matplotlib")
     found = _read(args)
     script = args.metric_compat == "openmixup"
+    if args.figures:
+        return _figures(found, args.column, args.figures, form)
     if cells:
         text, notes = _beside(cells, found, script, form)
     elif args.runs_table:
@@ -99,6 +108,17 @@ def _methods(found: list[Run], asked: str, column: str, form: str) -> tuple[str,
     return _text(form, kept, *result_tables.by_method(rows, names)), notes
 
 
+def _figures(found: list[Run], column: str, folder: Path, form: str) -> int:
+    """Draws, and tells which files there are and which are not, and why."""
+    from fastmix import figures
+
+    rows, notes = gains(found, column)
+    written, left = figures.write(found, rows, folder, form)
+    print("".join(f"{note}\n" for note in notes + left), end="", file=sys.stderr)
+    print("\n".join(map(str, written)))
+    return 0
+
+
 def _beside(cells: list[published.Cell], found: list[Run], script: bool, form: str) -> tuple[str, list[str]]:
     """A published table with ours, and notes on runs that are not in it, which Markdown holds itself."""
     rows, notes = compare(cells, found, "script_median" if script else "median")
@@ -126,7 +146,7 @@ def _page(args: argparse.Namespace) -> int:
     """Writes the page about the runs, once or until they have ended."""
     if args.html is None:
         raise ValueError("--watch goes with --html FILE")
-    if args.table or args.runs_table or args.list or args.metric_compat or args.format or args.out:
+    if args.table or args.runs_table or args.figures or args.list or args.metric_compat or args.format or args.out:
         raise ValueError("--html goes with run folders, --runs, --columns, --column and --watch, and with nothing else")
     if args.html.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"{args.html}: a page is written to .html")
@@ -146,8 +166,18 @@ def _page(args: argparse.Namespace) -> int:
     return 0
 
 
+def _picture(asked: str | None, out: Path | None) -> str:
+    """The format of figures. Raises ValueError for one of tables."""
+    if out or asked in ENDINGS.values():
+        wrong = f"--out {out}" if out else f"--format {asked}"
+        raise ValueError(f"{wrong} is for tables; figures go to --figures FOLDER in --format {', '.join(PICTURES)}")
+    return asked or "pdf"
+
+
 def _format(asked: str | None, out: Path | None) -> str:
     """The format that is asked for, or told by the ending of a file. Raises ValueError where the two differ."""
+    if asked in PICTURES:
+        raise ValueError(f"--format {asked} is one of figures: give --figures FOLDER")
     if out is None:
         return asked or "markdown"
     told = ENDINGS.get(out.suffix.lower())

@@ -41,11 +41,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--interpolation", choices=("bilinear", "bicubic"))
     parser.add_argument("--flip", action="store_true", help="mean of the logits of an image and of its mirror image")
     parser.add_argument("--per-class", type=Path, metavar="FILE.csv", help="write the scores of each class")
+    parser.add_argument("--confusion", type=Path, metavar="FILE.csv", help="write what each class is taken for")
     parser.add_argument("--real", type=Path, metavar="real.json", help="score against ImageNet-ReaL's labels too")
     parser.add_argument("--names", metavar="FOLDER", help="for --real with a .beton: the images that it was made from")
     parser.add_argument("--json", type=Path, help="write the result here too")
     args = parser.parse_intermixed_args(argv)
-    for path in filter(None, (args.json, args.per_class)):
+    asked = {"per_class": args.per_class, "confusion": args.confusion}
+    for path in filter(None, (args.json, *asked.values())):
         files.require_folder(path)
     if not args.model and not args.words:
         raise ValueError("name a run folder or a checkpoint, or give --model NAME --weights FILE")
@@ -67,15 +69,17 @@ def main(argv: list[str] | None = None) -> int:
     validation.view(subject.cfg.data, args.size, args.resize, args.crop_pct, args.interpolation)
     kind = "ema" if args.ema else "raw" if args.raw else None
     try:
-        result, table = validation.validate(subject, kind, args.flip, bool(args.per_class), args.real, args.names)
+        by_class = any(asked.values())
+        result, found = validation.validate(subject, kind, args.flip, by_class, args.real, args.names)
         if distributed.rank() == 0:
             if subject.note:
                 print(subject.note, file=sys.stderr)
             print(", ".join(_words(key, value) for key, value in result.items() if key.split("_")[-1] in SHOWN))
             if args.json:
                 files.write_text(args.json, json.dumps(result) + "\n")
-            if args.per_class:
-                files.write_text(args.per_class, table)
+            for name, path in asked.items():
+                if path:
+                    files.write_text(path, found[name])
     finally:
         distributed.close()
     return 0

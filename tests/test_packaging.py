@@ -26,7 +26,7 @@ INSTALLED_AS = {
     "pipelines": "fastmix/pipelines",
 }
 BESIDE = ("docs", "examples", "results", "tests")  # folders that an sdist holds and a wheel does not
-HEAVY = {"cv2", "ffcv", "numba", "PIL", "timm", "torch", "torchvision", "triton"}
+HEAVY = {"cv2", "ffcv", "matplotlib", "numba", "PIL", "timm", "torch", "torchvision", "triton"}
 
 PROBE = """
 import json, fastmix, fastmix.kernels, fastmix.pipelines

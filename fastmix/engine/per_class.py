@@ -1,4 +1,4 @@
-"""Scores of each class, as a table."""
+"""Scores of each class, and what its images are taken for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def per_class(found: Predictions, names: list[str]) -> list[dict]:
     often mistaken for, of several the first; None where none is) and mistaken (how many are).
     """
     labels, top, hits = (column[found.valid] for column in (found.labels, found.top, found.hits))
-    names = names + [str(k) for k in range(len(names), 1 + max(labels.max(), top.max()))]
+    names = _all(names, labels, top)
     rows = []
     for label, name in enumerate(names):
         mine = labels == label
@@ -35,6 +35,18 @@ def per_class(found: Predictions, names: list[str]) -> list[dict]:
             }
         )
     return rows
+
+
+def confusion(found: Predictions, names: list[str]) -> tuple[list[str], np.ndarray]:
+    """The same names, and how many images of each label are taken for each: int64 [classes,classes], label first."""
+    labels, top = found.labels[found.valid], found.top[found.valid]
+    names = _all(names, labels, top)
+    n = len(names)
+    return names, np.bincount(labels * n + top[:, 0], minlength=n * n).reshape(n, n)
+
+
+def _all(names: list[str], labels: np.ndarray, top: np.ndarray) -> list[str]:
+    return names + [str(k) for k in range(len(names), 1 + max(labels.max(), top.max()))]
 
 
 def as_csv(rows: list[dict]) -> str:

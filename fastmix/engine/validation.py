@@ -16,7 +16,7 @@ from fastmix.engine.evaluate import predict
 from fastmix.engine.task import Task, precision
 from fastmix.models import seen, weights
 from fastmix.models.info import Info
-from fastmix.runs import run_folder
+from fastmix.runs import confusion, run_folder
 
 
 @dataclass
@@ -103,8 +103,8 @@ def validate(
     by_class: bool = False,
     real: Path | None = None,
     names: str | None = None,
-) -> tuple[dict, str]:
-    """The result, and with by_class the table of classes as CSV; the same on every process.
+) -> tuple[dict, dict[str, str]]:
+    """The result, and with by_class the tables `per_class` and `confusion` as CSV; the same on every process.
 
     kind: "raw" or "ema" alone, where there are both. flip: mean of the logits of an image and its mirror image. real: a
     file of ImageNet-ReaL's labels; names: for it, the images that a .beton was made from.
@@ -122,7 +122,7 @@ def validate(
         sys.stderr.writelines(f"{line}\n" for line in loaders.warnings(val))
     new = imagenet_real.read(real, val.labels, cfg.data.val, names) if real else None
     torch.backends.cudnn.benchmark = True
-    result, table, seconds = {}, "", 0.0
+    result, tables, seconds = {}, {}, 0.0
     for one, values in sets.items():
         model = network(cfg, classes, values, subject.checkpoint, val.view.size, device)
         task = Task(model, mixers.MIXERS["vanilla"](), cfg).to(device)
@@ -133,12 +133,13 @@ def validate(
         ema = one == "ema" and len(sets) > 1
         result |= {f"ema_{k}": v for k, v in scores.items() if not k.endswith("images")} if ema else scores
         if by_class:
-            table = per_class.as_csv(per_class.per_class(found, val.class_names))
+            tables["per_class"] = per_class.as_csv(per_class.per_class(found, val.class_names))
+            tables["confusion"] = confusion.as_csv(*per_class.confusion(found, val.class_names))
     seen = {"size": val.view.size, "resize": val.view.resize, "interpolation": val.view.interpolation}
     told = {"ema": [*sets] == ["ema"], "checkpoint": subject.checkpoint, "model": cfg.model.name, **seen}
     told |= {"flip": flip, "precision": cfg.precision, "device": device.type, "processes": distributed.world()}
     pace = {"seconds": round(seconds, 3), "images_per_s": round(len(sets) * result["images"] / seconds, 1)}
-    return result | told | pace | {"versions": run_folder.versions()}, table
+    return result | told | pace | {"versions": run_folder.versions()}, tables
 
 
 def network(cfg: config.Config, classes: int, values: dict | None, where: str, size: int, device) -> torch.nn.Module:
@@ -160,7 +161,9 @@ def chosen(subject: Subject, kind: str | None, by_class: bool = False) -> dict[s
     if kind and kind not in subject.sets:
         raise ValueError(f"{subject.checkpoint}: only {' and '.join(subject.sets)} weights are in it, no {kind} ones")
     if by_class and not kind and len(subject.sets) > 1:
-        raise ValueError(f"{subject.checkpoint} holds raw weights and their average: --per-class needs --ema or --raw")
+        raise ValueError(
+            f"{subject.checkpoint} holds raw weights and their average: tables of classes need --ema or --raw"
+        )
     return {kind: subject.sets[kind]} if kind else subject.sets
 
 

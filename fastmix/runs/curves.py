@@ -64,15 +64,26 @@ def curve(run: Run, name: str) -> Curve:
     return Curve(*_columns(points))
 
 
-def over_seeds(runs: Sequence[Run], name: str) -> Band:
-    """The mean curve of the runs of one group (runs.groups). Raises ValueError without any run."""
+def over_seeds(runs: Sequence[Run], name: str, every: int = 1) -> Band:
+    """The mean curve of the runs of one group (runs.groups). Raises ValueError without any run.
+
+    every: of so many epochs in a row there is one value, the mean of those that a run has, at the last of them.
+    """
     if not runs:
         raise ValueError(f"{name}: no runs to take the mean of")
-    found = [dict(zip(*curve(run, name), strict=True)) for run in runs]
+    found = [_windows(curve(run, name), every) for run in runs]
     epochs = sorted(set.intersection(*map(set, found)))
     values = np.array([[one[epoch] for one in found] for epoch in epochs]).reshape(len(epochs), len(runs))
     std = values.std(1, ddof=1).tolist() if len(runs) > 1 else []
     return Band(epochs, values.mean(1).tolist(), std, len(runs))
+
+
+def _windows(found: Curve, every: int) -> dict[int, float]:
+    """Means of windows of so many epochs, by their last epochs; the last one may be shorter."""
+    windows: dict[int, list[float]] = defaultdict(list)
+    for epoch, value in zip(*found, strict=True):
+        windows[min(-(-epoch // every) * every, found.epochs[-1])].append(value)
+    return {epoch: fmean(values) for epoch, values in windows.items()}
 
 
 def _number(row: dict, key: str) -> bool:

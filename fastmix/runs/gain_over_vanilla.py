@@ -96,7 +96,8 @@ def _place(parts: list[list[Run]], named: dict[int, str]) -> Callable[[list[Run]
 
     def place(group: list[Run]) -> tuple:
         cfg, words = group[0].cfg, re.split(r"(\d+(?:\.\d+)?)", named[id(group[0])])
-        return models.index(cfg.model.name), mixes.index(cfg.mix), *words[::2], *map(float, words[1::2])
+        numbers = map(float, [*words[1::2], -1])  # 10 comes after 9
+        return models.index(cfg.model.name), mixes.index(cfg.mix), *zip(words[::2], numbers, strict=True)
 
     return place
 
@@ -124,7 +125,8 @@ def _means(group: list[Run]) -> dict:
 
 def _reached(run: Run) -> dict:
     """Of the weights that the run saves: their moving average, if there is one."""
-    prefix, last = "ema_" if run.cfg.ema.decay else "", run.val[run.cfg.epochs]
+    last = run.val[run.cfg.epochs]
+    prefix = "ema_" if "ema_top1" in last else ""
     found = {key.removeprefix(prefix): value for key, value in scores(run).items() if key.startswith(prefix)}
     ends = {key: last.get(prefix + key) for key in ("top1", "top5")}
     return found | ends | {"hours": run.seconds / 3600, "images_per_s": run.images_per_s}

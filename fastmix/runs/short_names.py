@@ -23,8 +23,8 @@ def names(found: Sequence[Run]) -> list[str]:
     but seed, paths, device and the like (groups.SAME_RUN).
 
     Besides model and fidelity only those settings are told that tell groups of one method apart, and few of them: what
-    a method has otherwise than another method is not in the names. The usual value goes without saying, which is that of
-    more than half of the groups; of a method's own settings its default, where a config leaves it out.
+    a method has otherwise than another method is not in the names. The usual value goes without saying, which is that
+    of more than half of the groups; of a method's own settings its default, where a config leaves it out.
     """
     parts = [(group, settings(group[0])) for group in groups(found)]
     by_method: dict[str, list[dict]] = defaultdict(list)

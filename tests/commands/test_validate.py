@@ -18,11 +18,12 @@ from torch import nn
 from fastmix import MIXERS, cli, config, convert, distributed, files, models, train, validate
 from fastmix.engine import imagenet_real
 from fastmix.engine.evaluate import Predictions, evaluate, predict
-from fastmix.engine.per_class import as_csv, per_class
+from fastmix.engine.per_class import as_csv, confusion, per_class
 from fastmix.engine.task import Task
 from fastmix.models import weights
 from fastmix.pipelines.synthetic import Synthetic
 from fastmix.pipelines.view import View
+from fastmix.runs.confusion import read as read_confusion
 from helpers import ROOT
 from helpers.loading import image_folder
 
@@ -156,6 +157,10 @@ def test_classes_one_by_one():
         assert int(row["mistaken"]) == max(wrong.values()) == wrong[row["confused_with"]]
     total = sum(float(row["top1"] or 0) * int(row["images"]) for row in rows) / found.valid.sum()
     assert total == pytest.approx(found.scores()["top1"])
+    told, counts = confusion(found, names[:4])
+    assert told == [*names[:4], *map(str, range(4, CLASSES))]
+    taken = Counter((loader.labels[k], found.top[k, 0]) for k in range(N) if found.valid[k])
+    assert {pair: n for pair, n in np.ndenumerate(counts) if n} == taken
 
 
 def test_real_labels_worked_by_hand(tmp_path):
@@ -312,6 +317,16 @@ def test_two_processes_equal_one(work):
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
+def test_what_classes_are_taken_for_agrees_with_their_scores(work):
+    got = result("a", "--ema", "--per-class", "classes.csv", "--confusion", "confusion.csv")
+    names, counts = read_confusion(work)
+    rows = list(csv.DictReader(Path("classes.csv").read_text().splitlines()))
+    assert names == [row["class"] for row in rows]
+    assert [sum(row) for row in counts] == [int(row["images"]) for row in rows]
+    right = sum(counts[k][k] for k in range(len(names)))
+    assert 100 * right / sum(map(sum, counts)) == pytest.approx(got["top1"])
+
+
 def test_damaged_images_are_left_out_where_asked(work):
     path = work / "broken/class0/000.jpg"
     image_folder(work / "broken", 12)
@@ -342,7 +357,7 @@ BAD = "no such run folder or checkpoint"
         ([*NET, "--weights", "empty.pth"], "empty.pth: no weights in it"),
         ([*NET, "--weights", "a/model.safetensors"], "the weights do not fit the model"),
         ([*NET, "--ema"], "only raw weights are in it, no ema ones"),
-        (["a", "--per-class", "x.csv"], "--per-class needs --ema or --raw"),
+        (["a", "--per-class", "x.csv"], "tables of classes need --ema or --raw"),
         (["a", "--ema", "--raw"], "not allowed with argument"),
         ([*NET, "--resize", "50", "--crop-pct", "0.5"], "not allowed with argument"),
         ([*NET, "--crop-pct", "1.5"], "argument --crop-pct: '1.5' is not a number from 0.01 to 1"),

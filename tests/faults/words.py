@@ -116,6 +116,8 @@ FAULTS = [
     alone("fastmix.validate --model resnet1888 --weights x.pth", "unknown model 'resnet1888'"),
     of_run("fastmix.report run --table foo", "foo"),
     of_run("fastmix.report run --out no/such.md", "no/such.md: No such file or directory"),
+    of_run("fastmix.report run --columns to1", "no column 'to1'; did you mean 'top1'"),
+    of_run("fastmix.report run --figures x --format csv", "--format csv is for tables"),
     alone("fastmix.report --runs nowhere", "nowhere: no such folder of runs"),
     alone("fastmix.sweep {config} --per-gpu 0", "argument --per-gpu: '0' is not a whole number from 1"),
     alone("fastmix.sweep {config} --gpus x", "no GPU 'x'"),

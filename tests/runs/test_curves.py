@@ -51,3 +51,12 @@ def test_mean_and_deviation_are_numpys_at_the_epochs_of_all():
     assert alone.mean == [*values[1].values()] and alone.std == [] and alone.n == 1
     with pytest.raises(ValueError, match="no runs"):
         over_seeds([], "val/top1")
+
+
+def test_windows_are_means_of_the_epochs_in_them():
+    a, b = ({e: float(e * e + seed * e) for e in range(1, 8)} for seed in range(2))
+    band = over_seeds([run({}, a), run({}, b, 1)], "val/top1", every=3)
+    wanted = np.array([[np.mean([top1[e] for e in some]) for some in ((1, 2, 3), (4, 5, 6), (7,))] for top1 in (a, b)])
+    assert band.epochs == [3, 6, 7]
+    np.testing.assert_allclose(band.mean, wanted.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(band.std, wanted.std(0, ddof=1), rtol=1e-12)

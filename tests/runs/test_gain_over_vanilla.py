@@ -202,6 +202,16 @@ def test_a_gain_is_over_the_vanilla_that_is_trained_most_alike(make):
     assert gained["mixup resnet18_cifar lr=0.1"] == (None, []), "no vanilla of that network"
 
 
+def test_rows_come_by_method_and_the_numbers_in_their_names(make):
+    for alpha in (10, 9, 0.5):
+        for mix in ("mixup", "cutmix"):
+            make(f"{mix}{alpha}", 60.0, f"mix={mix}", f"mixers.{mix}.alpha={alpha}")
+    make("v", 60.0, "mix=vanilla")
+    assert [row["name"] for row in rows()] == [
+        "vanilla", *(f"{mix} alpha={alpha}" for mix in ("mixup", "cutmix") for alpha in (0.5, 9, 10))
+    ]  # fmt: skip
+
+
 def test_runs_that_do_not_count_are_told_beside_the_table(sweep, capsys):
     sweep("a", 50.0, "mix=vanilla", "seed=9", epochs=10)
     sweep("cutmix_s0-2", 50.0, "mix=cutmix", "seed=0")

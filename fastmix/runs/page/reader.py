@@ -15,6 +15,15 @@ READ = ("config.yaml", "log.jsonl", "model.safetensors", data_seen.FILE)
 """Files of which a run is made."""
 
 
+LOSS = "train/loss"
+
+
+def score(run: Run) -> str:
+    """The name in the log (curves.names) of top-1 of the weights that are saved: their average, where there is one."""
+    last = run.val[max(run.val)] if run.val else {}
+    return "val/ema_top1" if "ema_top1" in last else "val/top1"
+
+
 @dataclass
 class Seen:
     """A run as the page shows it."""
@@ -25,7 +34,7 @@ class Seen:
     why: str
     """Of a failed one: the last line of its error."""
     top1: Curve
-    """Percent, of the weights that are saved: of their average, where there is one."""
+    """Percent."""
     loss: Curve
     """The training loss."""
 
@@ -41,8 +50,7 @@ class Reader:
         now = _signs(folder, READ)
         if folder not in self.runs or self.runs[folder][0] != now:
             run = run_folder.read(folder)
-            top1 = curve(run, "val/ema_top1" if run.cfg.ema.decay else "val/top1")
-            self.runs[folder] = now, run, top1, curve(run, "train/loss")
+            self.runs[folder] = now, run, curve(run, score(run)), curve(run, LOSS)
         _, run, top1, loss = self.runs[folder]
         state = queue.state(folder, run.finished)
         return Seen(run, state, queue.why(folder) if state == "failed" else "", top1, loss)

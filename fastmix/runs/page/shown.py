@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from fastmix.runs import short_names
 from fastmix.runs.curves import over_seeds
-from fastmix.runs.groups import groups
-from fastmix.runs.page.reader import Seen
+from fastmix.runs.groups import groups, one_a_seed
+from fastmix.runs.page.reader import LOSS, Seen, score
 
 HUES, DASHES = 10, 4
 """Of page.css."""
@@ -40,10 +40,6 @@ class Method:
     look: str
     """Classes of page.css: a hue and a dash."""
     lines: list[Line]
-
-    @property
-    def whole(self) -> list[Line]:
-        return [line for line in self.lines if line.seen.run.whole]
 
     @property
     def ids(self) -> str:
@@ -87,17 +83,15 @@ def series(methods: Sequence[Method]) -> dict[str, list[dict]]:
         for line in method.lines:
             drawn = {"id": line.id, "name": line.name, "look": method.look, "runs": [line.id]}
             runs.append(drawn | {"top1": _points("top1", *line.seen.top1), "loss": _points("loss", *line.seen.loss)})
-        some = method.whole or method.lines
-        drawn = {"id": f"m{some[0].id}", "name": method.name, "look": method.look, "runs": method.ids.split()}
-        for key, top1 in (("top1", _top1(method)), ("loss", "train/loss")):
-            band = over_seeds([line.seen.run for line in some], top1)
+        every = [line.seen.run for line in method.lines]
+        some = one_a_seed(run for run in every if run.whole) or one_a_seed(every)
+        ids = [line.id for line in method.lines]
+        drawn = {"id": f"m{ids[0]}", "name": method.name, "look": method.look, "runs": ids}
+        for key, name in (("top1", score(some[0])), ("loss", LOSS)):
+            band = over_seeds(some, name)
             drawn[key] = _points(key, band.epochs, band.mean, *[band.std] * bool(band.std))
         means.append(drawn)
     return {"runs": sorted(runs, key=_end), "means": sorted(means, key=_end)}
-
-
-def _top1(method: Method) -> str:
-    return "val/ema_top1" if method.lines[0].seen.run.cfg.ema.decay else "val/top1"
 
 
 def _end(drawn: dict) -> float:
