@@ -14,16 +14,23 @@ from fastmix.engine import picture
 
 
 def write(
-    folder: Path, cfg: config.Config, top1: Sequence[float], loss: Sequence[float], finished: bool = True
+    folder: Path,
+    cfg: config.Config,
+    top1: Sequence[float],
+    loss: Sequence[float] = (),
+    ema: Sequence[float] = (),
+    finished: bool = True,
 ) -> Path:
-    """A run that got as far as its curves: a line of each kind after every epoch."""
+    """A run that got as far as its curves: 36 s, 10 steps and a line of each kind an epoch. A loss not given is 1."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config.dump(cfg))
     lines = []
-    for epoch, (score, value) in enumerate(zip(top1, loss, strict=True), 1):
-        place = {"time": 60.0 * epoch, "step": 50 * epoch, "epoch": epoch}
-        lines.append({"kind": "train", **place, "loss": value, "lr": 0.1, "images_per_s": 1000.0 + epoch})
-        lines.append({"kind": "val", **place, "top1": score, "loss": value})
+    for epoch, score in enumerate(top1, 1):
+        place = {"time": 36.0 * epoch, "step": 10 * epoch, "epoch": epoch}
+        value = loss[epoch - 1] if loss else 1.0
+        lines.append({"kind": "train", **place, "loss": value, "lr": 0.1, "images_per_s": 100.0 + epoch})
+        average = {"ema_top1": ema[epoch - 1]} if ema else {}
+        lines.append({"kind": "val", **place, "top1": score, **average})
     (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if finished:
         (folder / "model.safetensors").write_bytes(b"")

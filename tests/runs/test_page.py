@@ -112,6 +112,17 @@ def test_a_mean_is_over_the_runs_with_their_last_epoch(runs):
     assert again["mixup"]["top1"] == every["mixup s0"]["top1"], "of none, of those that are there"
 
 
+def test_of_weights_and_their_average_the_average_shows(runs, common):
+    average = [value + 5 for value in made_runs.curves(9, EPOCHS)[0]]
+    cfg = dataclasses.replace(common, mix="fmix", ema=dataclasses.replace(common.ema, decay=0.9))
+    made_runs.write(runs / "average", cfg, made_runs.curves(9, EPOCHS)[0], ema=average)
+    page = written("runs/average", "runs/vanilla_s0")
+    for kind in ("runs", "means"):
+        (one,) = (one for one in page.facts[kind] if one["name"].startswith("fmix"))
+        assert one["top1"][1] == pytest.approx(average, abs=0.0051)
+    assert page.within("td").count(f"{average[-1]:.2f}") >= 2, "in both tables"
+
+
 def test_it_asks_for_nothing_and_lets_in_its_own_script_alone(runs):
     page = written("--runs", "runs")
     asked = [one.get(key) for name, one in page.elements for key in ("src", "href") if name != "a" and key in one]
@@ -141,7 +152,7 @@ def test_links_lead_to_the_files_of_the_runs(runs, tmp_path, monkeypatch, common
 def test_what_names_hold_stays_text(runs, common):
     """A method, a value, a folder, an error and a broken line of the log that look like markup."""
     cfg = dataclasses.replace(common, mix=EVIL, mixers={EVIL: {"alpha": EVIL}})
-    folder = made_runs.write(runs / EVIL.replace("/", "|"), cfg, [50.0], [1.0], finished=False)
+    folder = made_runs.write(runs / EVIL.replace("/", "|"), cfg, [50.0], finished=False)
     (folder / "failed.txt").write_text(f"ValueError: {EVIL}\n")
     with open(folder / "log.jsonl", "a") as log:
         log.write(f"{EVIL}\n")
@@ -251,7 +262,7 @@ def test_a_watch_ends_when_all_runs_have_and_leaves_a_page_that_stays(runs, cloc
 
     def train() -> None:
         note()
-        made_runs.write(runs / "fmix_s0", dataclasses.replace(common, mix="fmix"), [50.0], [1.0], finished=False)
+        made_runs.write(runs / "fmix_s0", dataclasses.replace(common, mix="fmix"), [50.0], finished=False)
 
     def fail() -> None:
         note()
