@@ -6,7 +6,6 @@ The protocol: https://chromedevtools.github.io/devtools-protocol/. Nothing but C
 from __future__ import annotations
 
 import base64
-import fcntl
 import itertools
 import json
 import os
@@ -33,34 +32,25 @@ def find() -> str | None:
 @contextmanager
 def chromium(folder: Path) -> Iterator[Browser]:
     """A running Chromium whose profile lies in the folder."""
-    told, heard = os.pipe(), os.pipe()  # what it is told, what is heard of it
-    theirs = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (told[0], heard[1])]
-
-    def hand_over() -> None:
-        for end, number in zip(theirs, (3, 4), strict=True):
-            os.dup2(end, number)
-
+    command = ["sh", "-c", 'exec "$@" 3<&0 4>&1 </dev/null >&2', "sh", find(), *OPTIONS]
     with open(folder / "chromium.log", "wb") as log:
         process = subprocess.Popen(
-            [find(), *OPTIONS, f"--user-data-dir={folder / 'profile'}", "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
+            [*command, f"--user-data-dir={folder / 'profile'}", "about:blank"],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=log,
-            preexec_fn=hand_over,
-            pass_fds=(3, 4),
         )
-    for end in (told[0], heard[1], *theirs):
-        os.close(end)
     try:
-        yield Browser(told[1], heard[0])
+        yield Browser(process.stdin.fileno(), process.stdout.fileno())
     finally:
-        os.close(told[1])  # it ends with its pipe
+        process.stdin.close()  # it ends with its pipe
         try:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        os.close(heard[0])
+        process.stdout.close()
 
 
 class Browser:

@@ -20,7 +20,7 @@ from fastmix.runs.page.methods import Table
 from fastmix.runs.page.pictures import Album
 from fastmix.runs.page.reader import Seen
 
-SCRIPTS = ("kept.js", "tables.js", "curves.js", "page.js")
+SCRIPTS = ("kept.js", "tables.js", "chart.js", "legend.js", "page.js")
 
 
 def render(
