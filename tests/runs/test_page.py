@@ -279,6 +279,17 @@ def test_a_watch_ends_when_all_runs_have_and_leaves_a_page_that_stays(runs, cloc
     assert not [one for one in page.of("meta") if one.get("http-equiv") == "refresh"]
 
 
+def test_logs_kept_without_weights_are_whole_runs(runs, clock):
+    happens, _ = clock
+    for path in runs.glob("*/model.safetensors"):
+        path.unlink()
+    happens.append(lambda: None)
+    folders = [f"runs/{name}" for name in NAMES[:4]]
+    assert report.main([*folders, "--html", "page.html", "--watch"]) == 0
+    page = Parsed((runs.parent / "page.html").read_text())
+    assert page.within("span").count("without weights") == 4 and "4" in page.within("dd")
+
+
 def test_a_watch_may_be_interrupted_and_outlives_a_broken_run(runs, clock, common):
     happens, _ = clock
 

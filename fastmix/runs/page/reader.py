@@ -15,6 +15,9 @@ READ = ("config.yaml", "log.jsonl", "model.safetensors", data_seen.FILE)
 """Files of which a run is made."""
 
 
+BARE = "without weights"
+"""State of a run whose last epoch is in the log, and whose weights are elsewhere."""
+ENDED = ("finished", "failed", BARE)
 LOSS = "train/loss"
 
 
@@ -30,7 +33,7 @@ class Seen:
 
     run: Run
     state: str
-    """finished, failed, running or stopped (queue.state)."""
+    """finished, failed, running, stopped, waiting (queue.state) or BARE."""
     why: str
     """Of a failed one: the last line of its error."""
     top1: Curve
@@ -53,6 +56,8 @@ class Reader:
             self.runs[folder] = now, run, curve(run, score(run)), curve(run, LOSS)
         _, run, top1, loss = self.runs[folder]
         state = queue.state(folder, run.finished)
+        if state == "stopped" and run.whole:
+            state = BARE
         return Seen(run, state, queue.why(folder) if state == "failed" else "", top1, loss)
 
 

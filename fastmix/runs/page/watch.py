@@ -10,7 +10,7 @@ from fastmix import files
 from fastmix.runs import queue, run_folder
 from fastmix.runs.page import methods
 from fastmix.runs.page.pictures import Album
-from fastmix.runs.page.reader import Reader, Seen
+from fastmix.runs.page.reader import ENDED, Reader, Seen
 from fastmix.runs.page.render import render
 
 SETTLE = 5.0
@@ -47,7 +47,7 @@ class Page:
                 told.append(str(error))
             else:
                 found.append(seen)
-                ended &= seen.state in ("finished", "failed") and not run_folder.is_locked(folder)
+                ended &= seen.state in ENDED and not run_folder.is_locked(folder)
         for folder in _without_config(self.below):
             if run_folder.is_locked(folder):
                 ended = False
