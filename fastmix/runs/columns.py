@@ -38,6 +38,11 @@ def _gain(row: dict, best: bool) -> str:
     return percent(row["gain"], row["gain_error"], sign="+") + some
 
 
+def _hours(row: dict, best: bool) -> str:
+    hours = row["hours"]
+    return "–" if hours is None else f"{hours:.2f}" if hours >= 0.1 else f"{hours:.2g}"
+
+
 def _published(row: dict, best: bool) -> str:
     return percent(row["published_gain"], sign="+") + "†" * bool(row["beside"])
 
@@ -54,7 +59,7 @@ COLUMNS = {
     "seeds": Column("seeds", ("seeds",), lambda row, best: ", ".join(map(str, row["seeds"]))),
     "gain": Column("over vanilla", ("gain", "gain_error", "gain_n"), _gain),
     "published": Column("published", ("published_gain", "beside"), _published),
-    "hours": _plain("hours", "hours", ".2f"),
+    "hours": Column("hours", ("hours",), _hours),
     "images_per_s": _plain("images_per_s", "images/s", ".0f"),
     "epochs": _plain("epochs", "epochs"),
     "model": _plain("model", "model"),

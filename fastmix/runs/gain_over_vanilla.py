@@ -22,7 +22,7 @@ def gains(found: Iterable[Run], column: str = "") -> tuple[list[dict], list[str]
     """A row for each group of runs that differ in their seed alone, and notes on runs that do not count, and why.
 
     Vanilla is first, the others are in the order of the config. Only whole runs count: the last epoch is in the log,
-    weights need not be there. Of a run with a moving average of the weights, the average does.
+    weights need not be there. Of a run with a moving average of the weights, the average does; `average` tells it.
 
     `name` is a short one. Percent: `top1` after the last epoch, `top5`, median, best and what scripts make of them
     (run_folder.scores), besides `hours` and `images_per_s`, are means over the `n` seeds, `std`, `top5_std` and so on
@@ -58,8 +58,8 @@ def gains(found: Iterable[Run], column: str = "") -> tuple[list[dict], list[str]
             {
                 "name": named[id(first)], "mix": first.cfg.mix, "model": first.cfg.model.name,
                 "fidelity": first.cfg.fidelity, "epochs": first.cfg.epochs, "seeds": [run.cfg.seed for run in group],
-                "n": len(group), **_means(group), **_over(vanilla, group), "published_gain": published_gain,
-                "published_column": where, "departs": departs,
+                "n": len(group), "average": any(map(_average, group)), **_means(group), **_over(vanilla, group),
+                "published_gain": published_gain, "published_column": where, "departs": departs,
                 "beside": departures(first, where) if published_gain is not None else [],
                 "runs": [str(run.folder) for run in group],
             }
@@ -125,11 +125,15 @@ def _means(group: list[Run]) -> dict:
 
 def _reached(run: Run) -> dict:
     """Of the weights that the run saves: their moving average, if there is one."""
-    last = run.val[run.cfg.epochs]
-    prefix = "ema_" if "ema_top1" in last else ""
+    prefix, last = "ema_" if _average(run) else "", run.val[run.cfg.epochs]
     found = {key.removeprefix(prefix): value for key, value in scores(run).items() if key.startswith(prefix)}
     ends = {key: last.get(prefix + key) for key in ("top1", "top5")}
     return found | ends | {"hours": run.seconds / 3600, "images_per_s": run.images_per_s}
+
+
+def _average(run: Run) -> bool:
+    """Whether a moving average of the weights was validated."""
+    return "ema_top1" in run.val[run.cfg.epochs]
 
 
 def _over(vanilla: list[Run], group: list[Run]) -> dict:

@@ -110,8 +110,10 @@ def _common(rows: list[dict]) -> list[str]:
 def _told(rows: list[dict], names: list[str]) -> str:
     """What the columns hold."""
     told = []
+    any_has, all_have = (some(row["average"] for row in rows) for some in (any, all))
     if "top1" in names:
-        told.append("Top-1 in percent after the last epoch, mean ± standard deviation over the runs.")
+        of = f", of the moving average of the weights{' where there is one' * (not all_have)}" if any_has else ""
+        told.append(f"Top-1 in percent after the last epoch{of}, mean ± standard deviation over the runs.")
     if "gain" in names and any(row["gain"] is not None for row in rows):
         told.append("Over vanilla: mean ± standard error of the differences between runs of one seed;")
         told.append("in brackets how many, where not all have one.")

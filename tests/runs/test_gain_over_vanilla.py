@@ -11,6 +11,7 @@ from fastmix import cli, config, report
 from fastmix.bench import readme
 from fastmix.pipelines.packing.layouts import wnids
 from fastmix.runs import data_seen, run_folder
+from fastmix.runs.columns import COLUMNS
 from fastmix.runs.gain_over_vanilla import gains, rank_correlation
 from helpers import ROOT
 
@@ -142,6 +143,7 @@ def test_the_runs_own_column_their_average_and_what_departs(make, capsys):
     assert report.main(["--runs", "results"]) == 0
     text = capsys.readouterr().out
     assert "| cutmix† | **72.25** |" in text and "- † cutmix: not trained as vanilla in ema.decay\n" in text
+    assert "after the last epoch, of the moving average of the weights where there is one, mean" in text
     assert "- † cutmix: published with other ema.decay\n" not in text, "all that have a published gain differ so:"
     assert "- † published: of in1k_pytorch_100ep/ResNet-50/100ep, from which these runs differ in ema.decay\n" in text
 
@@ -248,6 +250,7 @@ def test_every_column_is_the_mean_of_what_the_log_says(make):
     assert row["median"] == 55.0, "the last 5 epochs hold one validation"
     assert row["best"] == 55.0 and row["std"] == pytest.approx(50**0.5) and row["top5"] is None
     assert row["hours"] == 9.0 * 25 / 3600 and row["images_per_s"] is None
+    assert COLUMNS["hours"].text(row, False) == "0.062" and COLUMNS["hours"].text({"hours": 12.345}, False) == "12.35"
     assert row["gain"] is None and row["published_gain"] is None
 
 
