@@ -154,6 +154,8 @@ def _page(args: argparse.Namespace) -> int:
     if bool(args.run) == bool(args.runs):
         raise ValueError("give run folders or --runs FOLDER" + ", not both" * bool(args.run))
     columns.chosen(args.columns, [])
+    if args.column:
+        published.column(args.column)  # unknown names are told now, not when a run is whole
     page = Page(args.html, args.run, args.runs, args.columns, args.column)
     if args.watch:
         print(f"{args.html}: written every {args.watch:g} s until all runs have ended, or Ctrl-C", flush=True)

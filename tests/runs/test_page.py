@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastmix import cli, config, report
+from fastmix import cli, config, report, sweep
 from fastmix.engine import picture
 from fastmix.runs import run_folder
 from fastmix.runs.page import pictures, watch
@@ -307,6 +308,15 @@ def test_a_watch_may_be_interrupted_and_outlives_a_broken_run(runs, clock, commo
     assert Parsed((runs.parent / "page.html").read_text()).facts["watch"] is None
 
 
+def test_the_command_that_a_sweep_tells_writes_the_page_beside_the_runs(runs, clock):
+    happens, _ = clock
+    shutil.rmtree(runs / "mixup_s0")
+    happens.append(lambda: None)
+    name, *words = sweep.page(runs)
+    assert name == "fastmix.report" and report.main(words) == 0
+    assert len(Parsed((runs.parent / "runs.html").read_text()).facts["runs"]) == 4
+
+
 def test_a_watch_waits_for_the_first_run(tmp_path, clock, common, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
@@ -343,6 +353,8 @@ def test_a_page_is_written_whole_or_not_at_all(runs, monkeypatch, capsys):
         (["--runs", "runs", "--html", "page.html", "--table", "in1k_rsb"], "--html goes with run folders"),
         (["--runs", "runs", "--watch"], "--watch goes with --html"),
         (["--runs", "runs", "--html", "page.html", "--watch", "0"], "is not a number from 1"),
+        (["--html", "page.html", "--runs", "runs", "--columns", "top2"], "no column 'top2'"),
+        (["--html", "page.html", "--runs", "runs", "--column", "a/b/c"], "no column 'a/b/c'"),
         (["--html", "page.html"], "give run folders or --runs FOLDER"),
         (["--html", "page.html", "--runs", "runs", "runs/cutmix_s0"], "not both"),
         (["--html", "page.html", "--runs", "empty"], "empty: no runs below it"),
