@@ -38,7 +38,11 @@ setup(
     python_requires=">=3.10",
     packages=[*HOME, *(f"{top}.{name}" for top, folder in HOME.items() for name in find_packages(ROOT / folder))],
     package_dir=HOME,
-    package_data={"fastmix": ["py.typed"], "fastmix.configs": ["*.yaml", "*/*.yaml", "published*.csv"]},
+    package_data={
+        "fastmix": ["py.typed"],
+        "fastmix.configs": ["*.yaml", "*/*.yaml", "published*.csv"],
+        "fastmix.runs.page": ["*.html", "*.css", "*.js"],
+    },
     entry_points={"console_scripts": ["fastmix = fastmix.cli:main"]},
     install_requires=[
         "torch>=2.8",  # the first whose Triton, 3.4, compiles all kernels

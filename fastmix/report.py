@@ -1,4 +1,5 @@
-"""python -m fastmix.report RUN ... | --runs FOLDER | --table NAME: what runs reached, and beside what was published."""
+"""python -m fastmix.report RUN ... | --runs FOLDER | --table NAME: what runs reached, and beside what was published;
+as a page with --html."""
 
 from __future__ import annotations
 
@@ -9,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fastmix import cli, files, optional
+from fastmix.ranges import Range
 from fastmix.runs import columns, published, result_tables, run_folder, tables
 from fastmix.runs.columns import COLUMNS
 from fastmix.runs.gain_over_vanilla import gains
+from fastmix.runs.page.watch import Page
 from fastmix.runs.results import compare, summary
 from fastmix.runs.run_folder import Run
 
@@ -41,7 +44,18 @@ def main(argv: list[str] | None = None) -> int:
         help="default: what the ending of --out says, or markdown; of figures: pdf",
     )
     parser.add_argument("--out", type=Path, help=f"write to this file, not to the terminal: {', '.join(ENDINGS)}")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page: tables, curves, pictures")
+    parser.add_argument(
+        "--watch",
+        nargs="?",
+        type=cli.number(float, Range(1, 86_400)),
+        const=30.0,
+        metavar="SECONDS",
+        help="with --html: write it again every so many seconds (30) until all runs have ended",
+    )
     args = parser.parse_intermixed_args(argv)
+    if args.html or args.watch:
+        return _page(args)
     form = _picture(args.format, args.out) if args.figures else _format(args.format, args.out)
     if args.list:
         print("\n".join(f"{name}: {result_tables.shape(name)}" for name in published.tables()))
@@ -126,6 +140,32 @@ def _text(form: str, rows: list[dict], header: list[str], lines: list[list[str]]
     if form == "csv":
         return result_tables.as_csv(rows)
     return (tables.markdown if form == "markdown" else tables.latex)(header, lines, legend)
+
+
+def _page(args: argparse.Namespace) -> int:
+    """Writes the page about the runs, once or until they have ended."""
+    if args.html is None:
+        raise ValueError("--watch goes with --html FILE")
+    if args.table or args.runs_table or args.figures or args.list or args.metric_compat or args.format or args.out:
+        raise ValueError("--html goes with run folders, --runs, --columns, --column and --watch, and with nothing else")
+    if args.html.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"{args.html}: a page is written to .html")
+    files.require_folder(args.html)
+    if bool(args.run) == bool(args.runs):
+        raise ValueError("give run folders or --runs FOLDER" + ", not both" * bool(args.run))
+    columns.chosen(args.columns, [])
+    if args.column:
+        published.column(args.column)  # unknown names are told now, not when a run is whole
+    page = Page(args.html, args.run, args.runs, args.columns, args.column)
+    if args.watch:
+        print(f"{args.html}: written every {args.watch:g} s until all runs have ended, or Ctrl-C", flush=True)
+        page.watch(args.watch, lambda line: print(line, flush=True))
+        return 0
+    page.look()
+    if not page.found:
+        raise ValueError(f"{args.runs}: no runs below it")
+    page.write()
+    return 0
 
 
 def _picture(asked: str | None, out: Path | None) -> str:

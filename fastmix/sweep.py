@@ -6,6 +6,7 @@ from their last checkpoint. Several sweeps may share a folder; each run is train
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -36,7 +37,13 @@ def main(argv: list[str] | None = None) -> int:
         print("".join(f"{line}\n" for line in lines), end="")
         return 0
     require(jobs)
+    print(f"a page about these runs: python -m {shlex.join(page(jobs[0].folder.parent))}", flush=True)
     return scheduler.sweep(jobs, slots, args.retry)
+
+
+def page(folder: Path) -> list[str]:
+    """The module that writes a page about the runs below a folder while they go on, and its words."""
+    return ["fastmix.report", "--runs", str(folder), "--html", f"{folder}.html", "--watch"]
 
 
 def require(jobs: list[Job]) -> None:

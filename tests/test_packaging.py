@@ -94,12 +94,12 @@ def foreign(tmp_path) -> Path:
 
 
 def files_of(root: Path) -> set[str]:
-    """Where each Python and YAML file of the project must lie once installed."""
+    """Where each file of the project that code or configs are made of must lie once installed."""
     return {
         f"{place}/{file.relative_to(root / name).as_posix()}"
         for name, place in INSTALLED_AS.items()
         for file in (root / name).rglob("*.*")
-        if file.suffix in (".py", ".yaml", ".csv", ".typed")
+        if file.suffix in (".py", ".yaml", ".csv", ".typed", ".html", ".css", ".js")
     }
 
 

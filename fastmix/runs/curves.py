@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
+
+import numpy as np
 
 from fastmix.runs.run_folder import Run
 
@@ -71,9 +73,9 @@ def over_seeds(runs: Sequence[Run], name: str, every: int = 1) -> Band:
         raise ValueError(f"{name}: no runs to take the mean of")
     found = [_windows(curve(run, name), every) for run in runs]
     epochs = sorted(set.intersection(*map(set, found)))
-    columns = [[values[epoch] for values in found] for epoch in epochs]
-    std = [stdev(column) for column in columns] if len(runs) > 1 else []
-    return Band(epochs, [fmean(column) for column in columns], std, len(runs))
+    values = np.array([[one[epoch] for one in found] for epoch in epochs]).reshape(len(epochs), len(runs))
+    std = values.std(1, ddof=1).tolist() if len(runs) > 1 else []
+    return Band(epochs, values.mean(1).tolist(), std, len(runs))
 
 
 def _windows(found: Curve, every: int) -> dict[int, float]:

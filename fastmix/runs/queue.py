@@ -27,18 +27,27 @@ class Job:
 
     @property
     def state(self) -> str:
-        """finished, failed, running (some process holds the lock), stopped (has a log), or waiting."""
-        if run_folder.finished(self.folder, self.cfg.epochs):
-            return "finished"
-        if run_folder.is_locked(self.folder):
-            return "running"
-        if (self.folder / FAILED).exists():
-            return "failed"
-        return "stopped" if (self.folder / "log.jsonl").exists() else "waiting"
+        return state(self.folder, run_folder.finished(self.folder, self.cfg.epochs))
 
     def lock(self) -> run_folder.Lock | None:
         """The run's lock, or None where another process holds it."""
         return run_folder.lock(self.folder)
+
+
+def state(folder: Path, finished: bool) -> str:
+    """finished, failed, running (some process holds the lock), stopped (has a log), or waiting."""
+    if finished:
+        return "finished"
+    if run_folder.is_locked(folder):
+        return "running"
+    if (folder / FAILED).exists():
+        return "failed"
+    return "stopped" if (folder / "log.jsonl").exists() else "waiting"
+
+
+def why(folder: Path) -> str:
+    """The last line of the error that ended a failed run."""
+    return (folder / FAILED).read_text(encoding="utf-8").strip()
 
 
 def expand(source: str, words: list[str], base: Path) -> list[Job]:

@@ -203,6 +203,14 @@ def last(folder: Path) -> dict[str, dict]:
     return found
 
 
+def minutes_left(cfg: config.Config, train: dict) -> int | None:
+    """What a run takes from a line of kind train on, at the pace that the line tells; None where it tells none."""
+    if not train["images_per_s"] or not train["epoch"]:
+        return None
+    steps = train["step"] * (cfg.epochs / train["epoch"] - 1)
+    return round(steps * cfg.batch_total / train["images_per_s"] / 60)
+
+
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on, and the commit of a source checkout."""
     found = {"python": platform.python_version()}

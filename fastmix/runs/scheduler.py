@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from fastmix import cli, launch, system
-from fastmix.runs import run_folder, tables
+from fastmix.runs import queue, run_folder, tables
 from fastmix.runs.queue import FAILED, Job
 
 POLL = 0.5
@@ -186,7 +186,7 @@ def status(jobs: list[Job], only: str = "") -> str:
             epoch = f"{train['epoch']:.1f}" if train else "0"
             pace = f"{train['images_per_s']:.0f}" if train else "–"
             left = _left(job, train) if train and state == "running" else "–"
-            why = (job.folder / FAILED).read_text(encoding="utf-8").strip() if state == "failed" else ""
+            why = queue.why(job.folder) if state == "failed" else ""
             rows.append([str(job.folder), state, f"{epoch}/{job.cfg.epochs}", _top1(found), pace, left, why])
     header = ["run", "state", "epoch", "top-1", "images/s", "left", ""]
     count = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
@@ -201,8 +201,5 @@ def _top1(found: dict[str, dict]) -> str:
 
 
 def _left(job: Job, train: dict) -> str:
-    if not train["images_per_s"] or not train["epoch"]:
-        return "–"
-    steps = train["step"] * (job.cfg.epochs / train["epoch"] - 1)
-    minutes = round(steps * job.cfg.batch_total / train["images_per_s"] / 60)
-    return f"{minutes // 60}:{minutes % 60:02}"
+    minutes = run_folder.minutes_left(job.cfg, train)
+    return "–" if minutes is None else f"{minutes // 60}:{minutes % 60:02}"

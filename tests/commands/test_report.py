@@ -13,6 +13,7 @@ from fastmix import cli, config, report
 from fastmix.pipelines.packing.layouts import wnids
 from fastmix.runs import data_seen, published, run_folder
 from fastmix.runs.results import compare, summary
+from helpers import made_runs
 
 IMAGENET = data_seen.record(1_281_167, 50_000, wnids.synsets())
 
@@ -22,26 +23,16 @@ def make(tmp_path, monkeypatch):
     """Writes a run folder with the given top-1 of each epoch."""
     monkeypatch.chdir(tmp_path)
 
-    def make(name, top1, epochs=None, words=(), text="", ema=None, finished=True, data=IMAGENET):
+    def make(name, top1, epochs=None, words=(), text="", ema=(), finished=True, data=IMAGENET):
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         if text:
             (folder / "small.yaml").write_text(text)
         words = [*words, f"epochs={epochs or len(top1)}"]
         cfg = config.load(folder / "small.yaml" if text else "r50_100ep.yaml", words)
-        (folder / "config.yaml").write_text(config.dump(cfg))
         if data is not None:
             (folder / data_seen.FILE).write_text(data)
-        lines = []
-        for epoch, value in enumerate(top1, 1):
-            common = {"time": 36.0 * epoch, "step": 10 * epoch, "epoch": epoch}
-            lines.append({"kind": "train", **common, "loss": 1.0, "lr": 0.1, "images_per_s": 100.0 + epoch})
-            average = {"ema_top1": ema[epoch - 1]} if ema else {}
-            lines.append({"kind": "val", **common, "top1": value, **average})
-        (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        if finished:
-            (folder / "model.safetensors").write_bytes(b"")
-        return folder
+        return made_runs.write(folder, cfg, top1, ema=ema, finished=finished)
 
     return make
 
