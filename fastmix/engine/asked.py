@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -32,12 +32,12 @@ class Network:
 
 
 def networks(
-    cfg: config.Config, named: list[str], files: list[Path], untrained: bool, count: int, size: int, device
+    named: list[config.Model], files: list[Path], untrained: bool, seed: int, count: int, size: int, device
 ) -> list[Network]:
     """The networks that files, run folders and checkpoints hold, then, if untrained, those of the names that are left.
 
-    named: models, for files that do not tell what they hold, in their order; count: classes of the data; size: pixels a
-    side of its images. Raises ValueError.
+    named: models, for files that do not tell what they hold, in their order; seed: of random weights; count: classes of
+    the data; size: pixels a side of its images. Raises ValueError.
     """
     left, found = list(named), []
     for path in map(_file, files):
@@ -49,15 +49,16 @@ def networks(
         elif content.info is not None:
             model = config.from_tree(content.info.tree, str(path)).model
         elif left:
-            model = config.Model(left.pop(0), classes=count)
+            model = left.pop(0)
         else:
             raise ValueError(f"{path}: it does not say what model it is: give --model NAME")
-        model.weights, model.args = "", _plain(model.args)
-        net = models.build(model, model.classes or count, cfg.seed, device)
+        model = replace(model, weights="", args=_plain(model.args))
+        net = models.build(model, model.classes or count, seed, device)
         weights.put(values, net, path)
         found.append(Network(net, f"{model.name} of {path}", row, options, content.method))
-    for name in left if untrained else []:
-        found.append(Network(models.build(config.Model(name), count, cfg.seed, device), f"{name}, untrained"))
+    for model in left if untrained else []:
+        model = replace(model, weights="", args=_plain(model.args))
+        found.append(Network(models.build(model, count, seed, device), f"{model.name}, untrained"))
     for network in found:
         models.to_size(network.model, size, network.text)
     return found

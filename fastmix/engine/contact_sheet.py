@@ -10,7 +10,7 @@ import torch
 
 from fastmix import distributed
 from fastmix.batch import Batch
-from fastmix.config import Config
+from fastmix.config import Config, Model
 from fastmix.engine import asked, loaders, mixtures
 from fastmix.engine.method import step_rng
 from fastmix.engine.page import page
@@ -40,7 +40,8 @@ def draw(
     device, cfg = distributed.init(cfg.device), seen.resolved(cfg)
     loader = loaders.training(cfg, device)
     count = loaders.classes(cfg, loader)
-    networks = asked.networks(cfg, models or [cfg.model.name], files, untrained, count, loader.view.size, device)
+    named = [Model(name) for name in models] or [cfg.model]
+    networks = asked.networks(named, files, untrained, cfg.seed, count, loader.view.size, device)
     batch, before = (_batch(cfg, given) for given in _batches(loader))
     scene = mixtures.Scene(batch, before, criterion(cfg), cfg.seed, loader.classes, lams, drawn, untrained)
     blocks = [mixtures.block(name, cfg.mixers, cfg.fidelity, networks, scene) for name in names]

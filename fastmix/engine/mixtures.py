@@ -153,21 +153,21 @@ def _drawn(
 def draws(mixer: Mixer, model: nn.Module, scene: Scene) -> Iterator[tuple[FixedLambda, Shown]]:
     """The mixtures of each column, and the generators that they were drawn by.
 
-    With a lambda for each column all else is drawn alike in all. Without one each column is a draw of its own, and one
-    is all where nothing is drawn. Draws are passed over that do not mix, or in which a drawn image meets itself.
+    With a lambda for each column all else is drawn alike in all. Without one each column is a draw of its own that
+    differs from the one before. Draws are passed over that do not mix, or in which a drawn image meets itself.
     """
     lams = scene.lams if mixer.drawn == LAMBDA else [None] * len(scene.lams)
     several = isinstance(mixer, Choice) and len(mixer.mixers) > 1
-    part = 0
+    part, last = 0, None
     for lam in lams:
         for at in [*range(part, part + TRIES * (len(scene.batch) > 1)), part]:
             rng = FixedLambda(step_rng(scene.seed, 0, 0, at), lam)
             shown = mixer.shown(model, replace(scene.batch, rng=rng), scene.criterion)
             if rng.first is None or meets(shown, scene.drawn):
                 break
-        yield rng, shown
-        if rng.first is None:
-            return
+        if rng.fixed or last is None or not torch.equal(last, shown.images):
+            yield rng, shown
+        last = shown.images.clone()
         part = at + (several or not rng.fixed)
 
 

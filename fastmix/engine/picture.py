@@ -141,6 +141,6 @@ def save(path: Path, image: np.ndarray, colours: int | None = None) -> None:
     """An image uint8 [H,W,3] as a PNG file, whole or not at all; of so many colours, for a third of the bytes."""
     picture = Image.fromarray(image)
     if colours:
-        picture = picture.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        picture = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     with files.whole(path) as part:
         picture.save(part, "PNG", optimize=colours is not None)

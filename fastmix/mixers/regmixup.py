@@ -40,7 +40,7 @@ class RegMixup(MixUp):
         self.eta = within(self.name, "eta", eta, WEIGHT)
 
     def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
-        beside = f"the clean images, each with its own label; mixed ones count {self.eta:g} times"
+        beside = "the clean images, each with its own label" + f"; the mixed count {self.eta:g} times" * (self.eta != 1)
         return replace(super().shown(model, batch, criterion), beside=beside)
 
     def loss(self, model: nn.Module, batch: Batch, plan: Plan, criterion: nn.Module) -> Tensor:

@@ -1,6 +1,7 @@
 """The draw command: the page, whom it asks, and what it refuses. What is drawn: tests/engine/test_mixtures.py."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,6 +38,11 @@ def test_all_methods_are_on_one_sheet(tmp_path, teacher, capsys):
     assert capsys.readouterr().out == f"{tmp_path / 'a.png'}: {', '.join(mixers.MIXERS)}\n"
     assert {*itertools.chain(*mixers.FAMILIES.values())} == {*mixers.MIXERS}
     assert sum(map(len, mixers.FAMILIES.values())) == len(mixers.MIXERS)
+
+
+def test_the_gallerys_config_has_a_row_for_each_method():
+    found = config.load(Path(__file__).parents[2] / "examples/gallery/gallery.yaml").mixers
+    assert {row.get("mixer", name) for name, row in found.items()} == {*mixers.MIXERS}
 
 
 # ---- whom methods ask ----

@@ -206,6 +206,14 @@ def test_no_drawn_image_meets_itself_in_a_random_permutation(networks, scene):
         assert all(len({label.source for label in cell.labels}) == 2 for row in found.rows for cell in row)
 
 
+def test_without_a_lambda_no_two_neighbours_are_alike(rows, networks, scene):
+    wide = replace(scene, lams=[0.5] * 5)
+    counts = {name: len(block(name, rows, networks, wide).rows[0]) for name in ("smoothmix", "vanilla", "guidedmixup")}
+    assert counts == {"smoothmix": 5, "vanilla": 1, "guidedmixup": 1}, "one pairing, by the images alone"
+    cells = block("smoothmix", rows, networks, wide).rows[0]
+    assert len({cell.pixels.tobytes() for cell in cells}) == 5 and len({cell.head for cell in cells}) > 1
+
+
 def test_a_lambda_replaces_the_law_of_lambda_alone():
     """The other draws are those of the generator; a law of something else, which is not symmetric, is not replaced."""
     for law, given in (((2.0, 2.0), True), ((2.0, 8.0), True)):
