@@ -18,6 +18,8 @@ ENDINGS = (".ttf", ".otf", ".ttc", ".otc")
 NO_LETTER = "\U0010fffe"  # which no font has: what it draws in its place
 SIZE = 16  # pixels at which letters are looked for
 
+LINES = {"direction": "ltr"} if features.check("raqm") else {}  # from the left, whatever script a line begins with
+
 Run = tuple[str, ImageFont.FreeTypeFont]
 Colour = tuple[int, int, int]
 
@@ -28,14 +30,14 @@ def write(
     """Draws a line of words, whose baseline begins at `place`; returns where it ends."""
     x, y = place
     for part, font in runs(words, size, bold):
-        pen.text((x, y), part, colour, font, anchor="ls")
-        x += font.getlength(part)
+        pen.text((x, y), part, colour, font, anchor="ls", **LINES)
+        x += font.getlength(part, **LINES)
     return x
 
 
 def length(words: str, size: int, bold: bool = False) -> float:
     """Pixels that a line takes."""
-    return sum(font.getlength(part) for part, font in runs(words, size, bold))
+    return sum(font.getlength(part, **LINES) for part, font in runs(words, size, bold))
 
 
 def fitted(words: str, width: float, size: int, bold: bool = False) -> str:
@@ -123,7 +125,11 @@ def _font(path: str, size: int, basic: bool = False) -> ImageFont.FreeTypeFont |
 def _has(path: str, letter: str) -> bool:
     if letter.isspace() or unicodedata.category(letter) == "Cf":
         return True
-    return (font := _font(path, SIZE, basic=True)) is not None and _drawn(font, letter) != _drawn(font, NO_LETTER)
+    font = _font(path, SIZE, basic=True)
+    try:
+        return font is not None and _drawn(font, letter) != _drawn(font, NO_LETTER)
+    except OSError:  # of a damaged font
+        return False
 
 
 def _drawn(font: ImageFont.FreeTypeFont, letter: str) -> tuple:

@@ -107,7 +107,7 @@ def block(name: str, rows: dict, fidelity: str, networks: list[Network], scene: 
     """
     row = rows.get(name) or {}
     kind = row.get("mixer", name) if isinstance(row, dict) else name
-    if name not in rows or kind not in mixers.MIXERS:
+    if name not in rows or not isinstance(kind, str) or kind not in mixers.MIXERS:
         mixers.build(name, rows, fidelity)  # raises, and says what there is
     family = next((text for text, members in mixers.FAMILIES.items() if kind in members), "")
     reasons = []

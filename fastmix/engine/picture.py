@@ -34,7 +34,8 @@ class Label(NamedTuple):
 
 def first_batch(task: Task, loader, most: int = 32) -> tuple[np.ndarray | None, str]:
     """The first training images as the mixer changes them, eight in a row, uint8 [H,W,3], each above its labels and
-    their weights; or why there is no picture. Raises ValueError for images and methods that cannot be trained.
+    their weights, and which scripts have no font; or why there is no picture. Raises ValueError for images and methods
+    that cannot be trained.
 
     It has a generator of its own, so that the run's random numbers stay those of a run without it.
     """
@@ -52,7 +53,9 @@ def first_batch(task: Task, loader, most: int = 32) -> tuple[np.ndarray | None, 
         inside, beside = shown.inside and f"mixed: {shown.inside}", shown.beside and f"beside: {shown.beside}"
         head = "; ".join(filter(None, [task.cfg.mix, inside, beside, shown.note]))
         pixels = unnormalise(shown.images[:most], batch.mean, batch.std)
-        return labelled(pixels, labels_of(shown)[:most], loader.class_names, head), ""
+        found, names = labels_of(shown)[:most], loader.class_names
+        told = {names[label.number] for labels in found for label in labels if label.number < len(names)}
+        return labelled(pixels, found, names, head), "; ".join(lettering.lacking(sorted(told)))
     except Exception as error:  # of fonts and drawing: no reason to end a run
         return None, missing(error)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, features
 
 from fastmix.engine import lettering
 
@@ -111,6 +111,21 @@ def test_words_are_wrapped_and_the_last_line_says_that_there_is_more():
     some = lettering.wrapped(FOX, width, 12, 3)
     assert some[:2] == lines[:2] and len(some) == 3 and some[2].endswith("…")
     assert lettering.wrapped("", width, 12, 3) == []
+
+
+@pytest.mark.skipif(not features.check("raqm"), reason="Pillow without raqm")
+def test_a_number_stands_before_a_name_from_right_to_left():
+    """The line begins with the ink of the number alone; the name is that of the name alone."""
+
+    def ink(words: str) -> np.ndarray:
+        image = Image.new("L", (200, 40), 255)
+        lettering.write(ImageDraw.Draw(image), (4, 28), words, 16, (0,))
+        return np.asarray(image) < 128
+
+    number, name, both = ink("0.50 "), ink("قهوة عربية"), ink("0.50 قهوة عربية")
+    split = round(4 + lettering.length("0.50 ", 16))
+    assert number[:, :split].sum() > 20 and (both[:, : split - 1] == number[:, : split - 1]).all()
+    assert abs(int(both[:, split - 1 :].sum()) - int(name.sum())) <= 0.1 * name.sum()
 
 
 @pytest.mark.parametrize("words", ["gjpqy|ÅÉ", "λ 0.4", "A 0.60 cat"])
