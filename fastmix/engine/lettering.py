@@ -84,7 +84,7 @@ def lacking(names: list[str]) -> list[str]:
     letters = sorted({c for name in names for c in name if c.isprintable()})
     lines, told = [], set()
     for c in letters:
-        script = unicodedata.name(c, "other").split()[0].capitalize()
+        script = unicodedata.name(c, "other").split()[0].capitalize().replace("Cjk", "CJK")
         if script not in told and face(c, SIZE) is None:
             told.add(script)
             lines.append(f"no installed font has {script} letters, such as U+{ord(c):04X}: install one (Noto has all)")

@@ -93,7 +93,12 @@ def losses(tmp_path, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("row", ["cutmix", "automix", "recursivemix"])
+LONG = pytest.mark.long
+
+
+@pytest.mark.parametrize(
+    "row", [pytest.param("cutmix", marks=LONG), "automix", pytest.param("recursivemix", marks=LONG)]
+)
 def test_a_run_has_the_same_losses_with_and_without_the_picture(row, losses, tmp_path, monkeypatch):
     shown, told = losses(row, "with")
     with Image.open(tmp_path / "with/first_batch.png") as found:
@@ -103,7 +108,7 @@ def test_a_run_has_the_same_losses_with_and_without_the_picture(row, losses, tmp
     assert not (tmp_path / "without/first_batch.png").exists()
 
 
-@pytest.mark.parametrize("place", ["labelled", "labels_of", "unnormalise"])
+@pytest.mark.parametrize("place", ["labelled", *(pytest.param(k, marks=LONG) for k in ("labels_of", "unnormalise"))])
 def test_a_drawing_that_fails_does_not_stop_a_run(place, losses, tmp_path, monkeypatch):
     def fails(*given):
         raise OSError("no\nfont")
