@@ -63,7 +63,8 @@ def train(cfg: Config, name: str, resume: bool = False, quiet: bool = False) -> 
         distributed.barrier()  # all processes have looked for a free folder
         with run_folder.held(state.folder) if lead else nullcontext():
             told += [state.restore()] if resumed else []
-            first = picture.first_batch(task, data) if lead and state.step == 0 else None
+            first, note = picture.first_batch(task, data) if lead and state.step == 0 else (None, "")
+            told += [note]
             if lead:
                 if not state.last.exists():
                     state.require_same()

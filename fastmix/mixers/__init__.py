@@ -77,6 +77,21 @@ MIXERS: dict[str, type[Mixer]] = {
     "choice": Choice,
 }
 
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "from the pixels alone": (
+        "vanilla", "mixup", "cutmix", "smoothmix", "gridmix", "gridmix_cells", "fmix", "resizemix", "regmixup",
+    ),
+    "with the step before": ("recursivemix",),
+    "by what is salient": (
+        "saliencymix", "attentivemix", "grafting", "puzzlemix", "comixup", "supermix", "snapmix", "guidedmixup",
+    ),
+    "inside the model": ("manifoldmix", "alignmix"),
+    "learned, with the model": ("automix", "samix", "adautomix"),
+    "by attention": ("tokenmix", "tokenmix_attn", "smmix", "mergemix", "transmix", "mixpro", "tlalign"),
+    "on top of others": ("decoupledmix", "sumix", "choice"),
+}  # fmt: skip
+"""How the methods choose what is mixed."""
+
 
 def build(name: str, rows: dict, fidelity: str = "paper", path: str = "mixers") -> Mixer:
     """The mixer of the row `name` of a config's block `mixers:`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from fastmix.kernels.upsample import MODES, upsample
 from fastmix.mixers.base import SHARE, check, positive, shuffled, within
 from fastmix.mixers.mixblock import AdAutoMixBlock, Projected
 from fastmix.mixers.momentum import MomentumMixer, targets
+from fastmix.mixers.shown import LAMBDA, Shown
 from fastmix.models.sites import read
 from fastmix.targets import Targets
 
@@ -51,6 +53,10 @@ class AdAutoMix(MomentumMixer):
     """
 
     terms = "k_mix", "q_mix", "q_one"
+
+    @property
+    def drawn(self) -> str:
+        return LAMBDA if self.samples == 2 else ""
 
     def __init__(
         self,
@@ -107,16 +113,26 @@ class AdAutoMix(MomentumMixer):
             rest = (1 - PLAIN) * rest + PLAIN * criterion(logits, wanted)
         return self.term("k_mix", loss) + self.term("q_mix", criterion(mixed, wanted)) + self.term("q_one", rest)
 
-    def example(self, batch: Batch) -> Tensor:
+    def example(self, batch: Batch) -> Shown:
         _, (images, lam) = self.draw(batch)
         clean = batch.mix()
-        return self.without_graph(batch, clean, self.block.project(self.features(clean)), images, lam)
+        projected = self.block.project(self.features(clean))
+        if self.is_plain(lam):
+            shares = send(np.array(lam, np.float32), clean.device)[:, None, None].expand(len(batch), -1, *batch.size)
+        else:
+            shares = self.shares(batch, self.block(projected, images, lam))
+        return Shown(
+            self.without_graph(batch, clean, projected, images, lam),
+            targets(batch.labels, images, lam),
+            sources=torch.stack(images, 1).long(),
+            shares=shares,
+        )
 
     def without_graph(
         self, batch: Batch, clean: Tensor, projected: Projected, images: list[Tensor], lam: list[float]
     ) -> Tensor:
         """q's mixed batch."""
-        if min(lam[0], 1 - lam[0]) <= self.lam_margin:
+        if self.is_plain(lam):
             return self.plain(batch, clean, images, lam)
         return self.mixed(batch, clean, images, self.block(projected, images, lam))
 
@@ -125,8 +141,15 @@ class AdAutoMix(MomentumMixer):
         if len(images) == 2:  # the first image is image i itself; a softmax of two is the sigmoid of their difference
             args = batch.images, images[1], values[:, 1] - values[:, 0], batch.mean, batch.std, batch.dtype, self.mode
             return mix_logits(*args, erase=batch.erase)[0]
-        shares = upsample(values.flatten(0, 1), batch.size, self.mode).unflatten(0, values.shape[:2]).softmax(1)
-        return weighted(clean, images, shares.unbind(1))
+        return weighted(clean, images, self.shares(batch, values).unbind(1))
+
+    def shares(self, batch: Batch, values: Tensor) -> Tensor:
+        """S of the block's M [B,K,h,w]: float32 [B,K,H,W]"""
+        return upsample(values.flatten(0, 1), batch.size, self.mode).unflatten(0, values.shape[:2]).softmax(1)
+
+    def is_plain(self, lam: list[float]) -> bool:
+        """Whether q is given ordinary mixup."""
+        return min(lam[0], 1 - lam[0]) <= self.lam_margin
 
     def plain(self, batch: Batch, clean: Tensor, images: list[Tensor], lam: list[float]) -> Tensor:
         """Ordinary mixup of the images."""

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.plan import Plan
 from fastmix.kernels.sinkhorn import sinkhorn
 from fastmix.mixers.base import check, positive, whole
 from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.shown import Shown
 from fastmix.models.sites import install, place, prefix, rewrite
 from fastmix.targets import Targets
 
@@ -62,9 +64,20 @@ class AlignMix(MixUp):
             raise ValueError(f"{self.name}: {error}") from None
         install(model)
 
+    def draw(self, batch: Batch) -> tuple[Plan, bool]:
+        """The plan on the batch's device, and whether it is the partner's features that are carried."""
+        return self.plan(batch).to(batch.images.device), bool(batch.rng.integers(2))
+
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        plan, onto_own = self.draw(batch)
+        one, other = ("partner", "image") if onto_own else ("image", "partner")
+        where, how = f"the last features, the {one}'s moved to the {other}'s places", "aligned by optimal transport"
+        if getattr(model, "global_pool", None) == "token":
+            where, how = "the last class tokens, which have no places", "not aligned"
+        return Shown(batch.mix(), Targets.of(batch.labels, plan), inside=where, note=how)
+
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        plan = self.plan(batch).to(batch.images.device)
-        onto_own = bool(batch.rng.integers(2))
+        plan, onto_own = self.draw(batch)
         finish = "rows" if onto_own and self.exact_marginals else "columns"
         solver = (self.eps, self.iterations, finish)
         layout = (getattr(model, "output_fmt", "NCHW"), prefix(model))

@@ -15,6 +15,7 @@ from fastmix.kernels.upsample import MODES, upsample
 from fastmix.mixers.base import SHARE, WEIGHT, check, positive, shuffled, within
 from fastmix.mixers.mixblock import AutoMixBlock, Projected
 from fastmix.mixers.momentum import MomentumMixer, targets
+from fastmix.mixers.shown import Shown
 from fastmix.targets import Targets
 
 SCHEDULES = ("cosine", "constant")
@@ -108,9 +109,23 @@ class AutoMix(MomentumMixer):
         own = torch.arange(n, dtype=torch.int32, device=device)
         return own, *[(send(shuffled(rng, n), device), lam) for lam in lams]
 
-    def example(self, batch: Batch) -> Tensor:
-        _, _, (partner, lam) = self.draw(batch)
-        return self.without_graph(batch, self.block.project(self.features(batch.mix())), partner, lam, False)
+    def example(self, batch: Batch) -> Shown:
+        own, _, (partner, lam) = self.draw(batch)
+        projected = self.block.project(self.features(batch.mix()))
+        if self.plain(lam):
+            other = torch.full((len(batch), *batch.size), 1 - lam, device=partner.device)
+        else:
+            other = upsample(self.block(projected, partner, lam), batch.size, self.mode).sigmoid()
+        return Shown(
+            self.without_graph(batch, projected, partner, lam, False),
+            targets(batch.labels, [own, partner], [lam, 1 - lam]),
+            sources=torch.stack([own, partner], 1).long(),
+            shares=torch.stack([1 - other, other], 1),
+        )
+
+    def plain(self, lam: float) -> bool:
+        """Whether q is given ordinary mixup."""
+        return min(lam, 1 - lam) <= self.lam_margin
 
     def mixed(self, batch: Batch, partner: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mixed batch, and the sums of S and S**2 over each image; differentiable with respect to the logits."""
@@ -119,7 +134,7 @@ class AutoMix(MomentumMixer):
 
     def without_graph(self, batch: Batch, projected: Projected, partner: Tensor, lam: float, adjust: bool) -> Tensor:
         """q's mixed batch."""
-        if min(lam, 1 - lam) <= self.lam_margin:
+        if self.plain(lam):
             return batch.mix(Plan.blend(partner, lam))
         logits = self.block(projected, partner, lam)
         if not adjust:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.mixers.shown import LAMBDA, Shown
 from fastmix.ranges import Range, shown
 from fastmix.targets import Targets
 
@@ -31,6 +32,8 @@ class Mixer(nn.Module):
     openmixup = {"variant": "openmixup"}  # the options, of those it has, that fidelity openmixup chooses
     takes_soft = True  # labels float [B, classes]; else it asks for the class of an image
     terms: tuple[str, ...] = ()  # names of what its loss is the sum of, where that is several things, for the log
+    drawn: str = LAMBDA  # what a batch draws first, where that is no lambda of a Beta law; "": nothing of that kind
+    looks_back = False  # whether it mixes with what it was given one step before
 
     def __init__(self):
         super().__init__()
@@ -83,10 +86,11 @@ class Mixer(nn.Module):
         """Whether its loss is that of the model on the mixed images: of a plan, for which it may ask the model."""
         return type(self).forward is Mixer.forward and type(self).loss is Mixer.loss
 
-    def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        """The images that the model would be trained on, [B,3,H,W], normalised: for a picture. Changes nothing."""
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        """What the model would be trained on, for a picture, with the networks in eval mode. Changes nothing."""
         plan = self.decide(model, batch, criterion)
-        return batch.mix(None if plan is None else plan.to(batch.images.device))
+        plan = None if plan is None else plan.to(batch.images.device)
+        return Shown(batch.mix(plan), Targets.of(batch.labels, plan), plan)
 
     def param_groups(self) -> list[dict]:
         """Parameters of the method's own, as optimiser groups.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import GRANULARITIES, Mixer, check, is_number
+from fastmix.mixers.shown import Shown
 
 
 class Choice(Mixer):
@@ -70,10 +73,14 @@ class Choice(Mixer):
             return self.mixers[self.draw(batch.rng)].decide(model, batch, criterion)
         return self.plan(batch)
 
-    def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        if self.granularity == "batch":
-            return self.mixers[self.draw(batch.rng)].preview(model, batch, criterion)
-        return super().preview(model, batch, criterion)
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        if self.granularity == "sample":
+            return super().shown(model, batch, criterion)
+        mixer = self.mixers[self.draw(batch.rng)]
+        shown = mixer.shown(model, batch, criterion)
+        name = type(mixer).__name__.lower()
+        note = f"drawn: {name}" if len(self.mixers) > 1 else f"on {name}"
+        return replace(shown, note=", ".join(filter(None, (note, shown.note))))
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         if self.granularity == "sample":

@@ -63,6 +63,8 @@ class CoMixup(GradientMixer):
     cells overlap); the clean loss is the cross-entropy, without a binary one.
     """
 
+    drawn = ""
+
     def __init__(
         self,
         alpha: float = 2.0,

@@ -46,6 +46,8 @@ class GuidedMixup(GradientMixer):
     variant openmixup: pairing by a random permutation and mix_prob 1, unless they are given.
     """
 
+    drawn = ""
+
     def __init__(
         self,
         saliency: str = "sr",

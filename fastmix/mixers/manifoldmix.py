@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
+from fastmix.kernels.plan import Plan
 from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.shown import Shown
 from fastmix.models.sites import install, rewrite, sites
 from fastmix.targets import Targets
 
@@ -55,9 +57,20 @@ class ManifoldMix(MixUp):
         blocks = sum(site.startswith("block") for site in sites(model))
         return ("input", f"block{blocks // 4 - 1}", f"block{blocks // 2 - 1}") if blocks else DEFAULT
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def draw(self, model: nn.Module, batch: Batch) -> tuple[Plan, str]:
+        """The plan on the batch's device, and the site."""
         plan, places = self.plan(batch).to(batch.images.device), self.places(model)
-        site = places[batch.rng.integers(len(places))]
+        return plan, places[batch.rng.integers(len(places))]
+
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        plan, site = self.draw(model, batch)
+        targets = Targets.of(batch.labels, plan)
+        if site == "input":
+            return Shown(batch.mix(plan), targets, plan, note="drawn: the input")
+        return Shown(batch.mix(), targets, inside=f"the features that {site} gives")
+
+    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        plan, site = self.draw(model, batch)
         if site == "input":
             logits = model(batch.mix(plan))
         else:

@@ -13,14 +13,15 @@ from torch import Tensor, nn
 from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
-from fastmix.mixers.base import InputMixer, check, positive, whole
+from fastmix.mixers.base import check, positive, whole
+from fastmix.mixers.judged import JudgedMixer
 from fastmix.mixers.transmix import attended
 from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import class_attention, name_of, stride
 from fastmix.targets import Targets
 
 
-class MixPro(InputMixer):
+class MixPro(JudgedMixer):
     """MaskMix: out = x_i in ceil(r n) of the n cells of a grid, chosen at random for each sample, x_j in the others;
     r ~ Beta(alpha, alpha). Progressive attention labelling: label weight of y_i = c * attention + (1 - c) * area.
 
@@ -92,9 +93,10 @@ class MixPro(InputMixer):
         y, x = (np.arange(n) * (length // n) // self.cell for n, length in zip(grid, size, strict=True))
         return kept[:, y[:, None], x]
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def judged(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets]:
         if not self.pal:
-            return super().forward(model, batch, criterion)
+            plan = self.plan(batch).to(batch.images.device)
+            return model(batch.mix(plan)), Targets.of(batch.labels, plan)
         device, cells = batch.images.device, self.kept(batch)
         plan = self.paste(batch, cells).to(device)
         with class_attention(model) as attention:
@@ -104,7 +106,7 @@ class MixPro(InputMixer):
         by_area = Targets.of(batch.labels, plan)
         c = agreement(logits, by_area, criterion.smoothing)
         own = c * shown + (1 - c) * plan.own
-        return criterion(logits, replace(by_area, weights=torch.stack([own, 1 - own], 1), exact=True))
+        return logits, replace(by_area, weights=torch.stack([own, 1 - own], 1), exact=True)
 
 
 def agreement(logits: Tensor, targets: Targets, smoothing: float) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
 from fastmix.mixers.base import SHARE, WEIGHT, Mixer, is_number, within
+from fastmix.mixers.shown import Shown
 from fastmix.models.buffers import BufferCopy
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import channels, classifier, install, read, rewrite, sites, stops, upto
@@ -100,12 +101,12 @@ class MomentumMixer(Mixer):
                 self.teacher(x)
             return reading.value
 
-    def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
         with evaluated(self), torch.no_grad():
             return self.example(batch)
 
-    def example(self, batch: Batch) -> Tensor:
-        """q's mixed batch."""
+    def example(self, batch: Batch) -> Shown:
+        """q's mixed batch, which is not rescaled to lambda."""
         raise NotImplementedError
 
     def student(self, model: nn.Module, mixed: list[Tensor], clean: Tensor) -> list[Tensor]:

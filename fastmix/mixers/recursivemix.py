@@ -13,6 +13,7 @@ from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
 from fastmix.mixers.base import WEIGHT, Mixer, check, positive, within
 from fastmix.mixers.cutmix import clipped_box
+from fastmix.mixers.shown import Shown
 from fastmix.models.clean_pass import patches
 from fastmix.models.sites import as_map, classifier, install, read
 from fastmix.targets import Targets
@@ -49,6 +50,8 @@ class RecursiveMix(Mixer):
     """
 
     terms = "mixed", "consistency"
+    drawn = "share"
+    looks_back = True
 
     def __init__(self, alpha: float = 0.5, omega: float = 0.1, mode: str = "nearest"):
         super().__init__()
@@ -95,13 +98,24 @@ class RecursiveMix(Mixer):
             x[:, :, y0:y1, x0:x1] = small[self.met(batch)]
         return x
 
-    def preview(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        return self.mixed(batch, self.box(batch))
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        y0, y1, x0, x1 = box = self.box(batch)
+        x, targets = self.mixed(batch, box), Targets.of(batch.labels)
+        if not len(self.images):
+            return Shown(x, targets, note="the first step, which has none before it")
+        met, classes = self.met(batch), self.labels.shape[1]
+        own = torch.arange(len(batch), device=met.device)
+        inside = torch.zeros(batch.size, device=met.device)
+        inside[y0:y1, x0:x1] = 1
+        labels = torch.lerp(targets.dense(classes), self.labels[met], share(box, batch.size))
+        every = torch.arange(classes, device=met.device).expand(len(batch), -1)
+        shares = torch.stack([1 - inside, inside]).expand(len(batch), -1, -1, -1)
+        targets = Targets(every, labels, partner=len(batch) + met)
+        return Shown(x, targets, sources=torch.stack([own, len(batch) + met], 1), shares=shares)
 
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         box, met = self.box(batch), self.met(batch)
-        y0, y1, x0, x1 = box
-        share = (y1 - y0) * (x1 - x0) / (batch.size[0] * batch.size[1])
+        part = share(box, batch.size)
         x = self.mixed(batch, box)
         with read(model, "features", graph=True) as features:
             logits = model(x)
@@ -109,7 +123,7 @@ class RecursiveMix(Mixer):
         labels, predictions = Targets.of(batch.labels).dense(classes), logits.detach().float().softmax(1)
         past = predictions
         if len(self.images):
-            labels, past = torch.lerp(labels, self.labels[met], share), self.predictions[met]
+            labels, past = torch.lerp(labels, self.labels[met], part), self.predictions[met]
         self.passed.append((x, labels, predictions))
         grid = patches(model, batch.size) if features.seen[1].ndim == 3 else None  # of tokens
         last = as_map(model, *features.seen, grid)
@@ -117,7 +131,7 @@ class RecursiveMix(Mixer):
         every = torch.arange(classes, device=x.device).expand(len(x), -1)
         consistency = F.kl_div(inside, past, reduction="batchmean")
         mixed = self.term("mixed", criterion(logits, Targets(every, labels)))
-        return mixed + self.term("consistency", self.omega * share * consistency)
+        return mixed + self.term("consistency", self.omega * part * consistency)
 
     def set_progress(self, t: float) -> None:
         self.passed = []
@@ -145,6 +159,12 @@ def is_history(images: Tensor, labels: Tensor, predictions: Tensor, classes: int
         return True
     fits = images.ndim == 4 and images.shape[1] == 3 and images.numel() > 0
     return fits and labels.shape == predictions.shape == (len(images), classes)
+
+
+def share(box: tuple[int, int, int, int], size: tuple[int, int]) -> float:
+    """The share of a box (y0, y1, x0, x1) in an image of `size`."""
+    y0, y1, x0, x1 = box
+    return (y1 - y0) * (x1 - x0) / (size[0] * size[1])
 
 
 def region(model: nn.Module, features: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, within
 from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.shown import Shown
 from fastmix.targets import Targets
 
 
@@ -35,6 +38,10 @@ class RegMixup(MixUp):
     def __init__(self, alpha: float = 20.0, eta: float = 1.0, granularity: str = "batch", variant: str = "paper"):
         super().__init__(alpha, granularity, variant)
         self.eta = within(self.name, "eta", eta, WEIGHT)
+
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        beside = "the clean images, each with its own label" + f"; the mixed count {self.eta:g} times" * (self.eta != 1)
+        return replace(super().shown(model, batch, criterion), beside=beside)
 
     def loss(self, model: nn.Module, batch: Batch, plan: Plan, criterion: nn.Module) -> Tensor:
         clean, mixed = model(torch.cat([batch.mix(), batch.mix(plan)])).chunk(2)

@@ -27,6 +27,8 @@ class ResizeMix(InputMixer):
     share is 0.173 instead of 0.243). An empty box, an error there, leaves the image as it is.
     """
 
+    drawn = "τ"
+
     def __init__(
         self,
         alpha: float | None = None,

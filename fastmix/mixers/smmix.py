@@ -39,6 +39,7 @@ class SMMix(GuidedMixer):
     """
 
     terms = "mixed", "tokens", "consistency"
+    drawn = "side"
 
     def __init__(self, scope: tuple[float, float] = (0.25, 0.75)):
         super().__init__()

@@ -24,6 +24,8 @@ class SmoothMix(InputMixer):
     y_i gets mean(G), the share of the partner. Only for reproducing its published numbers.
     """
 
+    drawn = "s"
+
     def __init__(self, spread: tuple[float, float] = (0.25, 0.5), granularity: str = "batch", variant: str = "paper"):
         super().__init__(granularity, variant)
         self.spread = interval(self.name, "spread", spread)

@@ -12,6 +12,8 @@ from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, Mixer, check, positive, within
 from fastmix.mixers.choice import Choice
+from fastmix.mixers.shown import Shown
+from fastmix.models.saliency import evaluated
 from fastmix.models.sites import classifier, install, rewrite
 from fastmix.targets import CrossEntropy, Targets
 
@@ -80,7 +82,16 @@ class SUMix(Choice):
         own = [{"params": list(self.head.named_parameters())}] if self.normed else []
         return super().param_groups() + own
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        with evaluated(model), torch.no_grad():
+            _, targets, _, _ = self.corrected(model, batch, criterion)
+        name = " or ".join(type(mixer).__name__.lower() for mixer in self.mixers)
+        return Shown(batch.mix(targets.plan), targets, targets.plan, note=f"on {name}")
+
+    def corrected(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets, Tensor, Tensor]:
+        """Logits of the mixed batch and its targets; the weights before they were corrected, [B,2], and U + U_m + A of
+        both images, [B,2, classes].
+        """
         plan = self.decide(model, batch, criterion)
         plan = (Plan.plain(len(batch)) if plan is None else plan).to(batch.images.device)
         targets = Targets.of(batch.labels, plan)
@@ -93,12 +104,15 @@ class SUMix(Choice):
         apart = distance(mixed.detach(), clean.detach()[pair], targets.labels.flip(1), scale)
         at_label = apart.gather(2, targets.labels[:, :, None])[:, :, 0]
         weights = (targets.weights.log() - at_label).softmax(1)
-        logits = (-(unsure[pair] + unsure_mixed[:, None] + apart)).exp()
+        return mixed, replace(targets, weights=weights), targets.weights, unsure[pair] + unsure_mixed[:, None] + apart
+
+    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+        mixed, targets, before, far = self.corrected(model, batch, criterion)
+        logits = (-far).exp()
         regularisation = sum(
-            CrossEntropy()(logits[:, k], Targets(targets.labels[:, k : k + 1], targets.weights[:, k : k + 1]))
-            for k in range(2)
+            CrossEntropy()(logits[:, k], Targets(targets.labels[:, k : k + 1], before[:, k : k + 1])) for k in range(2)
         )
-        mixed = self.term("mixed", criterion(mixed, replace(targets, weights=weights)))
+        mixed = self.term("mixed", criterion(mixed, targets))
         return mixed + self.term("uncertainty", self.gamma * regularisation)
 
     def judged(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, check, positive, whole, within
 from fastmix.mixers.guided import GuidedMixer
+from fastmix.mixers.shown import Shown
 from fastmix.models.saliency import SMALL
 from fastmix.models.teacher import Teacher, resized
 from fastmix.targets import Targets
@@ -93,12 +94,23 @@ class SuperMix(GuidedMixer):
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         if self.labels == "given":
             return super().forward(model, batch, criterion)
+        plan, targets = self.seen(model, batch, criterion)
+        return criterion(model(batch.mix(plan)), targets)
+
+    def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
+        if self.labels == "given":
+            return super().shown(model, batch, criterion)
+        plan, targets = self.seen(model, batch, criterion)
+        return Shown(batch.mix(plan), targets, plan)
+
+    def seen(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Plan, Targets]:
+        """The plan, and targets of the labels that the teacher sees."""
         if getattr(model, "num_classes", self.teacher.classes) != self.teacher.classes:
             found = f"the model has {model.num_classes} classes and teacher {self.teacher.name} {self.teacher.classes}"
             raise ValueError(f"{self.name}: labels is 'teacher', but {found}; choose labels=given")
         guide = self.guide(model, batch, criterion)
         plan = self.plan(batch, guide)
-        return criterion(model(batch.mix(plan)), Targets.of(guide[3], plan))
+        return plan, Targets.of(guide[3], plan)
 
 
 def optimise(

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
-from fastmix.mixers.base import InputMixer, positive, whole
+from fastmix.mixers.base import positive, whole
 from fastmix.mixers.cutmix import clipped_box
+from fastmix.mixers.judged import JudgedMixer
 from fastmix.mixers.transmix import outside
 from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import Attention, attention_inputs, name_of, sites, stride
 from fastmix.targets import Targets
 
 
-class TLAlign(InputMixer):
+class TLAlign(JudgedMixer):
     """out = x_j inside a box of whole patches, x_i outside. Each patch has the label of its image, the class token both
     by area; in each block of the transformer the labels follow the tokens, and the class token's last label counts:
 
@@ -60,12 +61,12 @@ class TLAlign(InputMixer):
         box = clipped_box(batch.rng, *((cells * ratio).astype(int) for cells in grid), grid)
         return Plan.box(self.pair(batch), *(edge * self.patch for edge in box), batch.size)
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def judged(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets]:
         plan = self.plan(batch).to(batch.images.device)
         with attention_inputs(model) as blocks:
             logits = model(batch.mix(plan))
         other = aligned(plan.other, ~outside(plan, patches(model, batch.size), batch.size), blocks)
-        return criterion(logits, Targets.of(batch.labels, plan.labelled(1 - other, other)))
+        return logits, Targets.of(batch.labels, plan.labelled(1 - other, other))
 
 
 def aligned(area: Tensor, pasted: Tensor, blocks: list[Attention]) -> Tensor:

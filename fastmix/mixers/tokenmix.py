@@ -14,6 +14,7 @@ from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer
+from fastmix.mixers.shown import LAMBDA
 from fastmix.models.clean_pass import look, need_class_token, patches
 from fastmix.models.sites import classes, classifier, last_map
 from fastmix.models.teacher import Teacher, resized
@@ -42,6 +43,10 @@ class TokenMixer(GuidedMixer):
         super().__init__(granularity)
         self.alpha = None if alpha is None else positive(self.name, "alpha", alpha)
         self.patch = whole(self.name, "patch", patch, most=4096)
+
+    @property
+    def drawn(self) -> str:
+        return "" if self.alpha is None else LAMBDA
 
     def plan(self, batch: Batch, activation: Tensor) -> Plan:
         partner = send(self.pair(batch), activation.device)

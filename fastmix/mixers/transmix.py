@@ -9,12 +9,13 @@ from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import SHARE, within
 from fastmix.mixers.cutmix import CutMix
+from fastmix.mixers.judged import JudgedMixer
 from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import class_attention, name_of
 from fastmix.targets import Targets
 
 
-class TransMix(CutMix):
+class TransMix(JudgedMixer, CutMix):
     """out = x_j inside CutMix's box, x_i outside; label weight of y_i = r * area + (1 - r) * attention, where area is
     that outside the box and attention = sum of a outside the box / sum of a.
 
@@ -48,14 +49,14 @@ class TransMix(CutMix):
             hint = " (the paper's Swin, CA-Swin, is another network)" if name_of(model).startswith("swin") else ""
             raise ValueError(f"{error}{hint}") from None
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def judged(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets]:
         plan = self.plan(batch).to(batch.images.device)
         with class_attention(model) as attention:
             logits = model(batch.mix(plan))
         kept = outside(plan, patches(model, batch.size), batch.size)
         own = self.ratio * plan.own + (1 - self.ratio) * attended(attention.value, kept, plan.own)
         own = own.mean() if self.variant == "openmixup" else own
-        return criterion(logits, Targets.of(batch.labels, plan.labelled(own, 1 - own)))
+        return logits, Targets.of(batch.labels, plan.labelled(own, 1 - own))
 
 
 def outside(plan: Plan, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:

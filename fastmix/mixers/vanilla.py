@@ -12,6 +12,8 @@ class Vanilla(Mixer):
     Cost: the pass that normalises; each image is read once and written once.
     """
 
+    drawn = ""
+
     def __init__(self):
         super().__init__()
 

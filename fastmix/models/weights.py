@@ -21,12 +21,14 @@ KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 class Weights:
     """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree.
 
-    info: what the model is, where the file or the run folder around it tells it.
+    info: what the model is, where the file or the run folder around it tells it. method: of a run's checkpoint also
+    what its method has beside the model.
     """
 
     sets: dict[str, dict[str, Tensor]]
     config: dict | None = None
     info: Info | None = None
+    method: dict | None = None
 
 
 def read(path: Path) -> Weights:
@@ -42,7 +44,8 @@ def read(path: Path) -> Weights:
         sets |= {"ema": content["ema"]} if "ema" in content else {}
         told = path.with_name("model.json")
         info = from_text(told.read_text(encoding="utf-8"), told) if told.is_file() else None
-        return Weights(sets, content["run"]["config"], info)
+        method = {name.removeprefix("mixer."): value for name, value in task if name.startswith("mixer.")}
+        return Weights(sets, content["run"]["config"], info, method)
     sets = {}
     for kind, keys in KEYS.items():
         if key := next((key for key in keys if isinstance(content, dict) and content.get(key)), None):

@@ -96,7 +96,7 @@ def trained(name: str, precision: str, steps: int, teacher: str, gpu: Gpu) -> No
     gpu.launches.steady = False
     batch = task.batch(images, labels, step_rng(0, 0, 0))
     batch.dtype = torch.float32  # as for the picture of the first batch
-    assert task.mixer.preview(task.model, batch, task.criterion).is_cuda
+    assert task.mixer.shown(task.model, batch, task.criterion).images.is_cuda
     validated({"model": task.model, "average": step.ema.module, **task.mixer.predictors(task.model)}, task, images)
     if task.mixer.replayable:
         captured(name, cfg, teacher, gpu)

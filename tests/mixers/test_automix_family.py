@@ -267,11 +267,11 @@ def test_errors_are_one_line():
 
 
 @every
-def test_a_preview_is_a_mixed_batch_and_changes_nothing(name):
+def test_what_is_shown_is_a_mixed_batch_and_changes_nothing(name):
     model = network()
     mixer, batch = prepared(name, model), constants(6, (64, 64), seed=3)
     before = {key: copy.deepcopy(value) for key, value in mixer.state_dict().items()}
-    x = mixer.preview(model, batch, CrossEntropy())
+    x = mixer.shown(model, batch, CrossEntropy()).images
     for key, value in mixer.state_dict().items():
         same = value == before[key]
         assert same if isinstance(same, bool) else same.all(), key

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastmix import MIXERS, Batch, Targets, config, mix
 from fastmix.engine.method import step_rng
-from fastmix.engine.picture import first_batch, save
+from fastmix.engine.picture import HEAD, MARGIN, first_batch, save
 from fastmix.engine.task import Task
 from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
 from fastmix.mixers.choice import Choice
@@ -322,15 +322,20 @@ def test_the_trainers_picture_shows_it(row, mixer, tmp_path):
     given = batch_of(5, (48, 64))
 
     class Loader:
+        class_names = [f"number {k}" for k in range(10)]
+
         def epoch(self, epoch):
             yield given.images, given.labels, None
 
     task = Task(network(), mixer, config.Config(precision="fp32")).train()
     before = state(task.model)
-    save(tmp_path / "first.png", first_batch(task, Loader()))
-    assert same(state(task.model), before)
-    with Image.open(tmp_path / "first.png") as picture:
-        shown = np.asarray(picture).reshape(48, 8, 64, 3).swapaxes(0, 1)[:5]
+    image, note = first_batch(task, Loader())
+    save(tmp_path / "first.png", image)
+    assert same(state(task.model), before) and not note
+    with Image.open(tmp_path / "first.png") as found:
+        page = np.asarray(found)
+    tiles = [page[y : y + 96, x : x + 128][::2, ::2] for y, x in [(MARGIN + HEAD, MARGIN + k * 136) for k in range(5)]]
+    shown = np.stack(tiles)
     given.rng = step_rng(0, 0, 0)
     expected = mix(given.images, decided(mixer, given, task.model), **NO_NORM).permute(0, 2, 3, 1) * 255
     assert np.abs(shown - expected.numpy()).max() <= 0.51

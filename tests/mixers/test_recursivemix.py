@@ -176,7 +176,7 @@ def test_the_first_step_is_not_mixed_and_its_loss_is_the_criterions():
     model = vit()
     mixer = prepared(model)
     batch = batch_of(5)
-    assert torch.equal(mixer.preview(model, batch_of(5), CrossEntropy()), batch.mix())
+    assert torch.equal(mixer.shown(model, batch_of(5), CrossEntropy()).images, batch.mix())
     [found] = step(mixer, model, batch_of(5), smoothing=0.1)
     assert found.loss.item() == pytest.approx(
         CrossEntropy(0.1)(found.logits, Targets.of(batch.labels)).item(), rel=1e-6
@@ -237,7 +237,7 @@ def test_what_is_not_a_step_leaves_the_history_as_it_is():
     mixer = prepared(model)
     step(mixer, model, batch_of(4))
     twin = copy.deepcopy(mixer)
-    mixer.preview(model, batch_of(4, seed=1), CrossEntropy())
+    mixer.shown(model, batch_of(4, seed=1), CrossEntropy())
     for seed in (2, 3):
         mixer.set_progress(0.0)
         mixer(model, batch_of(4, seed=seed), CrossEntropy())
