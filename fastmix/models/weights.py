@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastmix.files import read_torch
 from fastmix.models import load_timm
 from fastmix.models.info import KEY, Info, from_text
+from fastmix.models.openmixup import renamed
 
 KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 """Where timm's checkpoints, and those like them, keep the average and the weights themselves."""
@@ -52,7 +53,7 @@ def read(path: Path) -> Weights:
         if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
             raise ValueError(f"{path}: no weights in it: a state dict is expected, or one under state_dict or model")
     clean = load_timm().models.clean_state_dict
-    return Weights({kind: clean(sets[kind]) for kind in sorted(sets, reverse=True)})
+    return Weights({kind: renamed(clean(sets[kind])) for kind in sorted(sets, reverse=True)})
 
 
 def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:
