@@ -60,6 +60,8 @@ NORMS = {  # a parameter there, and the patterns of ours for all of its kind
         "layer1.0.bn1.weight": ["*bn?.weight"],
         "layer2.0.downsample.1.weight": ["*downsample.1.weight"],
     },
+    "vit": {"layers.0.ln1.weight": ["norm"]},
+    "swin": {"stages.0.blocks.0.norm1.weight": ["norm"]},
     "convnext": {
         "stages.0.0.norm.weight": ["*norm.weight"],
         "stages.0.0.gamma": ["gamma"],
@@ -78,14 +80,18 @@ NORMS = {  # a parameter there, and the patterns of ours for all of its kind
         "patch_embed1.projection.1.weight": ["stages.0.embed.1.weight", "stages.0.embed.4.weight"],
     },
 }
-FAMILIES = {
+FAMILIES = {  # part of the type's name; the first counts
+    "Pyramid": "pvt",
+    "VisionTransformer": "vit",
+    "Swin": "swin",
     "ConvNeXt": "convnext",
-    "PyramidVisionTransformer": "pvt",
     "MogaNet": "moganet",
 }
-TOKENS = ("cls_token", "pos_embed", "relative_position_bias_table")
-HAVING = {"cls_token": "VisionTransformer Pyramid", "pos_embed": "VisionTransformer Pyramid",
-          "relative_position_bias_table": "Swin"}  # fmt: skip
+TOKENS = {  # and what has them
+    "cls_token": "VisionTransformer",
+    "pos_embed": "VisionTransformer",
+    "relative_position_bias_table": "Swin",
+}
 
 
 def put_model(backbone: Source, draft: Draft) -> None:
@@ -174,12 +180,12 @@ def put_no_decay(rules: Source, kind: str, draft: Draft) -> None:
     def spares(name: str) -> bool:
         return any(pattern.search(name) for pattern in hit)
 
-    family = "resnet" if kind in RESNETS else next((f for start, f in FAMILIES.items() if kind.startswith(start)), "")
+    family = "resnet" if kind in RESNETS else next((f for part, f in FAMILIES.items() if part in kind), "")
     norms = NORMS.get(family, {"norm.bn1.weight": ["norm"]})  # others' norms are called by one of these names
     found = [pattern for name, patterns in norms.items() if spares(name) for pattern in patterns]
     out = ["norm"] if all(map(spares, norms)) else found
     out += ["bias"] if spares("fc.bias") else []
-    out += [name for name in TOKENS if spares(name) and any(part in kind for part in HAVING[name].split())]
+    out += [name for name, part in TOKENS.items() if spares(name) and part in kind]
     draft.put("optim.no_decay", out, rules.name)
     if out[:1] != ["norm"]:
         missed = [name for name in norms if not spares(name)]
