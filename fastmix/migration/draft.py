@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import yaml
 
 from fastmix import config
+from fastmix.errors import words
 from fastmix.migration.mmcv_config import Unknown
 from fastmix.mixers import MIXERS, build
 from fastmix.ranges import shown
@@ -64,6 +67,14 @@ class Draft:
     def note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+    @contextmanager
+    def reading(self, what: str) -> Iterator[None]:
+        """A part of the file that is not of the form which its own program takes becomes a note."""
+        try:
+            yield
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            self.note(f"{what} is not of the form that is expected there ({words(error)}): the rest of it is left out")
 
     def put(self, key: str, value, where: str = "") -> bool:
         """Sets a dotted key; `where` names the foreign setting. Whether the value was possible."""

@@ -42,16 +42,28 @@ def migrated(path: Path, gpus: int | None = None) -> tuple[Config, list[str]]:
     draft.put("fidelity", "openmixup")
     model = root.part("model")
     model.pass_over("type", "init_cfg", "debug", "save", "save_name", "debug_mode", "save_by_sample", "head_weights")
-    put_model(model.part("backbone"), draft)
-    put_data(root, draft)
-    _start(model, draft)
-    _loss(model, draft)
-    hooks = _hooks(root, draft)
-    accum = _batch(root, draft, files, gpus)
-    rules = _optimizer(root, str(model.part("backbone").tree.get("type")), draft)
-    _schedule(root, draft)
-    put_method(model, hooks, rules, root.part("addtional_scheduler"), draft)
-    _averages(hooks, accum, draft)
+    hooks: dict[str, Source] = {}
+    rules = root.part("optimizer").part("paramwise_options")
+    with draft.reading("model.backbone"):
+        put_model(model.part("backbone"), draft)
+        _start(model, draft)
+    with draft.reading("data"):
+        put_data(root, draft)
+    with draft.reading("model.head"):
+        _loss(model, draft)
+    with draft.reading("custom_hooks"):
+        hooks = _hooks(root, draft)
+    with draft.reading("data.imgs_per_gpu"):
+        _batch(root, draft, files, gpus)
+    with draft.reading("optimizer"):
+        _optimizer(root, draft)
+        put_no_decay(rules, str(model.part("backbone").tree.get("type")), draft)
+    with draft.reading("lr_config"):
+        _schedule(root, draft)
+    with draft.reading("model"):
+        put_method(model, hooks, rules, root.part("addtional_scheduler"), draft)
+    with draft.reading("custom_hooks"):
+        _averages(hooks, draft)
     draft.notes += [f"{line}: no equivalent" for line in root.left()]
     draft.notes += [f"{line}: no equivalent" for hook in hooks.values() for line in hook.left()]
     return draft.finished(str(path)), draft.notes
@@ -133,13 +145,13 @@ def _hooks(root: Source, draft: Draft) -> dict[str, Source]:
     return found
 
 
-def _batch(root: Source, draft: Draft, files: list[Path], gpus: int | None) -> int:
-    """batch_total, accum and column.gpu_batch; returns the accumulated parts. Names tell how many GPUs there were."""
+def _batch(root: Source, draft: Draft, files: list[Path], gpus: int | None) -> None:
+    """batch_total, accum and column.gpu_batch. Names tell how many GPUs there were."""
     data, settings = root.part("data"), root.part("optimizer_config")
     each, accum = data.take("imgs_per_gpu", None, int), settings.take("update_interval", 1, int)
     if not each:
         draft.note(f"data.imgs_per_gpu is not given: batch_total={Config().batch_total} is a guess")
-        return 1
+        return
     said = next((match for file in files for match in [GPUS.search(file.stem)] if match), None)
     total = int(said[1]) * int(said[2]) if said and not gpus else each * (gpus or 1)
     draft.put("batch_total", total * accum, data.path("imgs_per_gpu"))
@@ -150,11 +162,10 @@ def _batch(root: Source, draft: Draft, files: list[Path], gpus: int | None) -> i
         why = f"as the name {said[0]} says" if said else "as no name says more"
         count = f"{total / each:g} GPU{'s' * (total != each)}"
         draft.note(f"batch_total={total * accum}: {each} images on each of {count}{parts}, {why}; else --gpus N")
-    return accum
 
 
-def _optimizer(root: Source, backbone: str, draft: Draft) -> Source:
-    """optim, precision; returns the settings by parameter."""
+def _optimizer(root: Source, draft: Draft) -> None:
+    """optim and precision."""
     found = root.part("optimizer")
     kind = str(found.take("type", "SGD"))
     name = kind.lower()
@@ -172,15 +183,12 @@ def _optimizer(root: Source, backbone: str, draft: Draft) -> Source:
     if found.tree.get("betas") is not None:
         draft.put("optim.betas", found.take("betas"), found.path("betas"))
     found.pass_over("betas")
-    rules = found.part("paramwise_options")
-    put_no_decay(rules, backbone, draft)
     settings = root.part("optimizer_config")
     settings.pass_over("type", "use_fp16")
     clip = settings.part("grad_clip")
     if (norm := clip.take("max_norm")) is not None:
         draft.put("optim.clip", norm, clip.path("max_norm"))
     draft.put("precision", "fp16" if root.take("use_fp16", False) is True else "fp32")
-    return rules
 
 
 def _schedule(root: Source, draft: Draft) -> None:
@@ -223,8 +231,9 @@ def _warmup(found: Source, draft: Draft) -> None:
     draft.put("schedule.warmup_factor", found.take("warmup_ratio", 0.1), found.path("warmup_ratio"))
 
 
-def _averages(hooks: dict[str, Source], accum: int, draft: Draft) -> None:
-    """ema and precise_bn."""
+def _averages(hooks: dict[str, Source], draft: Draft) -> None:
+    """ema and precise_bn; the hooks count the loader's batches, of which a step has `accum`."""
+    accum = draft.tree.get("accum", 1)
     if hook := hooks.get("EMAHook"):
         draft.put("ema.decay", hook.take("momentum", 0.9999), hook.path("momentum"))
         every = hook.take("update_interval", 1, int)

@@ -296,6 +296,7 @@ def _site(backbone: Source) -> str | None:
     outs = backbone.tree.get("out_indices")
     if not isinstance(outs, list | tuple) or not outs or not isinstance(outs[0], int):
         return None
-    if str(backbone.tree.get("type")).endswith("VisionTransformer"):
+    kind = str(backbone.tree.get("type"))
+    if kind.endswith("VisionTransformer") and not kind.startswith("Pyramid"):
         return None if outs[0] == 5 else f"block{outs[0]}"
     return None if outs[0] == 2 else AREAS[outs[0]] if 0 <= outs[0] < 4 else None

@@ -51,13 +51,21 @@ def migrated(path: Path, gpus: int | None = None) -> tuple[Config, list[str]]:
         raise ValueError(f"{path}: not what timm's train.py saves: it has {', '.join(NEEDED)} in its args.yaml")
     draft, args = Draft(), Source(tree)
     args.pass_over(*NO_MEANING, *(key for key, value in DEFAULTS.items() if tree.get(key) == value))
-    model = _model(args, draft)
-    _data(args, model, draft)
-    _optimizer(args, model, _batch(args, gpus, draft), draft)
-    _schedule(args, draft)
-    _loss(args, draft)
-    _mixing(args, draft)
-    _rest(args, draft)
+    model = None
+    with draft.reading("model"):
+        model = _model(args, draft)
+    with draft.reading("what is said of the data"):
+        _data(args, model, draft)
+    with draft.reading("what is said of the optimiser"):
+        _optimizer(args, model, _batch(args, gpus, draft), draft)
+    with draft.reading("what is said of the schedule"):
+        _schedule(args, draft)
+    with draft.reading("what is said of the loss"):
+        _loss(args, draft)
+    with draft.reading("what is said of mixing"):
+        _mixing(args, draft)
+    with draft.reading("the rest"):
+        _rest(args, draft)
     empty = (None, False, 0, "", [], {})
     draft.notes += [f"{line}: no equivalent" for key, line in _left(args) if tree[key] not in empty]
     return draft.finished(str(path)), draft.notes

@@ -2,7 +2,7 @@
 
 Renamed are the benchmark's backbones: ResNet and ResNeXt (also with a small stem), ViT and DeiT, Swin, ConvNeXt, PVT,
 MogaNet, Wide ResNet, EfficientNet, MobileNetV2. A file of AutoMix or SAMix gives the network that is trained
-(backbone_q, with the classifier of mixed images), not its moving average.
+(backbone_q, with the classifier of mixed images); `parts` gives what else such a method trains.
 """
 
 from __future__ import annotations
@@ -118,16 +118,27 @@ FAMILIES: dict[str, tuple[str, str, Rules]] = {  # a name that tells it, timm's 
 BUFFERS = re.compile(r"\.(relative_position_index|attn_mask)$")  # which timm's Swin computes
 
 
-def renamed(given: dict[str, Tensor]) -> dict[str, Tensor]:
+BLOCK: Rules = [  # of the mix blocks of AutoMix and SAMix
+    (r"^(query|key)\.conv\.", r"\1."),
+    (r"^value\.conv\.0\.conv\.", "hidden."),
+    (r"^value\.conv\.0\.bn\.", "norm."),
+    (r"^value\.conv\.1\.conv\.", "value.1."),
+]
+
+
+def renamed(
+    given: dict[str, Tensor], bodies: tuple[str, ...] = BODIES, heads: tuple[str, ...] = HEADS
+) -> dict[str, Tensor]:
     """The tensors by timm's names, where they are OpenMixup's of a backbone that is known; else as they are.
 
     Nothing but what belongs to the network is left: no mix block, no second network, no copies of weights from before
-    they were averaged.
+    they were averaged. bodies, heads: with what the names of the network, and of its classifier, may begin.
     """
-    body = next(body for body in BODIES if any(name.startswith(body) for name in given))
+    body = next((body for body in bodies if any(name.startswith(body) for name in given)), "")
     inner = {name.removeprefix(body): value for name, value in given.items() if name.startswith(body)}
     family = next((family for family, (told, _, _) in FAMILIES.items() if told in inner), None)
-    if family is None or (family == "resnet" and not body):
+    head = next((head for head in heads if any(name.startswith(head) for name in given)), None)
+    if family is None or (family == "resnet" and not (body and head)):  # ResNets of others have the same names
         return given
     _, classifier, rules = FAMILIES[family]
     if family in ("efficientnet", "mobilenet_v2"):
@@ -138,7 +149,6 @@ def renamed(given: dict[str, Tensor]) -> dict[str, Tensor]:
         out = {name: _merged(name, value) for name, value in out.items()}
     if family == "moganet":  # scales are [1,C,1,1] there
         out = {name: value.flatten() if name.endswith(".gamma") else value for name, value in out.items()}
-    head = next((head for head in HEADS if any(name.startswith(head) for name in given)), None)
     for name, value in given.items():
         if head and name.startswith(head):
             within, part = name.removeprefix(head).rpartition(".")[::2]
@@ -147,6 +157,22 @@ def renamed(given: dict[str, Tensor]) -> dict[str, Tensor]:
             elif within == "layers.head_dist":
                 out[f"head_dist.{part}"] = value
     return out
+
+
+def parts(given: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """What a checkpoint of AutoMix or SAMix holds besides the network, by the names in fastmix/mixers/momentum.py.
+
+    `teacher`, the moving average; `head` and `teacher_head`, the second classifiers of both; `block`, whose
+    convolutions are matrices here. Empty for other files.
+    """
+    if not any(name.startswith("mix_block.") for name in given):
+        return {}
+    found = {"teacher": renamed(given, ("backbone_k.",), ("head_mix_k.",))}
+    for part, head in (("head", "head_one_q."), ("teacher_head", "head_one_k.")):
+        found[part] = {n.rpartition(".")[2]: v for n, v in given.items() if n.startswith(head)}
+    block = {n.removeprefix("mix_block."): v for n, v in given.items() if n.startswith("mix_block.")}
+    found["block"] = {_by(BLOCK, n): v.flatten(1) if v.ndim == 4 else v for n, v in block.items()}
+    return found
 
 
 def _by(rules: Rules, name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastmix.files import read_torch
 from fastmix.models import load_timm
 from fastmix.models.info import KEY, Info, from_text
-from fastmix.models.openmixup import renamed
+from fastmix.models.openmixup import parts, renamed
 
 KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 """Where timm's checkpoints, and those like them, keep the average and the weights themselves."""
@@ -23,11 +23,13 @@ class Weights:
     """State dicts by kind, "raw" and "ema" (the moving average); of a run's checkpoint also its config, as a tree.
 
     info: what the model is, where the file or the run folder around it tells it.
+    parts: of a checkpoint of OpenMixup's AutoMix, what else was trained (fastmix/models/openmixup.py).
     """
 
     sets: dict[str, dict[str, Tensor]]
     config: dict | None = None
     info: Info | None = None
+    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def read(path: Path) -> Weights:
@@ -53,7 +55,8 @@ def read(path: Path) -> Weights:
         if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
             raise ValueError(f"{path}: no weights in it: a state dict is expected, or one under state_dict or model")
     clean = load_timm().models.clean_state_dict
-    return Weights({kind: renamed(clean(sets[kind])) for kind in sorted(sets, reverse=True)})
+    sets = {kind: clean(sets[kind]) for kind in sorted(sets, reverse=True)}
+    return Weights({kind: renamed(values) for kind, values in sets.items()}, parts=parts(sets.get("raw", {})))
 
 
 def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:

@@ -161,6 +161,28 @@ def test_automix_and_samix_are_our_columns(made, row):
             assert getattr(one, key) == value, key
 
 
+SITES = [
+    ("type='ResNet', depth=50, out_indices=(1, 3)", "stage2"),
+    ("type='ResNet', depth=50, out_indices=(2, 3)", None),
+    ("type='WideResNet', depth=28, widen_factor=8, out_indices=(1, 2)", "stage2"),
+    ("type='VisionTransformer', arch='deit-small', out_indices=(5, 11)", None),
+    ("type='VisionTransformer', arch='deit-small', out_indices=(7, 11)", "block7"),
+    ("type='PyramidVisionTransformer', arch='tiny', out_indices=(2, 3)", None),
+    ("type='SwinTransformer', arch='tiny', out_indices=(1, 3)", "stage2"),
+]
+
+
+@pytest.mark.parametrize("backbone, site", SITES)
+def test_the_block_reads_where_it_does_there(made, backbone, site):
+    text = BLOCK.replace(
+        "dict(type='ResNet', depth=50, num_stages=4, out_indices=(2, 3), style='pytorch')", f"dict({backbone})"
+    )
+    for key, value in {"MODE": "nearest", "LAM": "True", "SAMIX": "False", "NECK": "None", "LOSS": "L1"}.items():
+        text = text.replace(key, value)
+    cfg, _ = made(text)
+    assert cfg.mixers["automix"].get("site") == site
+
+
 def test_binary_cross_entropy_lamb_and_a_choice_are_our_rsb(made):
     text = """
 model = dict(alpha=[0.1, 1.0], mix_mode=['mixup', 'cutmix'], backbone=dict(norm_cfg=dict(type='SyncBN')),

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastmix import config
+from fastmix import config, mixers
 from fastmix.models import build, load_timm, pretrained, weights
+from fastmix.models.openmixup import parts as parts_of
 from fastmix.models.openmixup import renamed
 from helpers.openmixup_names import state, theirs, unfolded
 
@@ -47,19 +48,87 @@ def test_a_checkpoint_gives_the_outputs_of_the_network_that_it_is_of(family, nam
         assert expected.isfinite().all() and expected.std() > 0 and torch.equal(other(x), expected)
 
 
-def test_the_network_of_automix_is_q_with_the_classifier_of_mixed_images(tmp_path):
+BLOCKS = {
+    "automix": nn.ModuleDict({"query": nn.Conv2d(257, 128, 1), "value": nn.Conv2d(257, 1, 1)}),
+    "samix": nn.ModuleDict({
+        "query": nn.Conv2d(512, 128, 1), "key": nn.Conv2d(512, 128, 1), "hidden": nn.Conv2d(256, 128, 1, bias=False),
+        "norm": nn.BatchNorm2d(128), "value": nn.Conv2d(128, 1, 1, bias=False)}),
+}  # fmt: skip
+NAMES = {"query": "query.conv", "key": "key.conv", "hidden": "value.conv.0.conv", "norm": "value.conv.0.bn"}
+
+
+def automix(kind, q, k, generator):
+    """A checkpoint of the method whose network is q, whose average is k, and its parts."""
+    parts = BLOCKS[kind]
+    for value in parts.state_dict().values():
+        if value.is_floating_point():
+            value.copy_(torch.rand(value.shape, generator=generator) / 4)
+    names = NAMES | {"value": "value" if kind == "automix" else "value.conv.1.conv"}
+    given = {f"mix_block.{names[n.split('.')[0]]}.{n.split('.')[1]}": v for n, v in parts.state_dict().items()}
+    for net, letter in ((q, "q"), (k, "k")):
+        for name, value in state("resnet", net).items():
+            given[name.replace("backbone.", f"backbone_{letter}.").replace("head.", f"head_mix_{letter}.")] = value
+        for name in ("weight", "bias"):
+            value = net.state_dict()[f"fc.{name}"]
+            given[f"head_one_{letter}.fc.{name}"] = torch.rand(value.shape, generator=generator)
+    given |= state("resnet", k)  # there `backbone` and `head` are k's, by another name
+    return given | {"ema_backbone_q_conv1_weight": torch.rand(1)}, parts
+
+
+def mask_logits(kind, parts, x, partner, lam):
+    """The logits of a block as that code has it: features [B,C,h,w], of which the partners' are looked at."""
+    a, b = x, x[partner]
+    if kind == "automix":
+        plane = torch.full_like(x[:, :1], lam)
+        a, b = torch.cat([a, plane], 1), torch.cat([b, 1 - plane], 1)
+        query, key, value = parts["query"](a), parts["query"](b), parts["value"](b)
+    else:
+        a, b = a * (1 + lam), b * (1 + 1 - lam)
+        both = torch.cat([a, b], 1)
+        query, key = parts["query"](both), parts["key"](both)
+        value = parts["value"](F.elu(parts["norm"](parts["hidden"](b))))
+    weight = (query.flatten(2).mT @ key.flatten(2) / query.shape[1] ** 0.5).softmax(-1)
+    return (weight @ value.flatten(2).mT).squeeze(-1).unflatten(1, x.shape[2:])
+
+
+@pytest.mark.parametrize("kind", ["automix", "samix"])
+def test_a_file_of_automix_is_the_network_its_average_classifiers_and_block(kind, tmp_path):
     q, k, fresh = (network("resnet18_cifar", {}, seed) for seed in (1, 2, 3))
-    one = {name.replace("backbone.", "backbone_q."): v for name, v in state("resnet", q).items()}
-    two = {name.replace("backbone.", "backbone_k."): v for name, v in state("resnet", k).items()}
-    given = {name.replace("head.", "head_mix_q."): v for name, v in one.items()}
-    given |= {name.replace("head.", "head_mix_k."): v for name, v in two.items()}
-    given |= {name: v for name, v in state("resnet", k).items()}  # there `backbone` and `head` are k's, by another name
-    given |= {"mix_block.query.conv.weight": torch.rand(4, 4, 1, 1), "ema_backbone_q_conv1_weight": torch.rand(1)}
+    given, parts = automix(kind, q, k, torch.Generator().manual_seed(4))
     torch.save({"state_dict": given}, tmp_path / "latest.pth")
-    lines, anew = pretrained.fit(weights.read(tmp_path / "latest.pth"), fresh, [str(n) for n in range(5)], "latest.pth")
+    content = weights.read(tmp_path / "latest.pth")
+    lines, anew = pretrained.fit(content, fresh, [str(n) for n in range(5)], "latest.pth")
     assert anew == "" and "left out" not in " ".join(lines)
     for name, value in fresh.state_dict().items():
         assert torch.equal(value, q.state_dict()[name]), name
+
+    mixer = mixers.build(kind, {kind: {}})
+    mixer.prepare(fresh)
+    cfg = config.Model("resnet18_cifar", weights=str(tmp_path / "latest.pth"))
+    lines = mixer.begin(lambda: pretrained.parts(cfg))
+    assert [line.split("'s ")[1] for line in lines] == [
+        f"{part} as in the file" for part in ("teacher", "head", "teacher_head", "block")
+    ]
+    for name, value in mixer.teacher.state_dict().items():
+        assert torch.equal(value, k.state_dict()[name]), name
+    assert torch.equal(mixer.head.weight, given["head_one_q.fc.weight"])
+    assert torch.equal(mixer.teacher_head.bias, given["head_one_k.fc.bias"])
+    x, partner = torch.rand(3, 256, 4, 4), torch.tensor([1, 2, 0])
+    with torch.no_grad():
+        ours = mixer.eval().block(mixer.block.project(x), partner.int(), 0.3)
+        torch.testing.assert_close(ours, mask_logits(kind, parts.eval(), x, partner, 0.3), rtol=1e-5, atol=1e-5)
+
+
+def test_parts_of_another_method_or_of_other_classes_begin_anew(tmp_path):
+    q, other = network("resnet18_cifar", {}, 1), network("resnet18_cifar", {}, 2, classes=7)
+    given, _ = automix("automix", q, q, torch.Generator().manual_seed(4))
+    mixer = mixers.build("samix", {"samix": {}})
+    mixer.prepare(other)
+    before = {name: value.clone() for name, value in mixer.state_dict().items()}
+    lines = mixer.begin(lambda: parts_of(given))
+    assert len(lines) == 4 and all("begins anew: that of the file is another" in line for line in lines)
+    assert all(torch.equal(value, before[name]) for name, value in mixer.state_dict().items())
+    assert mixers.build("cutmix", {"cutmix": {}}).begin(lambda: parts_of(given)) == []
 
 
 def test_pixels_are_merged_in_the_order_that_unfold_gives_them():
