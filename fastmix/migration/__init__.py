@@ -14,11 +14,12 @@ def migrate(path: Path, gpus: int | None = None) -> tuple[str, list[str]]:
     from fastmix.migration import openmixup, timm_args
     from fastmix.migration.draft import written
 
-    if path.suffix == ".py":
-        cfg, notes = openmixup.migrated(path, gpus)
-    elif path.suffix in (".yaml", ".yml"):
-        cfg, notes = timm_args.migrated(path, gpus)
-    else:
+    kinds = {".py": openmixup.migrated, ".yaml": timm_args.migrated, ".yml": timm_args.migrated}
+    if path.suffix not in kinds:
         raise ValueError(f"{path}: neither a config of OpenMixup (.py) nor timm's args.yaml")
+    try:
+        cfg, notes = kinds[path.suffix](path, gpus)
+    except RecursionError:
+        raise ValueError(f"{path}: its values are nested too deeply") from None
     notes = [" ".join(note.split()) for note in notes]
     return written(cfg, [f"From {path.name}, by python -m fastmix.migrate.", *notes]), notes

@@ -17,7 +17,7 @@ from pathlib import Path
 from fastmix.reading import read as read_bytes
 
 MOST = 1 << 20  # bytes of a config
-LONGEST = 100_000  # of a list or text that arithmetic makes
+LONGEST = 100_000  # values in all, and characters of a text that arithmetic makes
 LARGEST = 2**64  # of its numbers
 ARITHMETIC = {
     ast.Add: operator.add,
@@ -103,9 +103,14 @@ class _Body:
 
     def run(self, body: list[ast.stmt]) -> None:
         for statement in body:
+            before = dict(self.names)
             try:
                 self.statement(statement)
-            except _CannotTell:
+                if _parts(self.names) > LONGEST:
+                    raise _CannotTell
+            except (_CannotTell, RecursionError):
+                self.names.clear()
+                self.names.update(before)
                 self.unknown(statement)
 
     def statement(self, node: ast.stmt) -> None:
@@ -209,10 +214,10 @@ class _Body:
     def apply(self, what, *nodes: ast.expr):
         values = [self.value(node) for node in nodes]
         numbers = [v for v in values if isinstance(v, int | float)]
-        sizes = [len(v) for v in values if isinstance(v, str | list | tuple)]
-        if any(abs(v) > LARGEST for v in numbers) or (sizes and numbers and max(sizes) * max(numbers) > LONGEST):
+        size = sum(len(v) for v in values if isinstance(v, str | list | tuple))
+        if any(abs(v) > LARGEST for v in numbers) or size * max([1, *numbers]) > LONGEST:
             raise _CannotTell
-        if what is operator.pow and any(abs(v) > 64 for v in numbers[1:]):
+        if what is operator.pow and any(abs(v) > 64 for v in numbers[1:]) or what is operator.mod and size:
             raise _CannotTell
         try:
             return what(*values)
@@ -220,11 +225,24 @@ class _Body:
             raise _CannotTell from None
 
     def unknown(self, node: ast.AST) -> None:
-        text = " ".join(ast.unparse(node).split())
+        try:
+            text = " ".join(ast.unparse(node).split())
+        except RecursionError:
+            text = type(node).__name__
         short = text if len(text) <= 60 else f"{text[:57]}..."
         self.notes.append(
             f"{self.path.name}, line {node.lineno}: only running the file would tell what this is: {short}"
         )
+
+
+def _parts(value) -> int:
+    """How many values there are within a value, counted as often as they are named, but no further than LONGEST."""
+    count, waiting = 0, [value]
+    while waiting and count <= LONGEST:
+        count += 1
+        inner = waiting.pop()
+        waiting.extend(inner.values() if isinstance(inner, dict) else inner if isinstance(inner, list | tuple) else ())
+    return count
 
 
 def _merge(low: dict, high: dict) -> dict:

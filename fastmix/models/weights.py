@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,10 @@ from fastmix.models import load_timm
 from fastmix.models.info import KEY, Info, from_text
 from fastmix.models.openmixup import parts, renamed
 
+_scalar = np.float64(0).__reduce__()[0]
+NUMPY = [(_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"), np.dtype]
+NUMPY += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
+"""What a number of numpy's is made of, in files of its versions 1 and 2."""
 KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 """Where timm's checkpoints, and those like them, keep the average and the weights themselves."""
 
@@ -37,7 +42,7 @@ def read(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         tensors, info = _safetensors(path)
         return Weights({"raw": tensors}, info=info)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments as one
+    with torch.serialization.safe_globals([argparse.Namespace, *NUMPY]):  # timm's arguments, mmcv's best score
         content = read_torch(path)
     if isinstance(content, dict) and "run" in content and "task" in content:
         task = content["task"].items()

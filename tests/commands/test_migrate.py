@@ -58,6 +58,7 @@ def test_a_migrated_config_trains(folder, capsys):
     ("bad.py", "_base_ = 'bad.py'", "leads back to itself"),
     ("bad.py", "x = 1", "bad.py: no config of OpenMixup"),
     ("bad.yaml", "epochs: 3", "bad.yaml: not what timm's train.py saves"),
+    ("bad.py", "x = 1\n" + "x = dict(a=x)\n" * 3000 + "model = dict(type='Classification', x=x)", "nested too deeply"),
     ("bad.json", "{}", "bad.json: neither a config of OpenMixup"),
     ("none.py", None, "none.py: No such file or directory"),
 ])  # fmt: skip

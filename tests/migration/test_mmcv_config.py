@@ -77,6 +77,21 @@ assert lr
     assert [note.split(":")[0] for note in notes] == [f"config.py, line {n}" for n in (2, 3, 4, 5, 6, 8, 9, 11, 12, 13)]
 
 
+BOMBS = [
+    "x = [1]\n" + "x = [x, x]\n" * 40,
+    "x = [1]\n" + "x += x\n" * 40,
+    "x = 'a'\n" + "x = x + x\n" * 40,
+    "x = '%999999999d' % 1\n",
+]
+
+
+@pytest.mark.parametrize("text", BOMBS, ids=["references", "list", "text", "format"])
+def test_values_that_would_grow_without_end_are_lines(tmp_path, text):
+    tree, notes, _ = read(config(tmp_path, text=text + "y = 2\n"))
+    assert tree["y"] == 2 and notes and all("only running the file would tell" in note for note in notes)
+    assert len(tree.get("x", "")) <= 100_000
+
+
 @pytest.mark.parametrize("text, words", [
     ("model = dict(\n", r"not a Python file \(line 1\): '\(' was never closed"),
     ("_base_ = 'none.py'\n", r"config.py: its _base_ .*none.py does not exist"),

@@ -1,5 +1,6 @@
 """Checkpoints of OpenMixup, by an independent renaming of timm's models: they load, and give the same outputs."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,7 +41,12 @@ def test_a_checkpoint_gives_the_outputs_of_the_network_that_it_is_of(family, nam
     file = tmp_path / "epoch_300.pth"
     given = state(family, donor)
     assert any(name.startswith("backbone.") for name in given)
-    torch.save({"meta": {"epoch": 300}, "state_dict": given, "optimizer": {}}, file)
+    scores = {
+        "best_score": np.float64(81.5),
+        "last": np.float32(80),
+        "epochs": np.int64(3),
+    }  # as mmcv's hooks leave them
+    torch.save({"meta": {"epoch": 300, "hook_msgs": scores}, "state_dict": given, "optimizer": {}}, file)
     weights.put(weights.read(file).sets["raw"], other, file)
     x = torch.rand(2, 3, size, size)
     with torch.no_grad():
