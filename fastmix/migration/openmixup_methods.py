@@ -286,7 +286,7 @@ def _shared(model: Source, hooks: dict[str, Source], rules: Source, schedule: So
         own = {"lr": rate, "min_lr": lowest} | own
     if schedule.tree:
         schedule.pass_over("policy", "by_epoch", "paramwise_options", "warmup", "warmup_by_epoch", "warmup_ratio")
-        if schedule.take("warmup_iters"):
+        if schedule.take("warmup_iters") and "lr" in own:
             draft.note("addtional_scheduler: the mix block's rate has no warm-up here")
     return options | {"block": own or None}
 
