@@ -76,11 +76,11 @@ class Draft:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             self.note(f"{what} is not of the form that is expected there ({words(error)}): the rest of it is left out")
 
-    def put(self, key: str, value, where: str = "") -> bool:
-        """Sets a dotted key; `where` names the foreign setting. Whether the value was possible."""
+    def put(self, key: str, value, where: str = "") -> None:
+        """Sets a dotted key, if the value is possible; `where` names the foreign setting."""
         if isinstance(value, Unknown):
             self.note(f"{where or key}={value}: not known without running the file; {key} keeps its default")
-            return False
+            return
         tree: object = value
         for name in reversed(key.split(".")):
             tree = {name: tree}
@@ -88,11 +88,7 @@ class Draft:
             config.fill(config.Config, tree, "")
         except ValueError as error:
             self.note(f"{where or key}={shown(value)} is not possible here: {str(error).removeprefix(': ')}")
-            return False
-        self._set(key, value)
-        return True
-
-    def _set(self, key: str, value) -> None:
+            return
         *parents, last = key.split(".")
         node = self.tree
         for name in parents:

@@ -14,11 +14,9 @@ from fastmix.migration.openmixup_models import put_model, put_no_decay
 
 KINDS = ("Classification", "MixUpClassification", "AutoMixup", "AdAutoMix", "MergeMix")
 HEADS = ("head", "head_mix", "head_one", "head_mix_k", "head_one_k")
-NO_MEANING = (  # of the machine, of logs and of names that only the file itself uses
-    "train_cfg", "test_cfg", "log_config", "dist_params", "cudnn_benchmark", "log_level", "workflow", "data_test_root",
-    "find_unused_parameters", "opencv_num_threads", "mp_start_method", "fp16", "checkpoint_config", "prefetch",
-    "custom_imports", "work_dir", "dataset_type", "data_source_cfg", "train_pipeline", "test_pipeline",
-    "update_interval", "data_train_list", "data_train_root", "data_test_list", "persistent_workers",
+READ = (  # names that mean something; others are of logs and machines, or only what the file itself refers to
+    "model", "data", "sampler", "optimizer", "optimizer_config", "use_fp16", "lr_config", "addtional_scheduler", "seed",
+    "custom_hooks", "runner", "evaluation", "load_from", "resume_from", "img_norm_cfg", "total_epochs",
 )  # fmt: skip
 SILENT_HOOKS = ("SAVEHook", "CosineScheduleHook", "CustomCosineAnnealingHook")
 GPUS = re.compile(r"(?<![a-z0-9])(\d+)x(?:bs?)?(\d+)(?![0-9d])")
@@ -37,8 +35,7 @@ def migrated(path: Path, gpus: int | None = None) -> tuple[Config, list[str]]:
         raise ValueError(f"{path}: model.type is {kind}; what can be migrated is one of {', '.join(KINDS)}")
     draft, root = Draft(), Source(tree)
     draft.notes += notes
-    # What other values use by name, and mmcv never reads, is no setting.
-    root.pass_over(*NO_MEANING, *(name for name, value in tree.items() if name not in READ))
+    root.pass_over(*(name for name in tree if name not in READ))
     draft.put("fidelity", "openmixup")
     model = root.part("model")
     model.pass_over("type", "init_cfg", "debug", "save", "save_name", "debug_mode", "save_by_sample", "head_weights")
@@ -67,11 +64,6 @@ def migrated(path: Path, gpus: int | None = None) -> tuple[Config, list[str]]:
     draft.notes += [f"{line}: no equivalent" for line in root.left()]
     draft.notes += [f"{line}: no equivalent" for hook in hooks.values() for line in hook.left()]
     return draft.finished(str(path)), draft.notes
-
-
-READ = ("model", "data", "sampler", "optimizer", "optimizer_config", "use_fp16", "lr_config", "addtional_scheduler",
-        "custom_hooks", "runner", "evaluation", "load_from", "resume_from", "seed", "img_norm_cfg", "total_epochs",
-        *NO_MEANING)  # fmt: skip
 
 
 def _start(model: Source, draft: Draft) -> None:
