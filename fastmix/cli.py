@@ -19,6 +19,7 @@ TRY_AGAIN = 75
 VERBS = {
     "convert": "pack images into a .beton file",
     "supermix": "write images that SuperMix mixes into a .beton file",
+    "migrate": "turn a config of OpenMixup or timm into one of this program",
     "train": "train a model from a config",
     "sweep": "train many runs, one after another or on several GPUs",
     "report": "tell what runs reached, beside the published numbers",

@@ -50,6 +50,7 @@ def train(cfg: Config, name: str, resume: bool = False, quiet: bool = False) -> 
         models.require_sizes(model, cfg.model, loaders.sizes(cfg))
         export.require(model, cfg.model.name)
         task = Task(model, mixer, cfg).to(device)
+        told += mixer.begin(lambda: pretrained.parts(begun))
         if cfg.model.unfreeze is None:
             task.frozen.set(thawed=False)
         opt = optim.build(cfg.optim, model, mixer.param_groups())

@@ -51,6 +51,13 @@ class Mixer(nn.Module):
         Raises ValueError, naming the method, for a model that it does not work with.
         """
 
+    def begin(self, stored: Callable[[], dict[str, dict[str, Tensor]]]) -> list[str]:
+        """Called once after prepare(), where a run begins with a file of weights: takes what else that file holds.
+
+        stored reads it: state dicts by part, empty for most files. Returns lines on what was taken.
+        """
+        return []
+
     def plan(self, batch: Batch) -> Plan | None:
         """How this batch is mixed; None: not at all. All randomness comes from batch.rng."""
         raise NotImplementedError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -91,6 +92,19 @@ class MomentumMixer(Mixer):
         self.block = self.mix_block(count)
         install(model)
         install(self.teacher)
+
+    def begin(self, stored: Callable[[], dict[str, dict[str, Tensor]]]) -> list[str]:
+        """Average, second classifiers and block of a checkpoint of OpenMixup, each where all of its tensors fit."""
+        lines = []
+        for part, values in stored().items():
+            module = getattr(self, part)
+            own = module.state_dict()
+            if own.keys() == values.keys() and all(values[name].shape == own[name].shape for name in own):
+                module.load_state_dict(values)
+                lines.append(f"weights: {self.name}'s {part} as in the file")
+            else:
+                lines.append(f"weights: {self.name}'s {part} begins anew: that of the file is another")
+        return lines
 
     def features(self, x: Tensor) -> Tensor:
         """k's features of clean images, [B,C,h,w], without a graph."""

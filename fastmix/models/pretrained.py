@@ -52,6 +52,11 @@ def build(
     return model, lines
 
 
+def parts(cfg: Model) -> dict[str, dict[str, Tensor]]:
+    """What the file of `cfg.weights` holds besides the model: the parts that a method of OpenMixup trained."""
+    return weights.read(found(cfg.weights)).parts if cfg.weights not in ("", TIMM) else {}
+
+
 def found(where: str) -> Path:
     """The file itself, or that of a run folder: its export, else its last checkpoint. Raises ValueError."""
     path = Path(where)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastmix.files import read_torch
 from fastmix.models import load_timm
 from fastmix.models.info import KEY, Info, from_text
+from fastmix.models.openmixup import parts, renamed
 
+_scalar = np.float64(0).__reduce__()[0]
+NUMPY = [(_scalar, "numpy.core.multiarray.scalar"), (_scalar, "numpy._core.multiarray.scalar"), np.dtype]
+NUMPY += [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
+"""What a number of numpy's is made of, in files of its versions 1 and 2."""
 KEYS = {"ema": ("state_dict_ema", "model_ema"), "raw": ("state_dict", "model")}
 """Where timm's checkpoints, and those like them, keep the average and the weights themselves."""
 
@@ -23,12 +29,14 @@ class Weights:
 
     info: what the model is, where the file or the run folder around it tells it. method: of a run's checkpoint also
     what its method has beside the model.
+    parts: of a checkpoint of OpenMixup's AutoMix, what else was trained (fastmix/models/openmixup.py).
     """
 
     sets: dict[str, dict[str, Tensor]]
     config: dict | None = None
     info: Info | None = None
     method: dict | None = None
+    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def read(path: Path) -> Weights:
@@ -36,7 +44,7 @@ def read(path: Path) -> Weights:
     if path.suffix == ".safetensors":
         tensors, info = _safetensors(path)
         return Weights({"raw": tensors}, info=info)
-    with torch.serialization.safe_globals([argparse.Namespace]):  # timm keeps its arguments as one
+    with torch.serialization.safe_globals([argparse.Namespace, *NUMPY]):  # timm's arguments, mmcv's best score
         content = read_torch(path)
     if isinstance(content, dict) and "run" in content and "task" in content:
         task = content["task"].items()
@@ -55,7 +63,8 @@ def read(path: Path) -> Weights:
         if not isinstance(weights, dict) or not weights or not all(isinstance(v, Tensor) for v in weights.values()):
             raise ValueError(f"{path}: no weights in it: a state dict is expected, or one under state_dict or model")
     clean = load_timm().models.clean_state_dict
-    return Weights({kind: clean(sets[kind]) for kind in sorted(sets, reverse=True)})
+    sets = {kind: clean(sets[kind]) for kind in sorted(sets, reverse=True)}
+    return Weights({kind: renamed(values) for kind, values in sets.items()}, parts=parts(sets.get("raw", {})))
 
 
 def put(weights: dict[str, Tensor], model: nn.Module, where: object) -> None:

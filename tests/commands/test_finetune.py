@@ -63,6 +63,34 @@ def test_a_linear_probe_moves_the_classifier_alone(folder, capsys, mix):
     assert "frozen: " in said and "split: 28 images to train with and 12 held out" in said
 
 
+def test_automix_goes_on_from_openmixups_file_with_average_classifiers_and_block(folder, capsys):
+    assert run("mix=automix", "out=first", "epochs=1") == 0
+    task = files.read_torch(Path("first/last.pt"))["task"]
+    given = {}
+    for ours, body, head in (
+        ("model.", "backbone_q.", "head_mix_q."),
+        ("mixer.teacher.", "backbone_k.", "head_mix_k."),
+    ):
+        for name in (name for name in task if name.startswith(ours)):
+            inner = name.removeprefix(ours)
+            given[(head if inner.startswith("fc.") else body) + inner] = task[name]
+    for ours, theirs in (("head", "head_one_q"), ("teacher_head", "head_one_k")):
+        given |= {f"{theirs}.fc.{part}": task[f"mixer.{ours}.{part}"] for part in ("weight", "bias")}
+    for layer, name in (("query", "query.conv"), ("value", "value")):
+        given[f"mix_block.{name}.weight"] = task[f"mixer.block.{layer}.weight"][..., None, None]
+        given[f"mix_block.{name}.bias"] = task[f"mixer.block.{layer}.bias"]
+    torch.save({"meta": {"epoch": 1}, "state_dict": given}, "latest.pth")
+    capsys.readouterr()
+    words = ["model.weights=latest.pth", "optim.lr=0", "epochs=1", "mixers.automix.momentum=[1, 1]"]
+    assert run("mix=automix", "out=second", *words) == 0
+    said = capsys.readouterr().err
+    assert all(f"AutoMix's {part} as in the file" in said for part in ("teacher", "head", "teacher_head", "block"))
+    after = files.read_torch(Path("second/last.pt"))["task"]
+    for name, value in task.items():
+        if torch.is_tensor(value) and "running" not in name and "num_batches" not in name:
+            assert torch.equal(after[name], value), name
+
+
 @pytest.mark.parametrize("step", [4, 7])  # before and after layers thaw and mixing ends
 def test_interrupted_and_resumed_equals_uninterrupted(folder, monkeypatch, step):
     words = ("mix=automix", "model.weights=donor", "model.freeze=[layer1]", "model.unfreeze=2", "mix_off=0.34")
