@@ -1,4 +1,4 @@
-"""The `beton` loader: rows of a packed file."""
+"""The `beton` loader: rows of a packed file, or of several as one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fastmix.pipelines.chunk import Extents, Record
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.format import RAW
-from fastmix.pipelines.packing.format import Beton as File
 from fastmix.pipelines.packing.labels import names
-from fastmix.pipelines.sources.resolve import resolve
+from fastmix.pipelines.packing.shards import Shards
+from fastmix.pipelines.sources.resolve import packed, resolve
 
 OS_CACHES = ("auto", "memory", "disk")
 SHARE = 0.8  # of the available memory, that a file may have to be kept in it
@@ -21,6 +21,7 @@ SHARE = 0.8  # of the available memory, that a file may have to be kept in it
 class Beton(Jpegs):
     """Reads a `.beton` file, its JPEGs or raw pixels; or built-in data, "shapes:train" and "shapes:val".
 
+    A pattern or list of such files is one data set: its batches are, bit for bit, those of one file with the same rows.
     Records are read, not mapped into memory: a file that is cut short, or a disk that fails, is an error, no crash.
 
     os_cache  "memory": the file is left to the system's cache, which keeps all of it once it was read
@@ -28,7 +29,7 @@ class Beton(Jpegs):
               "auto": disk for a file larger than 80 % of the available memory
     """
 
-    def __init__(self, source: str, batch: int, *, os_cache: str = "auto", **options):
+    def __init__(self, source: str | list[str], batch: int, *, os_cache: str = "auto", **options):
         if os_cache not in OS_CACHES:
             raise ValueError(f"os_cache is {os_cache!r}; choose one of {', '.join(OS_CACHES)}")
         self.os_cache = os_cache
@@ -36,14 +37,15 @@ class Beton(Jpegs):
 
     def open(self) -> None:
         super().open()
-        self.file = File(resolve(self.source))
+        self.file = Shards([resolve(file) for file in packed(self.given)])
         need(self.source, (self.file.modes != RAW).any())
         self.labels = self.file.labels
         self.class_names, self.warnings = names(self.labels, self.file.classes), self.file.warnings
         if self.os_cache == "auto":
             self.os_cache = "disk" if self.file.size > SHARE * system.available_memory() else "memory"
         if self.os_cache == "disk":
-            system.read_at_random(self.file.file)
+            for file in self.file.descriptors.tolist():
+                system.read_at_random(file)
 
     def record(self, row: int) -> Record:
         (_, (height,), (width,), (raw,), data), _ = self.stored(np.array([row]))
@@ -52,18 +54,21 @@ class Beton(Jpegs):
     def stored(self, rows: ndarray) -> tuple[list, dict[int, str]]:
         file = self.file
         heights, widths = (column[rows].astype(np.int64) for column in (file.heights, file.widths))
-        data = Extents(file.file, file.offsets[rows], file.sizes[rows])
+        data = Extents(file.descriptors[file.shard(rows)], file.offsets[rows], file.sizes[rows])
         return [rows, heights, widths, file.modes[rows] == RAW, data], {}
 
     def announce(self, rows: ndarray) -> None:
         """Has the disk read these rows, if need be; neighbours in the file as one."""
         if self.os_cache != "disk":
             return
-        starts, order = np.unique(self.file.offsets[rows], return_index=True)
-        ends = starts + self.file.sizes[rows][order]
-        first = np.flatnonzero(np.append(True, starts[1:] > ends[:-1]))
-        for start, end in zip(starts[first], ends[np.append(first[1:], len(ends)) - 1], strict=True):
-            system.read_soon(self.file.file, int(start), int(end - start))
+        file = self.file
+        starts, order = np.unique(file.begins[file.shard(rows)] + file.offsets[rows], return_index=True)
+        ends = starts + file.sizes[rows][order]
+        first = np.flatnonzero(np.append(True, starts[1:] > ends[:-1]))  # no image ends where a file does
+        starts, ends = starts[first], ends[np.append(first[1:], len(ends)) - 1]
+        shards = np.searchsorted(file.begins, starts, "right") - 1
+        for shard, start, length in zip(shards, starts - file.begins[shards], ends - starts, strict=True):
+            system.read_soon(int(file.descriptors[shard]), int(start), int(length))
 
     def where(self, row: int) -> str:
         return self.file.where(row)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fastmix.pipelines.packing.walk import EXTENSIONS, Walk
-from fastmix.pipelines.sources.resolve import exists, is_packed
+from fastmix.pipelines.sources.resolve import exists, is_packed, packed
 
 LISTED = "-"
 
@@ -38,7 +38,7 @@ def named(words: Iterable[str], lines: Iterable[str] = ()) -> list[list[str] | s
 
 def _word(word: str) -> list[str]:
     if exists(word):
-        return _below(word)
+        return packed(word) if is_packed(word) else _below(word)
     matched = sorted(glob.glob(word, recursive=True))
     if not matched:
         raise ValueError(f"{word}: no such image, folder or .beton file")
