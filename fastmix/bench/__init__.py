@@ -23,6 +23,7 @@ BENCHES = {
     "rates": "what the device reaches at best: a copy, a product of matrices",
     "mix": "the mixing pass against torch eager, timm and torchvision",
     "loader": "the loaders against each other",
+    "shards": "a data set in many packed files against the same in one",
     "decode": "JPEG decoders, and what fast decoding costs",
     "convert": "packing images, against ffcv's writer",
     "crop": "the crop pass against torchvision and Pillow",

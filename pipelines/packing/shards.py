@@ -82,6 +82,7 @@ class Shards:
     def _compare_classes(self) -> None:
         one, other = self.files[0], self.files[-1]
         if other.classes == one.classes:
+            other.classes = one.classes  # in memory once
             return
         if one.classes is None or other.classes is None:
             has, lacks = (one, other) if other.classes is None else (other, one)
