@@ -1,9 +1,10 @@
 """python -m fastmix.bench shards: a data set in many packed files against the same rows in one.
 
 Both are made here, of small JPEGs that are used again and again, in a temporary folder. Starting is measured
-`--starts` times, in new processes: seconds from making the loader to its being open, and from there to the first batch, and memory
-that was added by then, at its highest. CPU time is that of one thread, which reads, decodes and crops batches of random
-rows, some from one file, some from the shards, in turns. Images are small, so that what is not decoding counts most.
+`--starts` times, in new processes: seconds from making the loader to its being open, and from there to the first batch,
+and memory that was added by then, at its highest. CPU time is that of one thread, which reads, decodes and crops
+batches of random rows, some from one file, some from the shards, in turns. Images are small, so that what is not
+decoding counts most.
 """
 
 from __future__ import annotations
