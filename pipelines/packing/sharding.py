@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from fastmix import files
 from fastmix.pipelines.packing import note
-from fastmix.pipelines.packing.check import check
 from fastmix.pipelines.packing.entries import Member, Pixels, home, name_of
 from fastmix.pipelines.packing.layouts import Listing
 from fastmix.pipelines.packing.note import Note
@@ -80,6 +79,8 @@ def pack_shards(
         mark = Note(k, n, rows[k].start, rows[k].stop, images, listed)
         done = pack(listing, shard(out, k, n), rows=rows[k], note=mark, verify=verify, **options)
         if verify and done.taken_up == done.rows:
+            from fastmix.pipelines.packing.check import check  # compiled code, which packing does without
+
             check(shard(out, k, n), options.get("workers"))
         packed += done
     return packed, range(rows[mine[0]].start, rows[mine[-1]].stop)
