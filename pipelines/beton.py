@@ -6,6 +6,7 @@ import numpy as np
 from numpy import ndarray
 
 from fastmix import system
+from fastmix.pipelines import sampling
 from fastmix.pipelines.chunk import Extents, Record
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.nvjpeg import Jpegs
@@ -24,16 +25,20 @@ class Beton(Jpegs):
     A pattern or list of such files is one data set: its batches are, bit for bit, those of one file with the same rows.
     Records are read, not mapped into memory: a file that is cut short, or a disk that fails, is an error, no crash.
 
+    machines  on how many the processes of training run: of several, each shows the images of its own shards alone, the
+              k-th, of m, of shards k, k + m, ... in the order that the epoch has them in. With 1, all of all shards
     os_cache  "memory": the file is left to the system's cache, which keeps all of it once it was read
               "disk": it is larger than memory: nothing is read ahead but what is announced, record by record
               "auto": disk for a file larger than 80 % of the available memory
     """
 
-    def __init__(self, source: str | list[str], batch: int, *, os_cache: str = "auto", **options):
+    def __init__(self, source: str | list[str], batch: int, *, os_cache: str = "auto", machines: int = 1, **options):
         if os_cache not in OS_CACHES:
             raise ValueError(f"os_cache is {os_cache!r}; choose one of {', '.join(OS_CACHES)}")
-        self.os_cache = os_cache
+        self.os_cache, self.machines = os_cache, machines
         super().__init__(source, batch, **options)
+        if machines > 1:
+            self._require_machines()
 
     def open(self) -> None:
         super().open()
@@ -42,10 +47,40 @@ class Beton(Jpegs):
         self.labels = self.file.labels
         self.class_names, self.warnings = names(self.labels, self.file.classes), self.file.warnings
         if self.os_cache == "auto":
-            self.os_cache = "disk" if self.file.size > SHARE * system.available_memory() else "memory"
+            self.os_cache = "disk" if self.file.size / self.machines > SHARE * system.available_memory() else "memory"
         if self.os_cache == "disk":
             for file in self.file.descriptors.tolist():
                 system.read_at_random(file)
+
+    def __len__(self) -> int:
+        if self.machines == 1:
+            return super().__len__()
+        images = np.bincount(self._homes(self.rows), minlength=self.machines)
+        return int(images.min()) // (self.batch * self.world // self.machines)
+
+    def entries(self, epoch: int) -> tuple[ndarray, ndarray]:
+        if self.machines == 1:
+            return super().entries(epoch)
+        machine, rank = divmod(self.rank, self.world // self.machines)
+        entries = self.order(epoch)
+        own = entries[self._homes(entries % self.n) == machine]
+        together = self.batch * self.world // self.machines
+        return sampling.shard(own[: len(self) * together], self.batch, rank, self.world // self.machines, True)
+
+    def _homes(self, rows: ndarray) -> ndarray:
+        """Which machine shows each of these rows."""
+        return self.file.shard(rows) % self.machines
+
+    def _require_machines(self) -> None:
+        if not self.train or self.world % self.machines:
+            raise ValueError(f"{self.world} processes cannot train on {self.machines} machines, as many on each")
+        if self.repeats > 1 or self.balance != "none":
+            raise ValueError("shards that stay on their machines need data.repeats=1 and data.balance=none")
+        if len(self.file.files) < self.machines:
+            few = f"{len(self.file.files)} shards for {self.machines} machines, of which each is to have its own"
+            raise ValueError(f"{self.source}: {few}; convert with --shards, or set data.locality=none")
+        if not len(self):
+            raise ValueError(f"{self.source}: a machine's own shards have fewer images than its batches take in a step")
 
     def record(self, row: int) -> Record:
         (_, (height,), (width,), (raw,), data), _ = self.stored(np.array([row]))

@@ -10,6 +10,7 @@ import torch
 from fastmix import kernels
 from fastmix.config import Config, Data
 from fastmix.distributed import rank, world
+from fastmix.launch import local_world
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.selection import held_out
@@ -155,6 +156,14 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
     kernels.check(device)
     require(cfg, split)
     options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
+    if cfg.data.locality == "shard" and split == "train":
+        if cfg.data.loader != "beton":
+            raise ValueError(f"data.locality=shard is the loader beton's, not that of data.loader={cfg.data.loader}")
+        if world() > 1 and world() % local_world():
+            raise ValueError(
+                f"data.locality=shard needs as many processes on each machine, not {world()} by {local_world()} on one"
+            )
+        options["machines"] = max(1, world() // local_world())
     return loader_class(cfg.data.loader)(
         source_of(cfg.data, split),
         batch,
