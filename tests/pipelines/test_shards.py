@@ -17,7 +17,7 @@ from fastmix.pipelines import loader_class
 from fastmix.pipelines.beton import Beton
 from fastmix.pipelines.packing import series
 from fastmix.pipelines.packing.checksums import sums_path
-from fastmix.pipelines.packing.format import JPEG, RAW, classes_path
+from fastmix.pipelines.packing.format import FIELD, HEADER, INT, JPEG, RAW, RGB, classes_path, record
 from fastmix.pipelines.packing.format import Beton as File
 from fastmix.pipelines.packing.layouts import scan
 from fastmix.pipelines.packing.pack import pack
@@ -170,8 +170,11 @@ def test_addresses_may_hold_ranges_and_nothing_else():
     assert is_packed(source) and not is_packed(["a.beton", "folder"]) and not is_packed("") and not is_packed([])
 
 
-def test_predict_names_each_file(made):
-    assert named([FORMS["range"](made), FORMS["wildcard"](made)]) == names(made) * 2
+def test_predict_names_each_file(copied):
+    assert named([FORMS["range"](copied), FORMS["wildcard"](copied)]) == names(copied) * 2
+    without_one(copied)  # and a gap does not matter there
+    assert named([FORMS["wildcard"](copied)]) == [name for name in names(copied) if "00003-of" not in name]
+    assert named(["shapes:val?n=20", "https://host/a.beton?key=1"]) == ["shapes:val?n=20", "https://host/a.beton?key=1"]
 
 
 WRONG_SERIES = {
@@ -259,6 +262,23 @@ def test_what_is_no_set_is_one_line(copied, case):
         every = [str(path) for path in copied.glob("*.beton")]
         Beton(every if pattern == "{names}" else str(copied / pattern), 4, view=VAL, train=False)
     assert "\n" not in str(error.value)
+
+
+def test_layouts_may_differ(copied):
+    theirs = copies(Beton(names(copied), 6, view=TRAIN, train=True).epoch(0))
+    with File(names(copied)[2]) as file:
+        n = len(file)
+    data = bytearray(Path(names(copied)[2]).read_bytes())
+    ours, swapped = (record(kinds) for kinds in ([RGB, INT], [INT, RGB]))
+    assert ours.itemsize == swapped.itemsize
+    rows = np.frombuffer(bytes(data), ours, n, META)
+    moved = np.zeros(n, swapped)
+    moved["f0"], moved["f1"] = rows["f1"], rows["f0"]
+    fields = np.frombuffer(bytes(data), FIELD, 2, HEADER.itemsize)
+    data[HEADER.itemsize : META] = fields[::-1].tobytes()
+    data[META : META + moved.nbytes] = moved.tobytes()
+    Path(names(copied)[2]).write_bytes(data)
+    assert equal(theirs, copies(Beton(names(copied), 6, view=TRAIN, train=True).epoch(0)))
 
 
 def test_shards_that_differ_in_pixels_alone_are_no_copies(tmp_path):
