@@ -178,14 +178,17 @@ def _finished(out: Path, unique: str, skip_bad: bool) -> Packed | None:
     found = load_note(out) if out.exists() else None
     if found is None or found.key != unique:
         return None
-    with Beton(out) as beton:
-        load_sums(beton)
-        n = len(beton)
-        if n < found.last - found.first and not skip_bad:
-            return None
-        ways = {way: found.ways[way] for way in WAYS}
-        ways["odd"] = Counter(ways["odd"])
-        return Packed(n, bytes=beton.size, taken_up=n, labels=Counter(beton.labels.tolist()), **ways)
+    try:
+        with Beton(out) as beton:
+            load_sums(beton)
+    except ValueError:  # damaged: it is made again where it may be replaced
+        return None
+    n = len(beton)
+    if n < found.last - found.first and not skip_bad:
+        return None
+    ways = {way: found.ways[way] for way in WAYS}
+    ways["odd"] = Counter(ways["odd"])
+    return Packed(n, bytes=beton.size, taken_up=n, labels=Counter(beton.labels.tolist()), **ways)
 
 
 def _row(

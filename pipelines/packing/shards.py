@@ -39,7 +39,8 @@ class Shards:
             for path in paths:
                 self.files.append(_open(path, len(paths)))
                 self._compare_classes()
-            self._refuse_copies()
+            if len(self.files) > 1:
+                self._refuse_copies()
         except BaseException:
             self.close()
             raise
@@ -49,7 +50,8 @@ class Shards:
         self.size = int(sizes.sum())
         self.descriptors = np.array([file.file for file in self.files])
         for name in COLUMNS:  # one after another, and the files keep views: no row is in memory twice
-            column = np.concatenate([getattr(file, name) for file in self.files])
+            parts = [getattr(file, name) for file in self.files]
+            column = np.concatenate(parts) if len(parts) > 1 else parts[0]
             setattr(self, name, column)
             for file, part in zip(self.files, np.split(column, self.first[1:]), strict=True):
                 setattr(file, name, part)

@@ -179,6 +179,11 @@ def test_what_is_there_and_not_its_own_is_refused_before_anything_is_written(sou
     run(source, tmp_path / "x.beton", "--shards", 3, "--overwrite")
     assert "exists already" in refused(capsys, source, tmp_path / "x.beton", "--shards", 3, "--recompress")
     run(source, tmp_path / "x.beton", "--shards", 3, "--recompress", "--overwrite")
+    whole, last = files_of(tmp_path), shards(tmp_path / "x")[2]
+    last.write_bytes(last.read_bytes()[:-8])
+    assert "exists already" in refused(capsys, source, tmp_path / "x.beton", "--shards", 3, "--recompress")
+    run(source, tmp_path / "x.beton", "--shards", 3, "--recompress", "--overwrite")
+    assert files_of(tmp_path) == whole  # also what was cut short
     run(source, tmp_path / "x-00000-of-00003.beton", "--overwrite")
     assert note.load(tmp_path / "x-00000-of-00003.beton") is None  # a whole file is no shard
 
