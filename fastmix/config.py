@@ -42,9 +42,12 @@ class Data:
     """Where images come from and how one becomes an input of the model."""
 
     loader: str = "beton"
-    train: str = ""
-    """A .beton file, a folder of class folders, or shapes:train (built-in drawings)."""
-    val: str = ""
+    train: str | list[str] = ""
+    """A .beton file, a folder of class folders, or shapes:train (built-in drawings). Several .beton files are one data
+    set: a list, or a pattern (`train-*.beton`, `train-{000..127}.beton`)."""
+    val: str | list[str] = ""
+    locality: Literal["none", "shard"] = "none"
+    """shard: each machine reads its own shards of `train` alone, which mixes images less; see docs/data.md."""
     split: Annotated[float, Range(0, 0.9)] = 0.0
     """Share of each class of `train` that is kept for validation, by the seed; then `val` stays empty."""
     balance: Literal["none", "sqrt", "equal"] = "none"

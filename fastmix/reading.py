@@ -14,7 +14,8 @@ KINDS = {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFCHR: "device", 
 
 def shown(path: str | Path) -> str:
     r"""A path as one printable line: control characters and bytes that are no UTF-8 are escaped (\\n, \\xe9)."""
-    return "".join(c if c.isprintable() else _escaped(c) for c in str(path))
+    text = str(path)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def _escaped(c: str) -> str:

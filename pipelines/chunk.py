@@ -20,22 +20,22 @@ class Record(NamedTuple):
 
 
 class Extents(Sequence):
-    """Parts of a file, as data of a chunk: uint8 [size], each read when it is asked for.
+    """Parts of files, as data of a chunk: uint8 [size], each read when it is asked for.
 
-    file   descriptor, open for reading
+    files  int64 [n]  descriptors, open for reading
     offsets, sizes  int64 [n]  bytes
 
     Reading raises OSError, and ValueError where the file ends too early.
     """
 
-    def __init__(self, file: int, offsets: ndarray, sizes: ndarray):
-        self.file, self.offsets, self.sizes = file, offsets, sizes
+    def __init__(self, files: ndarray, offsets: ndarray, sizes: ndarray):
+        self.files, self.offsets, self.sizes = files, offsets, sizes
 
     def __len__(self) -> int:
         return len(self.offsets)
 
     def __getitem__(self, k: int) -> ndarray:
-        return extent(self.file, int(self.offsets[k]), int(self.sizes[k]))
+        return extent(int(self.files[k]), int(self.offsets[k]), int(self.sizes[k]))
 
 
 class Chunk(NamedTuple):

@@ -60,8 +60,8 @@ class Dali(Loader):
                 f"decode gpu needs an NVIDIA GPU with its driver, and batches on it, but the device is {self.device}: "
                 "say decode exact"
             )
-        packed = is_packed(self.source)
-        self.files = (Beton if packed else Folder)(self.source, 1, view=replace(self.view, decode="exact"), train=False)
+        packed = is_packed(self.given)
+        self.files = (Beton if packed else Folder)(self.given, 1, view=replace(self.view, decode="exact"), train=False)
         self.labels, self.class_names = self.files.labels, self.files.class_names
         self.warnings = self.files.warnings
 

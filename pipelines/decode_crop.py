@@ -54,21 +54,23 @@ def _one(chunk: Chunk, k: int, view: View, out: ndarray) -> None:
 def _walker(chunk: Chunk, view: View, images: ndarray):
     """walk(first): does the images from `first` on, up to one that it cannot do, and returns that one's index, or n."""
     if isinstance(chunk.data, Extents):
-        kept, file, sources, sizes = None, chunk.data.file, chunk.data.offsets, chunk.data.sizes
+        kept, files, sources, sizes = None, chunk.data.files, chunk.data.offsets, chunk.data.sizes
     else:
         kept = [_bytes(chunk, k) for k in range(len(chunk.data))]
-        file, sources, sizes = -1, [data.ctypes.data for data in kept], [data.nbytes for data in kept]
+        files, sources, sizes = zip(*((-1, data.ctypes.data, data.nbytes) for data in kept), strict=True)
     own = workspace()
-    columns = [np.ascontiguousarray(column, np.int64) for column in (sources, sizes, chunk.heights, chunk.widths)]
+    columns = [
+        np.ascontiguousarray(column, np.int64) for column in (files, sources, sizes, chunk.heights, chunk.widths)
+    ]
     flags = [np.ascontiguousarray(column, bool) for column in (chunk.raw, chunk.flips)]
-    length, pixels = int(columns[1].max()), min(int((columns[2] * columns[3]).max()) * 3, ROOM)
+    length, pixels = int(columns[2].max()), min(int((columns[3] * columns[4]).max()) * 3, ROOM)
     memory = [own.memory(name, size) for name, size in (("read", length), ("small", length), ("pixels", pixels))]
     settings = view.decode == "fast", INTERPOLATIONS[view.interpolation], view.whole, view.reflects
     places, windows = (np.ascontiguousarray(x, kind) for x, kind in ((chunk.places, np.int64), (chunk.windows, float)))
 
     def walk(first: int) -> int:
         assert kept is None or len(kept) == len(places)  # holds the memory that `sources` tells of
-        return _walk(first, own.turbo, _pread(), file, *columns, *flags, places, windows, *settings, *memory, images)
+        return _walk(first, own.turbo, _pread(), *columns, *flags, places, windows, *settings, *memory, images)
 
     return walk
 
@@ -101,7 +103,7 @@ def _read(pread, file, offset, size, memory):
 
 @compiled
 def _walk(
-    first, turbo, pread, file, sources, sizes, heights, widths, raw, flips, places, windows,
+    first, turbo, pread, files, sources, sizes, heights, widths, raw, flips, places, windows,
     fast, support, whole, reflects, read, small, pixels, images
 ):  # fmt: skip
     target = images.shape[1]
@@ -123,8 +125,8 @@ def _walk(
             if top >= bottom:  # nothing of the image is seen
                 top, bottom = 0, 1
             source, size = source + top * width * 3, (bottom - top) * width * 3
-        if file >= 0:
-            if not _read(pread, file, source, size, read):
+        if files[k] >= 0:
+            if not _read(pread, files[k], source, size, read):
                 return k
             source = address(read)
         if raw[k]:

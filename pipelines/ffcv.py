@@ -25,7 +25,7 @@ from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.format import Beton as File
 from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.resize import place
-from fastmix.pipelines.sources.resolve import resolve
+from fastmix.pipelines.sources.resolve import packed, resolve
 from fastmix.pipelines.view import View
 
 INSTALL = (
@@ -45,7 +45,10 @@ class Ffcv(Loader):
             )
         if self.view.decode == "gpu":
             raise ValueError("the ffcv loader decodes on the CPU: say decode exact, or take the loader beton or dali")
-        self.file = File(resolve(self.source))  # checked here, as ffcv would hang or read beyond it
+        if len(files := packed(self.given)) > 1:
+            what = f"the ffcv loader reads one .beton file, not {len(files)} as one data set"
+            raise ValueError(f"{self.source}: {what}; take the loader beton, dali or resident")
+        self.file = File(resolve(*files))  # checked here, as ffcv would hang or read beyond it
         self.labels = self.file.labels
         self.class_names, self.warnings = names(self.labels, self.file.classes), self.file.warnings
         need(self.source, (self.file.modes != RAW).any())

@@ -34,8 +34,11 @@ class Folder(Jpegs):
             self.warnings.append(f"{shown(self.source)}: {len(left)} files passed over: {summary(left)}")
 
     def listing(self) -> Listing:
-        """What is read."""
-        return scan(self.source)
+        """What is read. Raises ValueError for a list."""
+        if isinstance(self.given, list):
+            what = f"a list of {len(self.given)} is for .beton files, which the loaders beton, dali and resident read"
+            raise ValueError(f"{self.source}: {what}; the loader folder reads one folder or list of images")
+        return scan(self.given)
 
     def record(self, row: int) -> Record:
         data = load(self.files[row])

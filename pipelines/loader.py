@@ -23,6 +23,7 @@ from fastmix.launch import local_world
 from fastmix.pipelines import sampling, selection
 from fastmix.pipelines.chunk import Chunk, Record
 from fastmix.pipelines.decode_crop import develop
+from fastmix.pipelines.sources.resolve import name
 from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
 from fastmix.pipelines.view import View
@@ -37,7 +38,7 @@ ENOUGH = 8  # but of so many images, while there is a part for each thread: a pa
 class Loader:
     """Batches of images, one epoch at a time. A subclass writes open(), record() and where(); more where it pays.
 
-    source   what the subclass reads
+    source   what the subclass reads; a list of packed files, for one that reads these: they are one data set
     batch    images of a step, on each rank
     view     how an image becomes an input
     train    random order, the incomplete last batch dropped; otherwise stored order, every image exactly once over all
@@ -53,6 +54,7 @@ class Loader:
     bad      "raise", or "skip": a damaged image is replaced in a training batch (substitutes.py), and marked invalid in
              validation; `skipped` lists file, row and reason, once per encounter
 
+    given is the source itself, and `source` how messages name it.
     n int, classes int, class_names list[str], labels int64 [n] tell what is in it; warnings list[str] what looks odd.
     Raises ValueError for no images, and for a training batch larger than the data set.
     """
@@ -63,7 +65,7 @@ class Loader:
 
     def __init__(
         self,
-        source: str,
+        source: str | list[str],
         batch: int,
         *,
         view: View,
@@ -84,7 +86,8 @@ class Loader:
             raise ValueError(f"the batch is {batch}; it must be at least 1 image")
         if repeats < 1 or (repeats > 1 and not train):
             raise ValueError(f"repeats is {repeats}; it must be at least 1, and 1 without training")
-        self.source, self.batch, self.view, self.train = str(source), batch, view, train
+        self.given = source if isinstance(source, list) else str(source)
+        self.source, self.batch, self.view, self.train = name(self.given), batch, view, train
         self.seed, self.rank, self.world, self.repeats, self.bad = seed, rank, world, repeats, bad
         self.workers = workers or max(1, system.cores() // local_world())
         self.device = torch.device(device)
@@ -102,7 +105,7 @@ class Loader:
             )
 
     def open(self) -> None:
-        """Opens `source` and sets `labels` and `class_names`."""
+        """Opens `given` and sets `labels` and `class_names`."""
         raise NotImplementedError
 
     def record(self, row: int) -> Record:

@@ -64,9 +64,9 @@ class Resident(Loader):
     """
 
     def open(self) -> None:
-        packed = is_packed(self.source)
+        packed = is_packed(self.given)
         view = replace(self.view, decode="exact")
-        self.files = (Beton if packed else Folder)(self.source, 1, view=view, train=False, workers=self.workers)
+        self.files = (Beton if packed else Folder)(self.given, 1, view=view, train=False, workers=self.workers)
         self.labels, self.class_names = self.files.labels, self.files.class_names
         self.warnings = self.files.warnings
         n = len(self.labels)

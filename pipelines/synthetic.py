@@ -23,7 +23,7 @@ class Synthetic(Loader):
     """
 
     def open(self) -> None:
-        given = dict(parse_qsl(self.source, keep_blank_values=True))
+        given = dict(parse_qsl(str(self.given), keep_blank_values=True))
         for key, value in given.items():
             if key not in MOST or not value.isdecimal() or not 1 <= int(value[:20]) <= MOST[key]:
                 options = ", ".join(f"{name}=<a whole number from 1 to {most}>" for name, most in MOST.items())

@@ -65,7 +65,7 @@ class Packed(Reasons, Beton):
 
     def name(self, row: int) -> tuple[str, int | None]:
         """The file, as it was named, and the row in it."""
-        return self.source, row
+        return self.given, row
 
 
 def unlabelled(part: list[str] | str, batch: int, **options) -> Files | Packed:

@@ -23,6 +23,8 @@ BENCHES = {
     "rates": "what the device reaches at best: a copy, a product of matrices",
     "mix": "the mixing pass against torch eager, timm and torchvision",
     "loader": "the loaders against each other",
+    "shards": "a data set in many packed files against the same in one",
+    "locality": "how much less images mix where each machine reads its own shards",
     "decode": "JPEG decoders, and what fast decoding costs",
     "convert": "packing images, against ffcv's writer",
     "crop": "the crop pass against torchvision and Pillow",

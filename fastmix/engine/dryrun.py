@@ -25,7 +25,7 @@ from fastmix.models import pretrained, seen
 from fastmix.models.frozen import Frozen
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.sources import remote, shapes
-from fastmix.pipelines.sources.resolve import exists
+from fastmix.pipelines.sources.resolve import exists, words
 from fastmix.runs import data_seen, follower
 from fastmix.runs.tables import markdown
 
@@ -195,14 +195,15 @@ def _activations(model: nn.Module, cfg: Config) -> int:
 def _data(cfg: Config, device: torch.device):
     """The training loader, and whether it is that of the data itself and not one of the same length."""
     source, name = cfg.data.train, cfg.column.table.split("_")[0]
-    for url in filter(remote.is_url, (source, cfg.data.val)):
+    every = words(source)
+    for url in filter(remote.is_url, [*every, *words(cfg.data.val)]):
         remote.parse(url)
     loader_class(cfg.data.loader)  # of data that is not here, another one takes the place
     if cfg.data.loader == "synthetic":
         return loaders.training(cfg, device), True
-    if source.startswith(shapes.PREFIX):
+    if isinstance(source, str) and source.startswith(shapes.PREFIX):
         count = shapes.parse(source)[1]["n"], len(shapes.SHAPES)
-    elif exists(source) and not remote.is_url(source):
+    elif every and all(exists(word) and not remote.is_url(word) for word in every):
         return loaders.training(cfg, device), True
     elif name in data_seen.PUBLISHED:
         count = data_seen.PUBLISHED[name].train, data_seen.PUBLISHED[name].classes

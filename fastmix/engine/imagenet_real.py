@@ -14,18 +14,19 @@ import numpy as np
 from fastmix.engine.evaluate import Predictions
 from fastmix.pipelines.packing.entries import name_of
 from fastmix.pipelines.packing.layouts import scan
-from fastmix.pipelines.sources.resolve import is_packed
+from fastmix.pipelines.sources.resolve import is_packed, name
 
 AGREEMENT = 0.5
 """Least share of images whose own label is among their new ones; in ImageNet it is nine tenths, by chance 0.1 %."""
 
 
-def read(path: Path, labels: np.ndarray, source: str, listing: str | None = None) -> list[set[int]]:
+def read(path: Path, labels: np.ndarray, source: str | list[str], listing: str | None = None) -> list[set[int]]:
     """The new labels of each row of validation data, with labels int64 [n], that `source` is.
 
     listing: the folder or list from which a packed file was made; without one its rows are taken to be in the order of
     the file names. Raises ValueError for a file of another form or length, and where the labels contradict the order.
     """
+    listing, source = listing or (None if is_packed(source) else source), name(source)
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -36,7 +37,6 @@ def read(path: Path, labels: np.ndarray, source: str, listing: str | None = None
         raise ValueError(f"{path}: entry {bad} is {given[bad]!r}; labels are whole numbers")
     if len(given) != len(labels):
         raise ValueError(f"{path} is for {len(given)} images, but {source} has {len(labels)}; it must be one for each")
-    listing = listing or (None if is_packed(source) else source)
     new = [set(given[k]) for k in (_places(listing, labels, source) if listing else range(len(given)))]
     own = [label in image for label, image in zip(labels.tolist(), new, strict=True) if image]
     if not own:

@@ -10,10 +10,11 @@ import torch
 from fastmix import kernels
 from fastmix.config import Config, Data
 from fastmix.distributed import rank, world
+from fastmix.launch import local_world
 from fastmix.pipelines import loader_class
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.selection import held_out
-from fastmix.pipelines.sources.resolve import exists
+from fastmix.pipelines.sources.resolve import exists, name, words
 from fastmix.pipelines.view import View
 
 
@@ -111,15 +112,17 @@ def warnings(*loaders: Loader) -> list[str]:
 def require(cfg: Config, split: str) -> None:
     """Raises ValueError where the source of a split, "train" or "val", is not there."""
     source = source_of(cfg.data, split)
-    if cfg.data.loader != "synthetic" and not exists(source):
-        what = f"data.{split} is {source!r}, which does not exist" if source else f"data.{split} is empty"
+    lacks = "" if cfg.data.loader == "synthetic" else next((word for word in words(source) if not exists(word)), "")
+    if lacks or not (source or cfg.data.loader == "synthetic"):
+        names = "names" if isinstance(source, list) else "is"
+        what = f"data.{split} {names} {lacks!r}, which does not exist" if lacks else f"data.{split} is empty"
         raise ValueError(
             f"{what}: give data.{split}=PATH of a .beton file (`python -m fastmix.convert` makes one of a folder of "
             f"images), or with data.loader=folder of a folder that holds a folder for each class"
         )
 
 
-def source_of(data: Data, split: str) -> str:
+def source_of(data: Data, split: str) -> str | list[str]:
     """Where the images of a split, "train" or "val", lie."""
     return data.train if data.split else getattr(data, split)
 
@@ -145,7 +148,7 @@ def _part(cfg: Config, split: str, labels: np.ndarray, class_names: list[str]) -
     try:
         held = held_out(labels, class_names, cfg.data.split, cfg.seed)
     except ValueError as error:
-        raise ValueError(f"data.split: {cfg.data.train}: {error}") from None
+        raise ValueError(f"data.split: {name(cfg.data.train)}: {error}") from None
     return held if split == "val" else ~held
 
 
@@ -153,6 +156,14 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
     kernels.check(device)
     require(cfg, split)
     options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
+    if cfg.data.locality == "shard" and split == "train":
+        if cfg.data.loader != "beton":
+            raise ValueError(f"data.locality=shard is the loader beton's, not that of data.loader={cfg.data.loader}")
+        if world() > 1 and world() % local_world():
+            raise ValueError(
+                f"data.locality=shard needs as many processes on each machine, not {world()} by {local_world()} on one"
+            )
+        options["machines"] = max(1, world() // local_world())
     return loader_class(cfg.data.loader)(
         source_of(cfg.data, split),
         batch,

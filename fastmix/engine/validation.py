@@ -120,7 +120,7 @@ def validate(
     classes = loaders.classes(cfg, val)
     if distributed.rank() == 0:
         sys.stderr.writelines(f"{line}\n" for line in loaders.warnings(val))
-    new = imagenet_real.read(real, val.labels, cfg.data.val, names) if real else None
+    new = imagenet_real.read(real, val.labels, val.given, names) if real else None
     torch.backends.cudnn.benchmark = True
     result, tables, seconds = {}, {}, 0.0
     for one, values in sets.items():

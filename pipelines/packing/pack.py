@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -26,15 +26,19 @@ from tqdm import tqdm
 from fastmix import files, system
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
+from fastmix.pipelines.packing.checksums import load as load_sums
 from fastmix.pipelines.packing.entries import load
 from fastmix.pipelines.packing.format import JPEG, RAW, Beton
 from fastmix.pipelines.packing.images import Encoded, encode
 from fastmix.pipelines.packing.journal import Row, key
 from fastmix.pipelines.packing.layouts import Listing, with_jpegs
+from fastmix.pipelines.packing.note import Note
+from fastmix.pipelines.packing.note import load as load_note
 from fastmix.pipelines.packing.writer import BetonWriter, check_page
 from fastmix.reading import reason, shown
 
 SILENT = 60  # seconds between lines on the progress, where there is no terminal
+WAYS = ("kept", "seekable", "encoded", "raw", "odd")  # what of a `Packed` is noted beside a shard
 AHEAD = 8  # images in work or waiting for their turn, per worker
 
 
@@ -44,7 +48,7 @@ class Packed:
 
     Of the rows `kept` hold their source's own bytes, `seekable` the same coefficients with restart markers, `encoded`
     new JPEGs and `raw` pixels. odd: how many of `encoded` were of which kind, other than plain JPEGs. taken_up: rows
-    that an earlier conversion, which was killed, had written. emptied: classes all of whose images were damaged.
+    that an earlier conversion, which was killed, had written. labels: of how many rows each. Two of these add up.
     """
 
     rows: int = 0
@@ -55,8 +59,16 @@ class Packed:
     bytes: int = 0
     taken_up: int = 0
     odd: Counter = field(default_factory=Counter)
-    emptied: list[str] = field(default_factory=list)
+    labels: Counter = field(default_factory=Counter)
     bad: list[tuple[str, str]] = field(default_factory=list)
+
+    def __add__(self, other: Packed) -> Packed:
+        return Packed(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+    def emptied(self, listing: Listing, rows: range) -> list[str]:
+        """Classes all of whose images among these rows of the listing were damaged."""
+        lost = {*listing.labels[rows.start : rows.stop]} - self.labels.keys()
+        return [listing.classes[k] if listing.classes else str(k) for k in sorted(lost)]
 
 
 def bad_path(out: str | Path) -> Path:
@@ -68,6 +80,8 @@ def pack(
     listing: Listing,
     out: str | Path,
     *,
+    rows: range | None = None,
+    note: Note | None = None,
     max_resolution: int | None = None,
     max_pixels: int = MAX_PIXELS,
     quality: int = 90,
@@ -81,22 +95,27 @@ def pack(
 ) -> Packed:
     """Writes the images of a listing to the `.beton` file `out`.
 
-    max_resolution, max_pixels, quality, recompress: as in `images.encode`. jpeg_share: share of the rows stored as
-    JPEG, chosen by a hash of the row; the rest are raw pixels. seekable: put restart markers into JPEGs where
-    `restarts.insert` can. workers: threads, default one a core. verify: read the finished file back and compare every
-    row with its source before it gets its name.
+    rows: those of the listing that are written, without gaps; None: all. note: what is noted beside a shard, which
+    stays as it is where it is finished. max_resolution, max_pixels, quality, recompress: as in `images.encode`.
+    jpeg_share: share of the rows stored as JPEG, chosen by a hash of the row; the rest are raw pixels. seekable: put
+    restart markers into JPEGs where `restarts.insert` can. workers: threads, default one a core. verify: read the
+    finished file back and compare every row with its source before it gets its name.
 
     Raises ValueError if an image is damaged (unless skip_bad: it is left out), if `out` exists and overwrite is not
     set, or if the verification fails; OSError if writing fails. In all these cases no `.beton` is left. What a killed
     process leaves is taken up by the next call for the same file from the same source with the same options.
     """
-    out = Path(out)
+    out, rows = Path(out), range(len(listing.files)) if rows is None else rows
+    options = {"max_resolution": max_resolution, "max_pixels": max_pixels, "quality": quality, "recompress": recompress}
+    asked, own = options | {"jpeg_share": jpeg_share, "seekable": seekable}, slice(rows.start, rows.stop)
+    unique = key(listing.files[own], listing.labels[own], listing.classes, asked | {"first": rows.start})
+    if note and (done := _finished(out, unique, skip_bad)):
+        return done
     files.check_free(out, overwrite)
     need(shown(out), jpeg_share > 0 or with_jpegs(listing.files))
     workers = workers or system.cores()
-    options = {"max_resolution": max_resolution, "max_pixels": max_pixels, "quality": quality, "recompress": recompress}
     make = partial(_row, listing.files, partial(encode, **options), jpeg_share, seekable)
-    packed, good, sums, total = Packed(), [], [], len(listing.files)
+    packed, good, sums, total = Packed(), [], [], len(rows)
 
     def count(row: Row) -> None:
         if row.bad:
@@ -104,20 +123,21 @@ def pack(
             return
         good.append(row.source)
         sums.append(row.crc)
+        packed.labels[row.label] += 1
         setattr(packed, row.way, getattr(packed, row.way) + 1)
         if row.why:
             packed.odd[row.why] += 1
 
-    asked = options | {"jpeg_share": jpeg_share, "seekable": seekable, "skip_bad": skip_bad}
-    unique = key(listing.files, listing.labels, listing.classes, asked)
     with warnings.catch_warnings(), BetonWriter(out, total, key=unique) as writer:
         warnings.simplefilter("ignore", category=UserWarning)  # Pillow on odd EXIF blocks, which are passed over
         for row in writer.done:
             count(row)
         first, new = len(writer.done), []
         packed.taken_up = writer.rows
-        with closing(ordered(make, range(first, total), workers)) as results:
-            for source, result in progress(results, total, "pack", first):
+        with closing(ordered(make, rows[first:], workers)) as results:
+            for source, result in progress(
+                results, total, f"pack {note.shard + 1}/{note.of}" if note else "pack", first
+            ):
                 if isinstance(result, str):
                     new.append(Row(source, bad=result))
                     count(new[-1])
@@ -135,7 +155,7 @@ def pack(
             file, why = packed.bad[0]
             raise ValueError(
                 f"{len(packed.bad)} of {total} images are damaged, first {file}: {why}; all are listed "
-                f"in {shown(bad_path(out))}; nothing was written"
+                f"in {shown(bad_path(out))}; {shown(out)} was not written"
                 + ("" if skip_bad else " (--skip-bad leaves them out)")
             )
         part = writer.finish()
@@ -143,15 +163,32 @@ def pack(
             with closing(ordered(make, good, workers)) as results:
                 _verify(part, listing, good, results)
         packed.rows, packed.bytes = len(good), os.path.getsize(part)
-        kept = {listing.labels[row] for row in good}
-        packed.emptied = [listing.classes[k] if listing.classes else str(k) for k in sorted({*listing.labels} - kept)]
-        writer.publish(listing.classes, sums)
+        ways = {way: getattr(packed, way) for way in WAYS}
+        writer.publish(listing.classes, sums, note and note._replace(options=asked, ways=ways, key=unique))
     return packed
 
 
 def is_jpeg(row: int, share: float) -> bool:
     """Whether a row is among the share that is stored as JPEG: a hash of the row number in [0, 1) against the share."""
     return int.from_bytes(blake2b(b"%d" % row, digest_size=7).digest(), "big") / 2**56 < share
+
+
+def _finished(out: Path, unique: str, skip_bad: bool) -> Packed | None:
+    """What a finished shard holds that is to have these bytes; None where there is none."""
+    found = load_note(out) if out.exists() else None
+    if found is None or found.key != unique:
+        return None
+    try:
+        with Beton(out) as beton:
+            load_sums(beton)
+    except ValueError:  # damaged: it is made again where it may be replaced
+        return None
+    n = len(beton)
+    if n < found.last - found.first and not skip_bad:
+        return None
+    ways = {way: found.ways[way] for way in WAYS}
+    ways["odd"] = Counter(ways["odd"])
+    return Packed(n, bytes=beton.size, taken_up=n, labels=Counter(beton.labels.tolist()), **ways)
 
 
 def _row(

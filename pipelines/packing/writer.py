@@ -21,6 +21,7 @@ from fastmix.pipelines.packing import labels
 from fastmix.pipelines.packing.checksums import dump, sums_path
 from fastmix.pipelines.packing.format import ALLOCATION, FIELD, HEADER, INT, RGB, VERSION, classes_path, record
 from fastmix.pipelines.packing.journal import Journal, Row
+from fastmix.pipelines.packing.note import Note, note_path
 from fastmix.reading import kind, pread, shown
 
 PAGE = 1 << 23  # bytes, ffcv's default
@@ -115,8 +116,8 @@ class BetonWriter:
         os.fsync(self._file.fileno())
         return self.part
 
-    def publish(self, classes: list[str] | None, sums: list[int] | None = None) -> None:
-        """Gives the finished file its name, and the class names and the checksums of the rows theirs beside it.
+    def publish(self, classes: list[str] | None, sums: list[int] | None = None, note: Note | None = None) -> None:
+        """Gives the finished file its name, and class names, checksums of the rows and the note theirs beside it.
 
         Raises ValueError for a label that is none of the classes.
         """
@@ -128,10 +129,12 @@ class BetonWriter:
         if classes is not None:
             text = json.dumps(classes, ensure_ascii=False, indent=0) + "\n"
             beside[classes_path(self.path)] = text.encode()
+        if note is not None:
+            beside[note_path(self.path)] = note.dump()  # last, as it says that all is there
         for path, content in beside.items():
             self._files.append(_part(path))
             write_durably(_part(path), content)
-        for path in (sums_path(self.path), classes_path(self.path)):
+        for path in (note_path(self.path), sums_path(self.path), classes_path(self.path)):
             path.unlink(missing_ok=True)  # never new rows under old names or sums
         os.replace(self.part, self.path)
         for path in beside:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from fastmix.pipelines.packing import series
 from fastmix.pipelines.packing.walk import EXTENSIONS, Walk
 from fastmix.pipelines.sources.resolve import exists, is_packed
 
@@ -37,6 +38,9 @@ def named(words: Iterable[str], lines: Iterable[str] = ()) -> list[list[str] | s
 
 
 def _word(word: str) -> list[str]:
+    files = series.paths(word) if is_packed(word) else []
+    if files and files != [word]:  # each is told by itself, so these need not be a whole series
+        return files
     if exists(word):
         return _below(word)
     matched = sorted(glob.glob(word, recursive=True))

@@ -257,7 +257,7 @@ def test_announced_records_are_asked_for_once_and_whole(packed, monkeypatch):
     expected = copies(kept.epoch(0))
     assert not asked
     loader = Beton(packed, 20, view=VIEW, train=True, seed=1, os_cache="disk")
-    assert asked == [(loader.file.file, 0, 0, os.POSIX_FADV_RANDOM)]
+    assert asked == [(loader.file.files[0].file, 0, 0, os.POSIX_FADV_RANDOM)]
     assert equal(expected, copies(loader.epoch(0)))
     wanted = np.zeros(loader.file.size, np.int64)
     for _, start, length, advice in asked[1:]:

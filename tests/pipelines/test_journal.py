@@ -17,27 +17,12 @@ from fastmix.pipelines.packing.format import Beton, classes_path
 from fastmix.pipelines.packing.journal import Journal, Row, key
 from helpers import ROOT
 from helpers.conversion import DAMAGED, saved, smooth, tree
+from helpers.dying import SMALL, killed
 from helpers.handed_out import tar
-
-SMALL = "from fastmix.pipelines.packing import writer, pack; writer.NOTED = 3000; import sys, time, os\n"
-DIES = SMALL + (  # of SIGKILL, after so many rows
-    "add, left = writer.BetonWriter.add, int(sys.argv.pop(1))\n"
-    "def counted(self, *row):\n"
-    "    global left; left -= 1\n"
-    "    if left < 0: self._file.flush(); os.kill(os.getpid(), 9)\n"
-    "    return add(self, *row)\n"
-    "writer.BetonWriter.add = counted\n"
-    "from fastmix import cli, convert; sys.exit(cli.run(convert.main, 'convert', sys.argv[1:]))"
-)
 
 
 def pictures(n: int = 40) -> dict[str, bytes]:
     return {f"{'ab'[k % 2]}/{k}.jpg": saved(smooth(24, 24, seed=k)) for k in range(n)}
-
-
-def killed(*argv: object) -> None:
-    done = subprocess.run([sys.executable, "-c", DIES, *map(str, argv)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 @pytest.fixture(autouse=True)

@@ -1,16 +1,16 @@
 """A data set in several files, tars or parquet: `train-00000-of-00294.parquet`, `imagenet1k-train-0000.tar`.
 
-They are named by a pattern (`*`, `?`, `[ab]`, and `{0000..0146}` as WebDataset has it), or by their folder, which holds
-shards alone. The files of a folder are parts of the data set, told apart by what stands before their numbers.
+They are named by a pattern (packing/series.py), or by their folder, which holds shards alone. The files of a folder are
+parts of the data set, told apart by what stands before their numbers.
 """
 
 from __future__ import annotations
 
-import glob
 import re
 from functools import partial
 from pathlib import Path
 
+from fastmix.pipelines.packing import series
 from fastmix.pipelines.packing.layouts import parquet, tars, webdataset
 from fastmix.pipelines.packing.layouts.listing import Listing, Reader, split_of
 from fastmix.pipelines.packing.layouts.told_elsewhere import flat
@@ -18,21 +18,11 @@ from fastmix.reading import shown
 
 ENDINGS = (tars.ENDING, parquet.ENDING)
 _NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?$")
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def matching(pattern: str) -> list[Path]:
-    """The shards that a pattern names, sorted; none where it names nothing, or no shard alone."""
-    numbers = _RANGE.search(pattern)
-    if numbers:
-        first, last = numbers.groups()
-        head, tail = pattern[: numbers.start()], pattern[numbers.end() :]
-        return [
-            path
-            for k in range(int(first), int(last) + 1)
-            for path in matching(f"{glob.escape(head)}{k:0{len(first)}}{tail}")
-        ]
-    found = sorted(map(Path, glob.glob(pattern))) if glob.has_magic(pattern) else [Path(pattern)]
+    """The shards that a pattern names, sorted; none where it names nothing, or not shards alone, or one is missing."""
+    found = [Path(path) for path in series.paths(pattern)]
     return found if all(path.suffix in ENDINGS and path.exists() for path in found) else []
 
 
