@@ -56,7 +56,7 @@ def test_the_filter_is_ours_on_an_image_that_goes_on_with_its_edge(dali, packed,
     view = View(SIZE, flip=0.5, interpolation=interpolation)
     loader = dali(packed, 20, view=view, train=True, seed=3)
     rows = sampling.order(N, 3, 2)
-    file = loader.files.file
+    (file,) = loader.files.file.files
     windows, flips = view.windows(file.heights[rows], file.widths[rows], 3, 2, rows)
     images, _ = joined(loader.epoch(2))
     expected, margin = np.empty_like(images), 16

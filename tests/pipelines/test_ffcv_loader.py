@@ -35,7 +35,7 @@ def packed(tmp_path_factory):
 
 def opened(path) -> list[np.ndarray]:
     """The images of a file by libjpeg-turbo's fast DCT, of another build than ffcv's."""
-    file = Beton(path, 1, view=View(SIZE), train=False).file
+    (file,) = Beton(path, 1, view=View(SIZE), train=False).file.files
     return [simplejpeg.decode_jpeg(file.data(row), "RGB", fastdct=True) for row in range(len(file))]
 
 
