@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fastmix import cli, files
-from fastmix.runs import published, result_tables, run_folder, tables
+from fastmix.runs import published, result_tables, robustness_table, run_folder, tables
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.published import table
 from fastmix.runs.results import compare, summary
@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--gains", action="store_true", help="a row a method: final top-1 and gain over vanilla")
     parser.add_argument("--column", default="", help="with --gains: beside this one, such as cifar10/ResNet-18/200ep")
     parser.add_argument("--runs", type=Path, help="take all runs below this folder (with --table, default: runs)")
+    parser.add_argument("--robustness", action="store_true", help="a row a run: what fastmix.robustness measured")
     parser.add_argument("--list", action="store_true", help="list the published tables")
     parser.add_argument("--metric-compat", choices=("openmixup",), help="put the windows of its scripts first")
     parser.add_argument(
@@ -38,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("give run folders or --runs FOLDER, not both")
     if args.gains and (args.table or args.metric_compat) or args.column and not args.gains:
         raise ValueError("--gains goes with run folders, --runs and --column, and --column with nothing else")
+    if args.robustness and (args.table or args.gains or args.metric_compat):
+        raise ValueError("--robustness goes with run folders and --runs, and with no other table")
     cells = table(args.table) if args.table else None  # an unknown name is told before any run is read
     folders = args.run or (run_folder.find(args.runs or "runs") if args.runs or args.table else [])
     if not folders and not args.table:
@@ -48,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
     script = args.metric_compat == "openmixup"
     if cells:
         rows, notes = compare(cells, found, "script_median" if script else "median")
+    elif args.robustness:
+        rows, notes = robustness_table.rows(found)
+        if not rows:
+            raise ValueError(notes[0])
     else:
         rows, notes = gains(found, args.column) if args.gains else summary(found), []
     if args.format == "json":
@@ -58,6 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         render = tables.markdown if args.format == "markdown" else tables.latex
         if cells:
             lines = result_tables.by_cell(rows)
+        elif args.robustness:
+            lines = robustness_table.lines(rows)
         else:
             lines = result_tables.by_method(rows) if args.gains else result_tables.by_run(rows, script)
         text = render(*lines)
@@ -69,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
             if used:
                 theirs = summary(run for run in found if str(run.folder) in used)
                 text += "\n" + render(*result_tables.by_run(theirs, script))
-    if args.format != "markdown":
+    if args.format != "markdown" or args.robustness:
         print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)
     if args.out:
         files.write_text(args.out, text)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from fastmix import cli, files
 from fastmix.ranges import Range
-
-FILE = "robustness.json"
+from fastmix.runs.robustness_table import FILE
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmix import cli, robustness, validate
+from fastmix import cli, report, robustness, validate
 from fastmix.engine.robustness.corruptions import CORRUPTIONS
 from helpers import lite0
 from helpers.trained_run import small_run
@@ -41,6 +41,10 @@ def test_all_tests_in_a_pass(work, capsys):
     assert [*found["corruptions"]["top1"]] == [*CORRUPTIONS] and "mce" not in found["corruptions"]
     assert found["corruptions"]["constants"] == "tiny" and found["shuffle"]["parts_a_side"] == [2, 4, 8]
     assert all(len(row) == 5 for row in found["occlusion"]["top1"].values())
+    capsys.readouterr()
+    assert report.main(["run", "--robustness"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert f"| {clean['top1']:.2f} " in row and "| ECE " in header and "| PGD-3 linf 2/255 " in header
 
 
 def test_some_tests_of_some_images_are_the_same_again(work):
@@ -84,15 +88,15 @@ def test_a_trained_network_on_photographs(data, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     synsets = ImageNetInfo().label_names()
-    files = sorted(data("imagenet_sample").glob("train/*/*.JPEG"))[::5]
+    files = sorted(data("imagenet_sample").glob("train/*/*.JPEG"))[::10]
     lines = (f"{path},{synsets.index(path.parent.name)}\n" for path in files)
     Path("list.csv").write_text("".join(lines))
     words = ["data.loader=folder", "data.val=list.csv", "precision=fp32", "device=cpu", "batch_total=20"]
     subject = validation.of_timm(lite0.NAME, str(lite0.weights(tmp_path)), [*words, "model.classes=1000"])
     tests = ("ece", "corruptions", "fgsm", "occlusion", "shuffle")
-    found = measure(subject, Options(tests, corruptions=("contrast", "gaussian_noise")), bar=False)
+    found = measure(subject, Options(tests, corruptions=("contrast",)), bar=False)
     clean = found["clean"]["top1"]
-    assert found["clean"]["images"] == 40 and clean > 75
+    assert found["clean"]["images"] == 20 and clean > 75
     for top1 in found["corruptions"]["top1"].values():
         assert clean > top1[2] > top1[4]
     assert found["fgsm"]["top1"][1] < clean - 30 and found["fgsm"]["loss"][4] > found["fgsm"]["loss"][1] > 1
