@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from fastmix import cli, files
-from fastmix.runs import published, result_tables, robustness_table, run_folder, tables
+from fastmix.runs import paired, published, result_tables, robustness_table, run_folder, tables
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.published import table
 from fastmix.runs.results import compare, summary
@@ -24,6 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--column", default="", help="with --gains: beside this one, such as cifar10/ResNet-18/200ep")
     parser.add_argument("--runs", type=Path, help="take all runs below this folder (with --table, default: runs)")
     parser.add_argument("--robustness", action="store_true", help="a row a run: what fastmix.robustness measured")
+    parser.add_argument("--compare", action="store_true", help="two runs, or two methods' runs, image by image")
     parser.add_argument("--list", action="store_true", help="list the published tables")
     parser.add_argument("--metric-compat", choices=("openmixup",), help="put the windows of its scripts first")
     parser.add_argument(
@@ -39,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("give run folders or --runs FOLDER, not both")
     if args.gains and (args.table or args.metric_compat) or args.column and not args.gains:
         raise ValueError("--gains goes with run folders, --runs and --column, and --column with nothing else")
-    if args.robustness and (args.table or args.gains or args.metric_compat):
-        raise ValueError("--robustness goes with run folders and --runs, and with no other table")
+    if args.robustness + args.compare + bool(args.table or args.gains or args.metric_compat) > 1:
+        raise ValueError("--robustness and --compare go with run folders and --runs, and with no other table")
     cells = table(args.table) if args.table else None  # an unknown name is told before any run is read
     folders = args.run or (run_folder.find(args.runs or "runs") if args.runs or args.table else [])
     if not folders and not args.table:
@@ -48,6 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     found = [run_folder.read(folder) for folder in dict.fromkeys(folders)]
     for line in (line for run in found for line in run.passed):
         print(f"fastmix report: {line} is no log line; passed over", file=sys.stderr)
+    if args.compare:
+        text = "".join(f"{line}\n" for line in paired.compare(found))
+        files.write_text(args.out, text) if args.out else print(text, end="")
+        return 0
     script = args.metric_compat == "openmixup"
     if cells:
         rows, notes = compare(cells, found, "script_median" if script else "median")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastmix import cli, files
 from fastmix.ranges import Range
+from fastmix.runs import each_image
 from fastmix.runs.robustness_table import FILE
 
 
@@ -56,8 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for run, place in zip(args.runs, places, strict=True):
             subject = validation.of_run(run, args.checkpoint, settings)
-            found = measure.measure(subject, options, "raw" if args.raw else None)
+            found, each = measure.measure(subject, options, "raw" if args.raw else None)
             if distributed.rank() == 0:
+                if not args.json:
+                    files.write_text(place.with_name(each_image.FILE), each.text())
                 files.write_text(place, json.dumps(found, indent=1) + "\n")
                 print(f"{place}: {_words(found)}")
     finally:

@@ -1,12 +1,14 @@
 """The robustness command on a small run: its file, its words, a user's mistakes; it and validation agree."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from fastmix import cli, report, robustness, validate
 from fastmix.engine.robustness.corruptions import CORRUPTIONS
+from fastmix.runs import each_image
 from helpers import lite0
 from helpers.trained_run import small_run
 
@@ -41,10 +43,23 @@ def test_all_tests_in_a_pass(work, capsys):
     assert [*found["corruptions"]["top1"]] == [*CORRUPTIONS] and "mce" not in found["corruptions"]
     assert found["corruptions"]["constants"] == "tiny" and found["shuffle"]["parts_a_side"] == [2, 4, 8]
     assert all(len(row) == 5 for row in found["occlusion"]["top1"].values())
+    assert 100 * each_image.read(Path("run")).hits.mean() == pytest.approx(clean["top1"])
     capsys.readouterr()
     assert report.main(["run", "--robustness"]) == 0
     header, _, row = capsys.readouterr().out.splitlines()
     assert f"| {clean['top1']:.2f} " in row and "| ECE " in header and "| PGD-3 linf 2/255 " in header
+
+
+def test_a_run_compared_with_its_weights_without_their_average(work, capsys):
+    shutil.copytree("run", "raw")
+    assert robustness.main(["raw", "run", "--raw", "--tests", "ece"]) == 0
+    result("run", "--tests", "ece")
+    capsys.readouterr()
+    assert report.main(["--compare", "run", "raw"]) == 0
+    first, second, difference, test = capsys.readouterr().out.splitlines()
+    shown = [json.loads(Path(name, "robustness.json").read_text())["clean"]["top1"] for name in ("run", "raw")]
+    assert first == f"run: top-1 {shown[0]:.2f} % (1 run)" and second.startswith(f"raw: top-1 {shown[1]:.2f}")
+    assert f"difference: {shown[0] - shown[1]:+.2f} points" in difference and "(mid-p)" in test
 
 
 def test_some_tests_of_some_images_are_the_same_again(work):
@@ -94,7 +109,7 @@ def test_a_trained_network_on_photographs(data, tmp_path, monkeypatch):
     words = ["data.loader=folder", "data.val=list.csv", "precision=fp32", "device=cpu", "batch_total=20"]
     subject = validation.of_timm(lite0.NAME, str(lite0.weights(tmp_path)), [*words, "model.classes=1000"])
     tests = ("ece", "corruptions", "fgsm", "occlusion", "shuffle")
-    found = measure(subject, Options(tests, corruptions=("contrast",)), bar=False)
+    found, _ = measure(subject, Options(tests, corruptions=("contrast",)), bar=False)
     clean = found["clean"]["top1"]
     assert found["clean"]["images"] == 20 and clean > 75
     for top1 in found["corruptions"]["top1"].values():

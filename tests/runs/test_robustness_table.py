@@ -57,4 +57,4 @@ def test_what_is_no_such_file_is_told(tmp_path, capsys, monkeypatch):
             robustness_table.rows([run])
     monkeypatch.chdir(tmp_path)
     assert cli.run(report.main, "report", ["--robustness", "--gains", "a"]) == 2
-    assert "--robustness goes with run folders" in capsys.readouterr().err
+    assert "--robustness and --compare go with run folders" in capsys.readouterr().err

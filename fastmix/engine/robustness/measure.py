@@ -19,10 +19,12 @@ from fastmix.engine.task import Task, precision
 from fastmix.engine.validation import Subject, chosen, network
 from fastmix.pipelines.loader import Loader
 from fastmix.runs import run_folder
+from fastmix.runs.each_image import EachImage
 
 
-def measure(subject: Subject, options: Options, kind: str | None = None, bar: bool = True) -> dict:
-    """What robustness.json holds: `clean`, and of each test what docs/robustness.md says; the same on every process.
+def measure(subject: Subject, options: Options, kind: str | None = None, bar: bool = True) -> tuple[dict, EachImage]:
+    """What robustness.json holds: `clean`, and of each test what docs/robustness.md says; and what the network says of
+    each image as it is. The same on every process.
 
     kind: "raw" or "ema"; None: the average where there is one. Raises ValueError.
     """
@@ -41,15 +43,15 @@ def measure(subject: Subject, options: Options, kind: str | None = None, bar: bo
     model = network(cfg, classes, values, subject.checkpoint, val.view.size, device).eval()
     seen = Network(model, Task(model, mixers.MIXERS["vanilla"](), cfg).to(device), classes)
     began = time.perf_counter()
-    found = judge(seen, val, options, bar)
+    found, each = judge(seen, val, options, bar)
     told = {"checkpoint": subject.checkpoint, "ema": kind == "ema", "model": cfg.model.name, "size": val.view.size}
     told |= {"resize": val.view.resize, "interpolation": val.view.interpolation, "precision": cfg.precision}
     told |= {"seed": options.seed, "device": device.type, "seconds": round(time.perf_counter() - began, 3)}
-    return told | found | {"versions": run_folder.versions()}
+    return told | found | {"versions": run_folder.versions()}, each
 
 
-def judge(seen: Network, val: Loader, options: Options, bar: bool = False) -> dict:
-    """`clean`, and the scores of the tests, of a loader's images."""
+def judge(seen: Network, val: Loader, options: Options, bar: bool = False) -> tuple[dict, EachImage]:
+    """`clean`, and the scores of the tests, of a loader's images; and what is said of each."""
     size = val.view.size
     tests = {name: PROTOCOLS[name](seen, options, size) for name in options.tests if name in PROTOCOLS}
     widths = []
@@ -66,7 +68,10 @@ def judge(seen: Network, val: Loader, options: Options, bar: bool = False) -> di
     found = {"clean": clean(z, y)}
     if "ece" in options.tests:
         found["ece"] = calibrated.scores(z, y, options.seed)
-    return found | {name: test.scores(part, labels) for (name, test), part in zip(tests.items(), answers, strict=True)}
+    each = EachImage(np.flatnonzero(valid), labels, z.argmax(1).numpy())
+    for (name, test), part in zip(tests.items(), answers, strict=True):
+        found[name] = test.scores(part, labels)
+    return found, each
 
 
 def clean(z: Tensor, labels: Tensor) -> dict[str, float]:
