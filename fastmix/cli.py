@@ -26,6 +26,7 @@ VERBS = {
     "robustness": "measure calibration, and top-1 under corruptions, attacks and occlusion",
     "predict": "tell what images show, with a trained model",
     "export": "write a trained model as ONNX, TorchScript, torch.export and plain weights",
+    "look": "draw where a trained model looks",
     "draw": "draw images as training methods mix them",
     "doctor": "tell what this machine has, and what each missing part would give",
     "bench": "measure the mix pass, the loaders and the training step",
