@@ -71,9 +71,10 @@ def draw(trained: Trained, images: Tensor, names: list[str], mix: str = "", seed
     tiles = [shown, *(heat(shown, part.cpu().numpy()) for part in maps)]
     lines = []
     for k, mine in enumerate(classes.tolist()):
-        who = [names[k]] if partners is None else [names[k], names[int(partners[k])]]
-        said = [f"{trained.info.classes[c]} {100 * shares[k, c]:.0f} %" for c in mine]
-        lines.append([word.rpartition("/")[2] for word in who] + said)
+        who = [k] if partners is None else [k, int(partners[k])]
+        said = [(names[i].rpartition("/")[2], f"{trained.info.classes[c]} {100 * shares[k, c]:.0f} %")
+                for i, c in zip(who, mine, strict=True)]  # fmt: skip
+        lines.append([word for both in said for word in both])
     return _page(tiles, lines)
 
 

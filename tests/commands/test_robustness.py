@@ -1,7 +1,10 @@
 """The robustness command on a small run: its file, its words, a user's mistakes; it and validation agree."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import pytest
 from fastmix import cli, report, robustness, validate
 from fastmix.engine.robustness.corruptions import CORRUPTIONS
 from fastmix.runs import each_image
-from helpers import lite0
+from helpers import ROOT, lite0
 from helpers.trained_run import small_run
 
 
@@ -90,6 +93,22 @@ def test_a_mistake_is_one_line_and_nothing_is_written(work, capsys, words, says)
     err = capsys.readouterr().err.strip().splitlines()
     assert len(err) == 1 and err[0].startswith("fastmix robustness: error: ") and says in err[0]
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.long
+def test_two_processes_equal_one(work):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words = ["-m", "fastmix.robustness", "run", "--tests", "ece", "corruptions", "pgd", "--json", "two.json"]
+    some = ["--corruptions", "snow", "--steps", "2", "--images", "21"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *words, *some], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("top1") == 1
+    one, two = result(*words[2:-2], *some), json.loads(Path("two.json").read_text())
+    assert two["clean"]["images"] == 21 and two["corruptions"] == one["corruptions"]
+    assert two["pgd"]["top1"] == one["pgd"]["top1"] and two["ece"]["all"]["ece"] == pytest.approx(
+        one["ece"]["all"]["ece"]
+    )
 
 
 @pytest.mark.long
