@@ -24,8 +24,10 @@ VERBS = {
     "sweep": "train many runs, one after another or on several GPUs",
     "report": "tell what runs reached, beside the published numbers",
     "validate": "measure a trained model on validation data",
+    "robustness": "measure calibration, and top-1 under corruptions, attacks and occlusion",
     "predict": "tell what images show, with a trained model",
     "export": "write a trained model as ONNX, TorchScript, torch.export and plain weights",
+    "look": "draw where a trained model looks",
     "draw": "draw images as training methods mix them",
     "doctor": "tell what this machine has, and what each missing part would give",
     "bench": "measure the mix pass, the loaders and the training step",
@@ -115,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     """`fastmix VERB ...`: hands the rest to fastmix.VERB.main, which is imported only now."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        verbs = "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items())
+        verbs = "\n".join(f"  {verb:11}{text}" for verb, text in VERBS.items())
         print(f"usage: fastmix VERB ...\n\nverbs:\n{verbs}\n\nfastmix VERB --help tells more of each")
         return 0
     verb, rest = argv[0], argv[1:]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastmix import cli, files, optional
 from fastmix.ranges import Range
-from fastmix.runs import columns, published, result_tables, run_folder, tables
+from fastmix.runs import columns, paired, published, result_tables, robustness_table, run_folder, tables
 from fastmix.runs.columns import COLUMNS
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.page.watch import Page
@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     kind.add_argument("--runs-table", action="store_true", help="a row a run, not a row a method, with all its scores")
     kind.add_argument("--table", help="compare with this published table, such as in1k_rsb")
     kind.add_argument("--figures", type=Path, metavar="FOLDER", help="draw learning curves, costs, gains into a folder")
+    kind.add_argument("--robustness", action="store_true", help="a row a run: what fastmix.robustness measured")
+    kind.add_argument("--compare", action="store_true", help="two runs, or two methods' runs, image by image")
     kind.add_argument("--list", action="store_true", help="list the published tables")
     parser.add_argument("--column", default="", help="gains beside those of this one, such as cifar10/ResNet-18/200ep")
     parser.add_argument(
@@ -62,8 +64,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.run and args.runs:
         raise ValueError("give run folders or --runs FOLDER, not both")
-    if args.column and (args.table or args.runs_table):
-        raise ValueError("--column goes with the table of methods, not with --table and --runs-table")
+    if args.column and (args.table or args.runs_table or args.robustness or args.compare):
+        raise ValueError("--column goes with the table of methods and with figures, not with other tables")
+    if args.compare and form != "markdown":
+        raise ValueError(f"--compare tells lines and no table: give --out FILE.md or none, not {form}")
     if args.metric_compat and not (args.table or args.runs_table):
         raise ValueError("--metric-compat goes with --table or --runs-table; --columns has script_median, script_best")
     columns.chosen(args.columns, [])  # an unknown name is told before any run is read
@@ -79,6 +83,13 @@ def main(argv: list[str] | None = None) -> int:
     elif args.runs_table:
         rows = summary(found)
         text, notes = _text(form, rows, *result_tables.by_run(rows, script)), []
+    elif args.robustness:
+        rows, notes = robustness_table.rows(found)
+        if not rows:
+            raise ValueError(notes[0])
+        text = _text(form, rows, *robustness_table.lines(rows))
+    elif args.compare:
+        text, notes = "".join(f"{line}\n" for line in paired.compare(found)), []
     else:
         text, notes = _methods(found, args.columns, args.column, form)
     print("".join(f"{note}\n" for note in notes), end="", file=sys.stderr)

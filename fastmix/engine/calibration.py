@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fastmix.engine import loaders
+from fastmix.engine import loaders, reliability
 from fastmix.engine.evaluate import logits
 from fastmix.engine.trained import Trained
 from fastmix.errors import words
 from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.sources.resolve import exists, is_packed
 
-BINS = 15  # of the calibration error, as in the paper
 COLDEST, HOTTEST = 1e-3, 1e3  # between which T is looked for
 PART = 4096  # images at a time in float64
 
@@ -107,13 +106,15 @@ def nll(z: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
 
 
 def ece(z: Tensor, labels: Tensor, temperature: float = 1.0) -> float:
-    """Expected calibration error: over 15 bins of equal width of the highest probability, the mean distance of that
-    probability from the share of right predictions, weighted by images. From 0 to 1."""
+    """Expected calibration error (reliability.expected) of the likeliest classes."""
+    return reliability.expected(*confidence(z, labels, temperature))
+
+
+def confidence(z: Tensor, labels: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The highest probability of each image, float64 [n], and whether its class is the label, bool [n]."""
     best = [(x.double() / temperature).softmax(1).max(1) for x in z.split(PART)]
     sure, top = (torch.cat(column) for column in zip(*best, strict=True))
-    bins = (sure * BINS).ceil().long().clamp(1, BINS) - 1  # (k/15, (k+1)/15]
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add_(0, bins, sure - (top == labels).double())
-    return float(gaps.abs().sum()) / len(labels)
+    return sure, top == labels
 
 
 def _slope(z: Tensor, labels: Tensor, beta: float) -> float:

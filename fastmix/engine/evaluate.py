@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,30 +57,49 @@ def logits(model: nn.Module, task: Task, images: Tensor, labels: Tensor, flip: b
         return (scores + model(x.flip(3)).float()) / 2 if flip else scores
 
 
-@torch.no_grad()
 def predict(model: nn.Module, task: Task, loader, flip: bool = False, bar: bool = False) -> Predictions:
     """Evaluates `model` (the task's own or its average); the task says how pixels are normalised, in which precision.
 
     flip: the logits are the mean of those of the image and of its mirror image. bar: shows the progress.
-    The loader yields each image exactly once, padded batches carry a mask. One host sync in all.
     Raises ValueError where no image could be read.
     """
-    training = model.training
-    model.eval()
-    found = []
-    shown = None if bar and rank() == 0 else True  # None: on a terminal
-    for images, labels, valid in tqdm(loader.epoch(0), total=len(loader), unit="batch", disable=shown, leave=False):
+
+    def told(images: Tensor, labels: Tensor, rows: np.ndarray) -> Tensor:
         scores = logits(model, task, images, labels, flip)
         loss = nn.functional.cross_entropy(scores, labels, reduction="none")
         top = scores.topk(min(TOP, scores.shape[1]), 1).indices
-        found.append(torch.column_stack([top.double(), loss, valid]))
+        return torch.column_stack([top.double(), loss])
+
+    training = model.training
+    model.eval()
+    table, valid = each_once(loader, told, bar)
     model.train(training)
-    mine = torch.cat(found)
-    rows = torch.from_numpy(loader.entries(0)[0].reshape(-1)).to(mine.device)
-    table = mine.new_zeros(loader.n, mine.shape[1]).index_add_(0, rows, mine.where(mine[:, -1:] > 0, 0))
-    *top, loss, seen = total(table).cpu().numpy().T
+    *top, loss = table.T
+    return Predictions(np.stack(top, 1).astype(np.int64), loss, loader.labels, valid)
+
+
+@torch.no_grad()
+def each_once(
+    loader, told: Callable[[Tensor, Tensor, np.ndarray], Tensor], bar: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a function tells of every image, [n,k] of the type that it gives, and which rows were read, bool [n].
+
+    told: of a batch, images uint8 [B,H,W,3], labels int64 [B] and rows int64 [B], to [B,k] on the same device. The
+    loader yields each image exactly once, padded batches carry a mask. One host sync in all. The same on all processes.
+    Raises ValueError where no image could be read.
+    """
+    found, rows = [], loader.entries(0)[0]
+    shown = None if bar and rank() == 0 else True  # None: on a terminal
+    steps = tqdm(loader.epoch(0), total=len(loader), unit="batch", disable=shown, leave=False)
+    for (images, labels, valid), mine in zip(steps, rows, strict=True):
+        found.append(torch.column_stack([told(images, labels, mine), valid]))
+    table = torch.cat(found)
+    rows = torch.from_numpy(rows.reshape(-1)).to(table.device)
+    table = table.new_zeros(loader.n, table.shape[1]).index_add_(0, rows, table.where(table[:, -1:] > 0, 0))
+    table = total(table).cpu().numpy()
+    seen = table[:, -1]
     if seen.max() > 1 or (loader.bad == "raise" and seen[loader.rows].min() < 1):
         raise RuntimeError(f"validation counted {seen.sum():.0f} images of {loader.n}")
     if not seen.any():
         raise ValueError(f"{loader.source}: none of its {loader.n} images could be read")
-    return Predictions(np.stack(top, 1).astype(np.int64), loss, loader.labels, seen > 0)
+    return table[:, :-1], seen > 0

@@ -223,7 +223,7 @@ def _dali(facts: Facts) -> list[Finding]:
 
 
 def _ffcv(facts: Facts) -> list[Finding]:
-    command = 'pip install ffcv==1.0.2   (system libraries first: docs/install.md)'
+    command = "pip install ffcv==1.0.2   (system libraries first: docs/install.md)"
     return _loader("ffcv", facts.ffcv, "loader ffcv; .beton files are read without it", command)
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from fastmix.engine.calibration import BINS, PART, ece, fit, nll
+from fastmix.engine.calibration import PART, ece, fit, nll
+from fastmix.engine.reliability import BINS
 
 
 def drawn(n: int, classes: int = 7, temperature: float = 1.7, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,1 @@
+"""Trained weights beyond top-1: calibration, corruptions, attacks, occlusion. docs/robustness.md has the equations."""

@@ -1,0 +1,140 @@
+"""The robustness command on a small run: its file, its words, a user's mistakes; it and validation agree."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastmix import cli, report, robustness, validate
+from fastmix.engine.robustness.corruptions import CORRUPTIONS
+from fastmix.runs import each_image
+from helpers import ROOT, lite0
+from helpers.trained_run import small_run
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a run on images of 48 pixels, and its average of weights."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("robustness")
+        patch.chdir(folder)
+        yield small_run(folder)
+
+
+def result(*words: str) -> dict:
+    assert robustness.main([*words]) == 0
+    return json.loads(Path("run/robustness.json").read_text())
+
+
+def test_all_tests_in_a_pass(work, capsys):
+    found = result("run", "--steps", "3", "--linf", "2", "--l2", "0.1", "--restarts", "2")
+    said = capsys.readouterr().out
+    assert said.startswith("run/robustness.json: top1 ") and "FGSM 1/255" in said and "PGD-3 linf 2/255" in said
+    assert validate.main(["run", "--ema", "--json", "plain.json"]) == 0
+    plain = json.loads(Path("plain.json").read_text())
+    clean = found["clean"]
+    assert (clean["top1"], clean["top5"], clean["images"]) == (plain["top1"], plain["top5"], plain["images"])
+    assert clean["loss"] == pytest.approx(plain["loss"], rel=1e-6) and found["ema"] and found["size"] == 48
+    assert found["ece"]["all"]["nll"] == pytest.approx(plain["loss"], rel=1e-6)
+    assert (found["fgsm"]["top1"][0], found["fgsm"]["eps_levels"]) == (clean["top1"], [*range(9)])
+    assert found["fgsm"]["loss"][0] == pytest.approx(clean["loss"], rel=1e-5)
+    assert max(found["pgd"]["top1"]) <= clean["top1"] and min(found["pgd"]["loss"]) > clean["loss"]
+    assert [*found["corruptions"]["top1"]] == [*CORRUPTIONS] and "mce" not in found["corruptions"]
+    assert found["corruptions"]["constants"] == "tiny" and found["shuffle"]["parts_a_side"] == [2, 4, 8]
+    assert all(len(row) == 5 for row in found["occlusion"]["top1"].values())
+    assert 100 * each_image.read(Path("run")).hits.mean() == pytest.approx(clean["top1"])
+    capsys.readouterr()
+    assert report.main(["run", "--robustness"]) == 0
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert f"| {clean['top1']:.2f} " in row and "| ECE " in header and "| PGD-3 linf 2/255 " in header
+
+
+def test_a_run_compared_with_its_weights_without_their_average(work, capsys):
+    shutil.copytree("run", "raw")
+    assert robustness.main(["raw", "run", "--raw", "--tests", "ece"]) == 0
+    result("run", "--tests", "ece")
+    capsys.readouterr()
+    assert report.main(["--compare", "run", "raw"]) == 0
+    first, second, difference, test = capsys.readouterr().out.splitlines()
+    shown = [json.loads(Path(name, "robustness.json").read_text())["clean"]["top1"] for name in ("run", "raw")]
+    assert first == f"run: top-1 {shown[0]:.2f} % (1 run)" and second.startswith(f"raw: top-1 {shown[1]:.2f}")
+    assert f"difference: {shown[0] - shown[1]:+.2f} points" in difference and "(mid-p)" in test
+
+
+def test_some_tests_of_some_images_are_the_same_again(work):
+    words = ["run", "run/last.pt", "--tests", "shuffle", "corruptions", "--corruptions", "shot_noise", "--images", "20"]
+    one = result(*words, "--seed", "4")
+    assert one["clean"]["images"] == 20 and "ece" not in one and [*one["corruptions"]["top1"]] == ["shot_noise"]
+    two = result(*words, "--seed", "4", "batch_total=7")
+    assert all(one[key] == two[key] for key in ("corruptions", "shuffle"))
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["data.val=x"], "name a run folder"),
+        (["nowhere"], "nowhere"),
+        (["run", "--tests", "ecf"], "--tests: 'ecf' is none of ece, corruptions, fgsm"),
+        (["run", "--corruptions", "rain"], "--corruptions: 'rain' is none of gaussian_noise"),
+        (["run", "run", "--json", "x.json"], "--json names one file, for 2 runs"),
+        (["run", "--json", "no/x.json"], "there is no folder no"),
+        (["run", "--linf", "300"], "argument --linf: '300' is not a number from 0 to 255"),
+        (["run", "--tests", "shuffle", "data.val_size=47"], "images of 47 pixels have no equal parts"),
+        (["run", "epochz=1"], "did you mean 'epochs'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(work, capsys, words, says):
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    assert cli.run(robustness.main, "robustness", words) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert len(err) == 1 and err[0].startswith("fastmix robustness: error: ") and says in err[0]
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.long
+def test_two_processes_equal_one(work):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words = ["-m", "fastmix.robustness", "run", "--tests", "ece", "corruptions", "pgd", "--json", "two.json"]
+    some = ["--corruptions", "snow", "--steps", "2", "--images", "21"]
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *words, *some], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("top1") == 1
+    one, two = result(*words[2:-2], *some), json.loads(Path("two.json").read_text())
+    assert two["clean"]["images"] == 21 and two["corruptions"] == one["corruptions"]
+    assert two["pgd"]["top1"] == one["pgd"]["top1"] and two["ece"]["all"]["ece"] == pytest.approx(
+        one["ece"]["all"]["ece"]
+    )
+
+
+@pytest.mark.long
+def test_a_trained_network_on_photographs(data, tmp_path, monkeypatch):
+    """Corruption and attack cost accuracy, the stronger the more; salient patches cost most."""
+    from timm.data import ImageNetInfo
+
+    from fastmix.engine import validation
+    from fastmix.engine.robustness.measure import measure
+    from fastmix.engine.robustness.protocols import Options
+
+    monkeypatch.chdir(tmp_path)
+    synsets = ImageNetInfo().label_names()
+    files = sorted(data("imagenet_sample").glob("train/*/*.JPEG"))[::10]
+    lines = (f"{path},{synsets.index(path.parent.name)}\n" for path in files)
+    Path("list.csv").write_text("".join(lines))
+    words = ["data.loader=folder", "data.val=list.csv", "precision=fp32", "device=cpu", "batch_total=20"]
+    subject = validation.of_timm(lite0.NAME, str(lite0.weights(tmp_path)), [*words, "model.classes=1000"])
+    tests = ("ece", "corruptions", "fgsm", "occlusion", "shuffle")
+    found, _ = measure(subject, Options(tests, corruptions=("contrast",)), bar=False)
+    clean = found["clean"]["top1"]
+    assert found["clean"]["images"] == 20 and clean > 75
+    for top1 in found["corruptions"]["top1"].values():
+        assert clean > top1[2] > top1[4]
+    assert found["fgsm"]["top1"][1] < clean - 30 and found["fgsm"]["loss"][4] > found["fgsm"]["loss"][1] > 1
+    gone = found["occlusion"]["top1"]
+    assert gone["salient"][2] < gone["non_salient"][2] and gone["random"][0] > gone["random"][4]
+    assert clean > found["shuffle"]["top1"][0] > found["shuffle"]["top1"][3]
+    assert found["ece"]["after"]["nll"] < found["ece"]["before"]["nll"]
