@@ -56,5 +56,5 @@ def test_what_is_no_such_file_is_told(tmp_path, capsys, monkeypatch):
         with pytest.raises(ValueError, match="not a file of fastmix.robustness"):
             robustness_table.rows([run])
     monkeypatch.chdir(tmp_path)
-    assert cli.run(report.main, "report", ["--robustness", "--gains", "a"]) == 2
-    assert "--robustness and --compare go with run folders" in capsys.readouterr().err
+    assert cli.run(report.main, "report", ["--robustness", "--runs-table", "a"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
