@@ -1,5 +1,8 @@
 """What launchers say of a process: torchrun's variables hold together, and tasks of srun and mpirun join one run."""
 
+import os
+from unittest.mock import patch
+
 import pytest
 
 from fastmix.launch import TOGETHER, Launch, alone, launched, local_world
@@ -29,10 +32,12 @@ ALL = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "host", "MASTER_PORT": "29
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch):
-    for name in (*TOGETHER, *SAID, "CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.delenv(name, raising=False)
-    return lambda env: [monkeypatch.setenv(name, value) for name, value in env.items()]
+def clean():
+    """No launcher's variables; those that a test sets, or the launch itself, are gone afterwards."""
+    with patch.dict(os.environ):
+        for name in (*TOGETHER, *SAID, "LOCAL_RANK", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES"):
+            os.environ.pop(name, None)
+        yield os.environ.update
 
 
 @pytest.mark.parametrize(

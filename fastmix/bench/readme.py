@@ -8,6 +8,9 @@ Between `<!-- runs: results/FOLDER; column=TABLE/BACKBONE/SETTING; columns=NAME,
 `python -m fastmix.report --runs results/FOLDER --column ... --columns ...` tells of the runs below it, of each of which
 config.yaml, log.jsonl and versions.json are there. Both may be left out. Nobody types a number.
 
+Between `<!-- robustness: results/FOLDER -->` and `<!-- end -->` stands what `report --robustness` tells of the runs there
+whose robustness.json is kept.
+
 Between `<!-- columns: configs -->` and `<!-- end -->` stands a line for each file of that folder that is a column of
 the published tables: what it trains, as the file itself says.
 """
@@ -22,12 +25,12 @@ from pathlib import Path
 
 from fastmix import config
 from fastmix.cli import run
-from fastmix.runs import published, result_tables, run_folder
+from fastmix.runs import published, result_tables, robustness_table, run_folder
 from fastmix.runs.columns import chosen
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.tables import markdown
 
-BLOCK = re.compile(r"(<!-- (table|runs|columns): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (table|runs|robustness|columns): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,8 +45,10 @@ def fill(text: str, root: Path) -> str:
 
     def replace(match: re.Match) -> str:
         conditions = dict(part.strip().split("=", 1) for part in match[4].split(";")[1:])
-        make = {"table": table, "runs": reached, "columns": lambda folder, _: columns(folder)}[match[2]]
-        return match[1] + make(root / match[3], conditions) + match[5]
+        path = root / match[3]
+        if match[2] in ("robustness", "columns"):
+            return match[1] + {"robustness": robust, "columns": columns}[match[2]](path) + match[5]
+        return match[1] + {"table": table, "runs": reached}[match[2]](path, conditions) + match[5]
 
     return BLOCK.sub(replace, text)
 
@@ -85,6 +90,13 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
         commits.setdefault(" ".join(f"{k} {v}" for k, v in told.items() if v), {})[commit or "unknown"] = None
     lines = (f"{versions} commit {', '.join(sorted(each))}\n" for versions, each in commits.items())
     return markdown(*made) + "\n" + "".join(lines)
+
+
+def robust(folder: Path) -> str:
+    """What was measured of the runs below a folder beyond top-1 as a Markdown table, the highest top-1 first."""
+    rows, _ = robustness_table.rows(run_folder.read(path) for path in run_folder.find(folder))
+    header, lines = robustness_table.lines(sorted(rows, key=lambda row: -row["top1"]))
+    return markdown(header[1:], [line[1:] for line in lines])  # without the folders
 
 
 def columns(folder: Path) -> str:
