@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--raw", action="store_true", help="the weights themselves, where there is their average too")
     parser.add_argument("--json", type=Path, metavar="FILE", help=f"instead of {FILE} in the run folder; of one run")
     words = sys.argv[1:] if argv is None else argv
-    settings = [word for word in words if "=" in word and not word.startswith("-")]  # also behind a list of an option
+    # Also behind a list of an option. A sweep's run folder has the settings in its name.
+    settings = [word for word in words if "=" in word and not word.startswith("-") and not Path(word).exists()]
     args = parser.parse_intermixed_args([word for word in words if word not in settings])
     if not args.runs:
         raise ValueError("name a run folder")

@@ -57,7 +57,10 @@ def test_quantiles_are_numpys():
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/benchmarks.md", "docs/evidence.md", "docs/loaders.md", "docs/kernels.md", "docs/recipes.md"],
+    [
+        "README.md",
+        *(f"docs/{name}.md" for name in ("benchmarks", "evidence", "kernels", "loaders", "recipes", "robustness")),
+    ],
 )
 def test_the_tables_of_the_pages_are_those_of_the_csv_files_and_configs(name):
     path = ROOT / name

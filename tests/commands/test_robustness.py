@@ -53,6 +53,12 @@ def test_all_tests_in_a_pass(work, capsys):
     assert f"| {clean['top1']:.2f} " in row and "| ECE " in header and "| PGD-3 linf 2/255 " in header
 
 
+def test_a_sweeps_folder_may_have_settings_in_its_name(work, capsys):
+    shutil.copytree("run", "cutmix_s0_mixers.cutmix.alpha=1")
+    assert robustness.main(["cutmix_s0_mixers.cutmix.alpha=1", "--tests", "ece", "--images", "20"]) == 0
+    assert json.loads(Path("cutmix_s0_mixers.cutmix.alpha=1/robustness.json").read_text())["clean"]["images"] == 20
+
+
 def test_a_run_compared_with_its_weights_without_their_average(work, capsys):
     shutil.copytree("run", "raw")
     assert robustness.main(["raw", "run", "--raw", "--tests", "ece"]) == 0
