@@ -8,8 +8,8 @@ Between `<!-- runs: results/FOLDER; column=TABLE/BACKBONE/SETTING; columns=NAME,
 `python -m fastmix.report --runs results/FOLDER --column ... --columns ...` tells of the runs below it, of each of which
 config.yaml, log.jsonl and versions.json are there. Both may be left out. Nobody types a number.
 
-Between `<!-- robustness: results/FOLDER -->` and `<!-- end -->` stands what `report --robustness` tells of the runs there
-whose robustness.json is kept.
+Between `<!-- robustness: results/FOLDER -->` and `<!-- end -->` stands what `report --robustness` tells of the runs
+below it.
 
 Between `<!-- columns: configs -->` and `<!-- end -->` stands a line for each file of that folder that is a column of
 the published tables: what it trains, as the file itself says.
@@ -30,7 +30,8 @@ from fastmix.runs.columns import chosen
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.tables import markdown
 
-BLOCK = re.compile(r"(<!-- (table|runs|robustness|columns): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
+KINDS = "table|runs|robustness|columns"
+BLOCK = re.compile(rf"(<!-- ({KINDS}): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
