@@ -20,10 +20,9 @@ quickstart: $(CORE)
 test: $(DEV)
 	$(VENV)/bin/python -m pytest -q -m "not long" $(ARGS)
 
-# The long tests have a worker more than there are cores, since many wait for processes that they start.
 # Gradients once more with other instructions, as on another processor: a test of them must not hang on a rounding.
 test-all: test
-	$(VENV)/bin/python -m pytest -q -m long -n $$(($$(nproc) + 1)) $(ARGS)
+	$(VENV)/bin/python -m pytest -q -m long $(ARGS)
 	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=AVX2 $(VENV)/bin/python -m pytest -q -m "gradient and not long" $(ARGS)
 
 # N files, changed at random, through all that reads them. The tests try 300.

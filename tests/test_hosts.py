@@ -66,7 +66,7 @@ def test_four_hosts_on_a_network(folder, count=4):
     with hosts.Hosts(count) as network:
         running = [
             network.start(
-                k, *TRAIN, f"out=net{count}", log=folder / f"net{count}.{k}", **slurm_like(k, count, "10.91.0.1")
+                k, *TRAIN, "out=net", "epochs=1", log=folder / f"net.{k}", **slurm_like(k, count, "10.91.0.1")
             )
             for k in range(count)
         ]
