@@ -38,6 +38,7 @@ def test_three_methods_train():
 
 @pytest.mark.long
 @pytest.mark.parametrize("group", range(GROUPS))
-def test_every_method_trains_and_what_it_launches_compiles(group, tmp_path, monkeypatch):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_every_method_trains_and_what_it_launches_compiles(group, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.getbasetemp().parent / "triton_builds"  # of this session: what groups share is built once
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
     check("training_check", "--compile", "3", "bf16,fp16", *list(MIXERS)[group::GROUPS])
