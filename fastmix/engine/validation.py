@@ -16,6 +16,7 @@ from fastmix.engine.evaluate import predict
 from fastmix.engine.task import Task, precision
 from fastmix.models import seen, weights
 from fastmix.models.info import Info
+from fastmix.pipelines.loader import Loader
 from fastmix.runs import confusion, run_folder
 
 
@@ -114,12 +115,7 @@ def validate(
     seconds, images_per_s (loading included) and versions. Raises ValueError.
     """
     cfg, sets = subject.cfg, chosen(subject, kind, by_class)
-    device = distributed.init(cfg.device)
-    cfg.precision = precision(cfg.precision, device)
-    val = loaders.validation(cfg, device)
-    classes = loaders.classes(cfg, val)
-    if distributed.rank() == 0:
-        sys.stderr.writelines(f"{line}\n" for line in loaders.warnings(val))
+    device, val, classes = opened(cfg)
     new = imagenet_real.read(real, val.labels, val.given, names) if real else None
     torch.backends.cudnn.benchmark = True
     result, tables, seconds = {}, {}, 0.0
@@ -140,6 +136,20 @@ def validate(
     told |= {"flip": flip, "precision": cfg.precision, "device": device.type, "processes": distributed.world()}
     pace = {"seconds": round(seconds, 3), "images_per_s": round(len(sets) * result["images"] / seconds, 1)}
     return result | told | pace | {"versions": run_folder.versions()}, tables
+
+
+def opened(cfg: config.Config) -> tuple[torch.device, Loader, int]:
+    """Joins the other processes and opens the config's validation data: device, loader and the number of classes.
+
+    cfg.precision becomes what the device has; what looks odd in the data is told. Raises ValueError.
+    """
+    device = distributed.init(cfg.device)
+    cfg.precision = precision(cfg.precision, device)
+    val = loaders.validation(cfg, device)
+    classes = loaders.classes(cfg, val)
+    if distributed.rank() == 0:
+        sys.stderr.writelines(f"{line}\n" for line in loaders.warnings(val))
+    return device, val, classes
 
 
 def network(cfg: config.Config, classes: int, values: dict | None, where: str, size: int, device) -> torch.nn.Module:

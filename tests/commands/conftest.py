@@ -1,5 +1,7 @@
 import pytest
 
+from helpers.trained_run import small_run
+
 
 @pytest.fixture(scope="module")
 def own_cache(tmp_path_factory):
@@ -7,3 +9,12 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTMIX_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a run on images of 48 pixels, and its average of weights; tests work in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("work")
+        patch.chdir(folder)
+        yield small_run(folder)

@@ -8,15 +8,6 @@ from PIL import Image
 from fastmix import cli, look
 from fastmix.engine import heat_sheet, trained
 from fastmix.models.attribution import grad_cam
-from helpers.trained_run import small_run
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("look")
-        patch.chdir(folder)
-        yield small_run(folder)
 
 
 def tile(picture: np.ndarray, row: int, column: int, scale: int = 4, size: int = 48) -> np.ndarray:

@@ -13,16 +13,6 @@ from fastmix import cli, report, robustness, validate
 from fastmix.engine.robustness.corruptions import CORRUPTIONS
 from fastmix.runs import each_image
 from helpers import ROOT, lite0
-from helpers.trained_run import small_run
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    """A folder with a run on images of 48 pixels, and its average of weights."""
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("robustness")
-        patch.chdir(folder)
-        yield small_run(folder)
 
 
 def result(*words: str) -> dict:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastmix import distributed, mixers
-from fastmix.engine import loaders
+from fastmix import mixers
 from fastmix.engine.evaluate import TOP, each_once
 from fastmix.engine.robustness import calibrated
 from fastmix.engine.robustness.network import Network
 from fastmix.engine.robustness.protocols import PROTOCOLS, Options
-from fastmix.engine.task import Task, precision
-from fastmix.engine.validation import Subject, chosen, network
+from fastmix.engine.task import Task
+from fastmix.engine.validation import Subject, chosen, network, opened
 from fastmix.pipelines.loader import Loader
 from fastmix.runs import run_folder
 from fastmix.runs.each_image import EachImage
@@ -31,12 +29,7 @@ def measure(subject: Subject, options: Options, kind: str | None = None, bar: bo
     cfg = subject.cfg
     kind = kind or ("ema" if "ema" in subject.sets else "raw")
     values = chosen(subject, kind)[kind]
-    device = distributed.init(cfg.device)
-    cfg.precision = precision(cfg.precision, device)
-    val = loaders.validation(cfg, device)
-    classes = loaders.classes(cfg, val)
-    if distributed.rank() == 0:
-        sys.stderr.writelines(f"{line}\n" for line in loaders.warnings(val))
+    device, val, classes = opened(cfg)
     if options.images is not None and options.images < len(val.rows):
         drawn = np.random.default_rng(options.seed).permutation(val.rows)[: options.images]
         val.rows = np.sort(drawn)
