@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import log10
 from statistics import mean, stdev
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fastmix.figures import labels
 from fastmix.figures.groups import Group
+from fastmix.figures.style import FONT, POINT
 from fastmix.runs.run_folder import Run
 
 WIDE = 8.0
 """Largest cost over the smallest, from which on the axis is logarithmic."""
+TICK = 3 * FONT
+"""Points from one number at that axis to the next."""
 
 
 def hours(run: Run) -> float:
@@ -40,12 +45,21 @@ def draw(groups: Sequence[Group], of: Callable[[Run], float], label: str) -> Fig
             end, group.row["top1"], group.row["std"], spread, linestyle="none", elinewidth=0.7, label=group.name,
             **group.look.marks,
         )  # fmt: skip
-    if min(ends) > 0 and max(ends) / min(ends) > WIDE:
-        axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(ends) / min(ends) < WIDE**2 else (1,)))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    wide = min(ends) > 0 and max(ends) / min(ends) > WIDE
+    axes.set_xscale("log" if wide else "linear")
     axes.margins(0.08)
     points = [(end, group.row["top1"]) for group, end in zip(groups, ends, strict=True)]
     labels.beside(axes, names, [group.look for group in groups], points, lines=False)
+    if wide:
+        _decades(axes)
     return axes.figure
+
+
+def _decades(axes: Axes) -> None:
+    """As many ticks on the logarithmic axis as its length has room for."""
+    low, high = axes.get_xlim()
+    decade = axes.get_window_extent().width / (axes.figure.dpi * POINT) / log10(high / low)
+    steps = (1, 2, 5) if log10(2) * decade > TICK else (1, 3) if log10(3) * decade > TICK else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
