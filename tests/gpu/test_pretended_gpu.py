@@ -12,7 +12,6 @@ from fastmix import MIXERS
 from gpu import guard
 from helpers import ROOT
 
-GROUPS = 4
 SAMPLE = ("cutmix", "puzzlemix", "automix")
 
 
@@ -37,8 +36,8 @@ def test_three_methods_train():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("group", range(GROUPS))
-def test_every_method_trains_and_what_it_launches_compiles(group, tmp_path_factory, monkeypatch):
-    cache = tmp_path_factory.getbasetemp().parent / "triton_builds"  # of this session: what groups share is built once
+@pytest.mark.parametrize("precision, methods", [*(("bf16", tuple(MIXERS)[k::4]) for k in range(4)), ("fp16", SAMPLE)])
+def test_methods_train_and_what_they_launch_compiles(precision, methods, tmp_path_factory, monkeypatch):
+    cache = tmp_path_factory.getbasetemp().parent / "triton_builds"  # of this session: what several share is built once
     monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
-    check("training_check", "--compile", "3", "bf16,fp16", *list(MIXERS)[group::GROUPS])
+    check("training_check", "--compile", "3", precision, *methods)
