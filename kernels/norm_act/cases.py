@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastmix.kernels.norm_act.norm import Norm
+from fastmix.kernels.norm_act.reference import reference, table
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,6 @@ class GradCase:
 
     def arguments(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> dict:
         """Those of `norm_act_grad`."""
-        from fastmix.kernels.norm_act.reference import reference, table
-
         given = self.case.arguments(dtype, seed)
         out = reference(**given)
         grad = 0.97 + 0.06 * torch.rand(out.shape, generator=torch.Generator().manual_seed(seed))

@@ -10,9 +10,10 @@ from __future__ import annotations
 from fastmix.kernels._triton import Target, jit, tl
 
 PROGRAMS = 1024  # of a pass that sums over rows: 31 KB of bf16 on their way on each multiprocessor of an H200
+TILES = 4  # that each of them has at least: what it writes is then at most a twentieth of what it reads
 SUMMED, MAPPED = 2048, 4096  # values of a tile, of passes that sum and of those that do not
 PARTS, COLUMNS = 256, 8  # a tile of the second stage
-WARPS = {SUMMED: 4, MAPPED: 8, PARTS * COLUMNS: 8}
+SETTLE_WARPS = 8
 
 
 @jit
@@ -204,9 +205,10 @@ def gradient_kernel(
 
 
 def shape(channels: int, tile: int) -> dict[str, int]:
-    """V, ROWS and CHANNELS of a tile: as wide as 64 channels, or narrower where that leaves fewer lanes empty."""
+    """V, ROWS and CHANNELS of a tile, 64 channels wide or narrower where that leaves fewer lanes empty, and its warps,
+    for 16 values a thread."""
     wide = min((64, 32, 16), key=lambda width: -(-channels // width) * width)
-    return dict(V=1 if channels % 8 else 8, ROWS=tile // wide, CHANNELS=wide, num_warps=WARPS[tile])
+    return dict(V=1 if channels % 8 else 8, ROWS=tile // wide, CHANNELS=wide, num_warps=tile // 512)
 
 
 def split(rows: int, channels: int) -> tuple[int, int]:
@@ -214,7 +216,7 @@ def split(rows: int, channels: int) -> tuple[int, int]:
     tile = shape(channels, SUMMED)
     blocks = -(-channels // tile["CHANNELS"])
     tiles = -(-rows // tile["ROWS"])
-    chunk = -(-tiles // max(1, PROGRAMS // blocks)) * tile["ROWS"]
+    chunk = max(TILES, -(-tiles // max(1, PROGRAMS // blocks))) * tile["ROWS"]
     return chunk, -(-rows // chunk)
 
 
@@ -233,7 +235,7 @@ def _settle(name: str, **chosen) -> Target:
     types = dict.fromkeys(("parts", "weight", "bias", "running_mean", "running_var", "table"), "*fp32")
     types |= dict(count="i32", channels="i32", momentum="fp32", eps="fp32")
     constants = dict(PARTS=PARTS, COLUMNS=COLUMNS) | chosen
-    return Target(f"norm_act {name}", settle_kernel, types, constants, 96, 4, 4, num_warps=WARPS[PARTS * COLUMNS])
+    return Target(f"norm_act {name}", settle_kernel, types, constants, 96, 4, 4, num_warps=SETTLE_WARPS)
 
 
 AOT = [

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
-from fastmix.kernels._triton import INTERPRETED
 from fastmix.kernels.norm_act import gpu
 
 LIBRARY = torch.library.Library("fastmix", "DEF")
@@ -78,7 +77,7 @@ def settle(
         TRACKED=mean is not None,
         PARTS=gpu.PARTS,
         COLUMNS=gpu.COLUMNS,
-        num_warps=gpu.WARPS[gpu.PARTS * gpu.COLUMNS],
+        num_warps=gpu.SETTLE_WARPS,
     )
     return table
 
@@ -136,6 +135,6 @@ def _launch_tiles(kernel, x: Tensor, *given: Tensor, cap: float, **constants) ->
 
 
 def _launch(kernel, grid: tuple[int, ...], first: Tensor, *rest, **constants) -> None:
-    if first.is_cuda or INTERPRETED:
+    if first.is_cuda or not without_memory(first):
         with torch.cuda.device_of(first):
             kernel[grid](first, *rest, **constants)
