@@ -227,8 +227,10 @@ def _target(
     types |= dict.fromkeys(("parts", "table", "second", "sums"), "*fp32")
     types |= dict.fromkeys(("rows", "chunk", "groups"), "i32") | {"cap": "fp32"}
     constants = shape(channels, tile) | more
-    warps = constants.pop("num_warps")
-    return Target(f"norm_act {name}", kernel, types, constants, registers, load, store, num_warps=warps)
+    warps, elements = constants.pop("num_warps"), tile if tile == MAPPED else 0
+    return Target(
+        f"norm_act {name}", kernel, types, constants, registers, load, store, num_warps=warps, elements=elements
+    )
 
 
 def _settle(name: str, **chosen) -> Target:

@@ -43,13 +43,14 @@ def norm_act_grad(
     if not (x.is_cuda or INTERPRETED or passes.without_memory(x)):
         return reference(grad, x, table, out, relu, cap)
     parts, passed = passes.sums(grad, x, table, out, relu, cap)
-    sums = parts.sum(0)
-    of_bias, of_weight = sums[0].clone(), sums[1] * table[3]
+    own = over_all = parts.sum(0)
     if group is not None:
-        dist.all_reduce(sums, group=group)
+        over_all = own.clone()
+        dist.all_reduce(over_all, group=group)
+    of_norm = own[1] * table[3], own[0]
     if out is None:
-        return passes.gradient(grad, x, table, sums, relu, cap), of_weight, of_bias
-    return passes.gradient(passed, x, table, sums, False, cap), of_weight, of_bias, passed
+        return passes.gradient(grad, x, table, over_all, relu, cap), *of_norm
+    return passes.gradient(passed, x, table, over_all, False, cap), *of_norm, passed
 
 
 def reference(

@@ -96,8 +96,8 @@ class Two(nn.Module):
 
 
 def test_passes_over_maps_counted_by_hand():
-    """Two norms with ReLU save 5 of 13, one with a shortcut 5 of 16. The gradient of a mean lies otherwise than its map:
-    it is copied, 2."""
+    """Two norms with ReLU save 5 of 13, one with a shortcut 5 of 16. The gradient of a mean lies otherwise than its
+    map: it is copied, 2."""
     plain, fused = Two(), Two()
     assert fused_norm.fuse(fused) == 2
     n = 4 * 4 * 8 * 32**2  # bytes of a map
