@@ -106,6 +106,8 @@ def settings(args: argparse.Namespace):
         if name not in (*MIXERS, "all"):
             raise ValueError(f"--mix: no method {name!r}{nearest(name, MIXERS)}")
     device = distributed.init(args.device)
+    if args.fused_norm == "auto" and device.type == "cpu":
+        raise ValueError("--fused-norm: on a CPU it is torch's own batch-norm that runs; leave it off")
     torch.backends.cudnn.benchmark = True  # as both trainers do
     cfg = Config(
         precision=precision(args.precision, device),

@@ -166,20 +166,20 @@ def sums_kernel(
     weighted = tl.zeros([ROWS, CHANNELS], tl.float32)
     for step in range(0, count, ROWS):
         inside = (step + lane < count)[:, None] & (column < channels)[None, :]
-        place = start + (step + lane)[:, None] * channels + column[None, :]
-        g = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-        value = tl.load(x + place, mask=inside, other=0.0)
+        place = (step + lane)[:, None] * channels + column[None, :]
+        g = tl.load(grad + start + place, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(x + start + place, mask=inside, other=0.0)
         away = value.to(tl.float32) - mean
         if ACT == 1:
             g = _clipped(g, (away * scale + shift).to(value.dtype).to(tl.float32), cap)
         elif ACT == 2:
-            g = _clipped(g, tl.load(out + place, mask=inside, other=0.0).to(tl.float32), cap)
-            tl.store(passed + place, g.to(passed.dtype.element_ty), mask=inside)
+            g = _clipped(g, tl.load(out + start + place, mask=inside, other=0.0).to(tl.float32), cap)
+            tl.store(passed + start + place, g.to(passed.dtype.element_ty), mask=inside)
         plain += g
         weighted += g * away
-    place = parts + tl.program_id(1) * (2 * channels) + column
-    tl.store(place, tl.sum(plain, 0), mask=column < channels)
-    tl.store(place + channels, tl.sum(weighted, 0), mask=column < channels)
+    parts += tl.program_id(1) * (2 * channels)
+    tl.store(parts + column, tl.sum(plain, 0), mask=column < channels)
+    tl.store(parts + channels + column, tl.sum(weighted, 0), mask=column < channels)
 
 
 @jit(numbers=("rows", "groups"))
@@ -260,4 +260,6 @@ GRAD_AOT = [
         _target(f"{word} bf16", gradient_kernel, "bf16", 64, 96, MAPPED, ACT=k)
         for k, word in enumerate(("gradient", "gradient, ReLU"))
     ),
+    _target("sums, ReLU fp32", sums_kernel, "fp32", 64, 128, SUMMED, store=4, ACT=1),
+    _target("gradient, ReLU fp16, 24 channels", gradient_kernel, "fp16", 24, 96, MAPPED, ACT=1),
 ]
