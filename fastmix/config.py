@@ -138,6 +138,9 @@ class Model:
     channels_last: bool = True
     sync_bn: bool = False
     """Batch-norm statistics over all processes of a step's part; with several processes it needs GPUs."""
+    fused_norm: Literal["auto", "off"] = "off"
+    """auto: batch-norm, ReLU and a shortcut's sum are one operation where they can be, in ResNets and MobileNets on a
+    GPU; not measured on one yet, so off."""
     compile: Literal["off", "default", "reduce-overhead", "max-autotune"] = "off"
     """off, or a torch.compile mode: default, reduce-overhead, max-autotune."""
 
@@ -272,7 +275,7 @@ class Config:
 
 
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
-FREE_TO_CHANGE += ("track", "log_grad_norm", "log_mixed", "log_clean")
+FREE_TO_CHANGE += ("track", "log_grad_norm", "log_mixed", "log_clean", "model.fused_norm")
 FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting", "column.gpu_batch")
 """Keys in which a resumed run may differ."""
 

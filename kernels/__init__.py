@@ -32,6 +32,8 @@ KERNELS = {
     "mix_logits": "fastmix.kernels.mix_logits",
     "mix_logits_grad": "fastmix.kernels.mix_logits.gradient",
     "sinkhorn": "fastmix.kernels.sinkhorn",
+    "norm_act": "fastmix.kernels.norm_act",
+    "norm_act_grad": "fastmix.kernels.norm_act.gradient",
 }
 
 

@@ -98,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--precision", default="bf16", choices=("fp32", "fp16", "bf16"))
+    parser.add_argument("--fused-norm", default="off", choices=("auto", "off"), help="as model.fused_norm")
     parser.add_argument("--gpu", nargs="+", choices=GPUS, default=["h200"])
 
 
@@ -105,8 +106,12 @@ def run(args: argparse.Namespace) -> list[dict]:
     """The rows of all models. Raises ValueError for a size or a count below 1, or an unknown model."""
     rows = []
     for name in args.models:
-        found = floor(name, args.batch, args.size, args.precision)
-        what = name, f"{args.batch}x{args.size}x{args.size}", args.precision
+        found = floor(name, args.batch, args.size, args.precision, args.fused_norm)
+        what = (
+            name,
+            f"{args.batch}x{args.size}x{args.size}",
+            args.precision + " fused norm" * (args.fused_norm == "auto"),
+        )
 
         def row(provider: str, unit: str, value: float, gpu: str = "", what=what) -> None:
             name, shape, dtype = what
@@ -122,16 +127,19 @@ def run(args: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def floor(name: str, batch: int, size: int, precision: str = "bf16") -> Floor:
-    """Of a timm model with 1000 classes under autocast. Raises ValueError for an unknown one."""
+def floor(name: str, batch: int, size: int, precision: str = "bf16", fused: str = "off") -> Floor:
+    """Of a timm model with 1000 classes under autocast; fused: as model.fused_norm. Raises ValueError without one."""
     from fastmix import models
     from fastmix.config import Config, Data, Model
     from fastmix.engine import dryrun
     from fastmix.engine.task import DTYPES
+    from fastmix.models.fused_norm import fuse
 
     cfg = Config(data=Data(size=size), model=Model(name), precision=precision, batch_total=batch)
     with torch.device("meta"):
         model = models.build(cfg.model, 1000, device="meta")
+    if fused == "auto":
+        fuse(model)
     count = OPTIMISER * sum(p.numel() for p in model.parameters())
     eager, fused = traffic(model, (batch, 3, size, size), DTYPES[precision])
     return Floor(batch, dryrun.macs(model, cfg), eager + count, fused + count, dryrun.memory(model, cfg, 1))

@@ -38,6 +38,7 @@ def add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "fp16", "bf16"))
     parser.add_argument("--compile", default="off", choices=("off", "default", "reduce-overhead", "max-autotune"))
     parser.add_argument("--cuda-graph", action="store_true", help="fastmix's step as one CUDA graph")
+    parser.add_argument("--fused-norm", default="off", choices=("auto", "off"), help="fastmix's model.fused_norm")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
 
@@ -105,12 +106,14 @@ def settings(args: argparse.Namespace):
         if name not in (*MIXERS, "all"):
             raise ValueError(f"--mix: no method {name!r}{nearest(name, MIXERS)}")
     device = distributed.init(args.device)
+    if args.fused_norm == "auto" and device.type == "cpu":
+        raise ValueError("--fused-norm: on a CPU it is torch's own batch-norm that runs; leave it off")
     torch.backends.cudnn.benchmark = True  # as both trainers do
     cfg = Config(
         precision=precision(args.precision, device),
         cuda_graph=args.cuda_graph,
         data=Data(size=args.size),
-        model=Model(args.model, compile=args.compile),
+        model=Model(args.model, compile=args.compile, fused_norm=args.fused_norm),
         batch_total=args.batch,
     )
     return cfg, device
@@ -118,7 +121,9 @@ def settings(args: argparse.Namespace):
 
 def dtype(cfg) -> str:
     """How the steps of a run compute, for its rows; timm's eager step is one beside compiled ones."""
-    return cfg.precision + " compiled" * (cfg.model.compile != "off") + " graph" * cfg.cuda_graph
+    model = cfg.model
+    ways = {" compiled": model.compile != "off", " graph": cfg.cuda_graph, " fused norm": model.fused_norm == "auto"}
+    return cfg.precision + "".join(way for way, taken in ways.items() if taken)
 
 
 def makers(cfg, args: argparse.Namespace, device, names: list[str], peer: bool, classes: int = CLASSES) -> Iterator:

@@ -44,6 +44,8 @@ def build(cfg: Model, classes: int, seed: int = 0, device: str | torch.device = 
         from timm.layers import convert_sync_batchnorm
 
         model = convert_sync_batchnorm(model)
+    if cfg.fused_norm == "auto" and torch.device(device).type == "cuda":
+        import_module("fastmix.models.fused_norm").fuse(model)
     return model.to(device, memory_format=torch.channels_last if cfg.channels_last else torch.preserve_format)
 
 

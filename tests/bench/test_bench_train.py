@@ -166,6 +166,7 @@ def test_step_leaves_out_what_needs_files_and_measures_timm_both_ways(tmp_path, 
         (["train", "--mix", "cutmx", "--batch", "4"], "--mix: no method 'cutmx'; did you mean 'cutmix'"),
         (["step", "--mix", "tokenmix", "--batch", "4"], "weights is not given"),
         (["step", "--cuda-graph", "--batch", "4"], "cuda_graph: the device is cpu"),
+        (["step", "--fused-norm", "auto", "--batch", "4"], "--fused-norm: on a CPU it is torch's own"),
     ],
 )
 def test_mistakes_are_one_line(capsys, monkeypatch, tmp_path, words, says):
