@@ -17,7 +17,7 @@ from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import send
 from fastmix.mixers.base import SHARE, WEIGHT, Mixer, is_number, within
 from fastmix.mixers.shown import Shown
-from fastmix.models.buffers import BufferCopy
+from fastmix.models.buffers import BufferCopy, follow
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import channels, classifier, install, read, rewrite, sites, stops, upto
 from fastmix.ranges import Range
@@ -149,11 +149,10 @@ class MomentumMixer(Mixer):
     def set_progress(self, t: float) -> None:
         self.t = t
 
-    @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         k = [*self.teacher.parameters(), *self.teacher_head.parameters()]
         q = [*model.parameters(), *self.head.parameters()]
-        torch._foreach_lerp_(k, q, 1 - momentum_at(self.t, *self.momentum, self.start))
+        follow(k, q, 1 - momentum_at(self.t, *self.momentum, self.start))
 
     def predictors(self, model: nn.Module) -> dict[str, nn.Module]:
         """q with its second head, k with either. What counts is q with its own classifier: the model."""
