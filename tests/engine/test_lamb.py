@@ -1,4 +1,4 @@
-"""LAMB on lists of tensors: timm's in every bit, in a few operations, without a wait. (Against float64: test_recipes.)"""
+"""LAMB on lists of tensors: timm's in every bit, in few operations, without a wait. (Float64: test_recipes.)"""
 
 import copy
 
