@@ -25,9 +25,10 @@ _heartbeat: Heartbeat | None = None  # of a run on several machines
 JOIN = 600.0  # seconds that processes wait for each other at the start; FASTMIX_JOIN_TIMEOUT sets another number
 
 
-def init(device: str = "auto") -> torch.device:
+def init(device: str = "auto", captured: bool = False) -> torch.device:
     """Joins the group that torchrun, srun or mpirun describes, if any; returns this process's device.
 
+    captured: gradients will be averaged in CUDA graphs, beside whose capture no thread of NCCL's may look for errors.
     Raises ValueError for a device that is not there and for what no launcher should say, OSError where the others do
     not come.
     """
@@ -45,6 +46,8 @@ def init(device: str = "auto") -> torch.device:
     # A 1x1 convolution's gradient is the same memory in both layouts; torch warns of a copy that costs nothing.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     if launch.world > 1 and not dist.is_initialized():
+        if captured and cuda:
+            os.environ["TORCH_NCCL_ASYNC_ERROR_HANDLING"] = "0"
         # Without device_id NCCL takes the GPU numbered as the rank, which on a second machine is another or none.
         _join(launch, "nccl" if cuda else "gloo", {"device_id": own} if cuda else {})
     return own

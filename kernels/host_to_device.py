@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+constants: dict[tuple, Tensor] = {}
 
 
 def send(value, device) -> Tensor:
@@ -14,6 +18,14 @@ def send(value, device) -> Tensor:
             return torch.full((), tensor.item(), dtype=tensor.dtype, device=device)
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
+
+
+def constant(make: Callable, *args, device) -> Tensor:
+    """make(*args) on `device`, sent there once: what follows from sizes alone, and a captured graph may read."""
+    key = make, args, torch.device(device)
+    if key not in constants:
+        constants[key] = send(make(*args), device)
+    return constants[key]
 
 
 def refill(target: Tensor, value: Tensor) -> None:

@@ -45,7 +45,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastmix.kernels.host_to_device import send
+from fastmix.kernels.host_to_device import constant, send
 
 PLAIN, BLEND, BOX, WINDOW, PROFILE, RANKS, BLOCKS, CELLS, RESIZED, MAP = range(10)
 KINDS = 10
@@ -198,9 +198,11 @@ class Plan:
     def map(cls, partner, own, size: tuple[int, int]) -> Plan:
         """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, rounded to 2**-16."""
         maps = _fixed(own)
-        y, x = (map_share(length, cells, maps.device) for length, cells in zip(size, maps.shape[1:], strict=True))
+        sides = zip(size, maps.shape[1:], strict=True)
+        y, x = (constant(map_share, length, cells, device=maps.device) for length, cells in sides)
         mean = torch.einsum("bhw,h,w->b", maps.double(), y, x) / ONE
-        return replace(_rows(MAP, partner, mean, torch.arange(len(maps), dtype=torch.int32)), maps=maps)
+        row = torch.arange(len(maps), dtype=torch.int32, device=maps.device)
+        return replace(_rows(MAP, partner, mean, row), maps=maps)
 
     @classmethod
     def select(cls, choice, plans: list[Plan]) -> Plan:
@@ -244,10 +246,14 @@ def cell_edges(length: int, cells: int) -> np.ndarray:
     return -(-np.arange(cells + 1) * length // cells)
 
 
+def cell_pixels(size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """How many pixels each cell of a grid has. int64 [gh,gw]"""
+    return np.outer(*(np.diff(cell_edges(length, cells)) for length, cells in zip(size, grid, strict=True)))
+
+
 def cell_mean(values: Tensor, size: tuple[int, int]) -> Tensor:
     """Mean over the pixels of an image of a value a cell, [B,gh,gw] -> float64 [B]."""
-    y, x = (np.diff(cell_edges(length, cells)) for length, cells in zip(size, values.shape[1:], strict=True))
-    pixels = send(np.outer(y, x), values.device)
+    pixels = constant(cell_pixels, tuple(size), tuple(values.shape[1:]), device=values.device)
     return (values * pixels).sum((1, 2)).double() / (size[0] * size[1])  # whole numbers until here: all set is 1
 
 
@@ -261,11 +267,10 @@ def map_places(length: int, cells: int) -> tuple[np.ndarray, np.ndarray, np.ndar
     return first, np.minimum(first + 1, cells - 1), place % STEPS
 
 
-def map_share(length: int, cells: int, device) -> Tensor:
+def map_share(length: int, cells: int) -> np.ndarray:
     """How much each cell of a map counts in the mean over the pixels along a side. float64 [cells]"""
     first, second, step = map_places(length, cells)
-    share = np.bincount(first, 1 - step / STEPS, cells) + np.bincount(second, step / STEPS, cells)
-    return send(share / length, device)
+    return (np.bincount(first, 1 - step / STEPS, cells) + np.bincount(second, step / STEPS, cells)) / length
 
 
 def _fixed(weight) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastmix.kernels._triton import jit, tl
-from fastmix.kernels.host_to_device import send
+from fastmix.kernels.host_to_device import constant
 
 MODES = ("nearest", "bilinear")
 
@@ -30,16 +30,22 @@ def places(length: int, cells: int, mode: str) -> tuple[np.ndarray, np.ndarray, 
     return first, np.minimum(first + 1, cells - 1), rest / (2 * length)
 
 
-def matrix(length: int, cells: int, mode: str, like: Tensor) -> Tensor:
-    """[length,cells], of the type and device of `like`: how much of each cell a pixel takes."""
+def matrix(length: int, cells: int, mode: str) -> np.ndarray:
+    """float64 [length,cells]: how much of each cell a pixel takes."""
     first, second, share = places(length, cells, mode)
     unit = np.eye(cells)
-    return send(unit[first] * (1 - share)[:, None] + unit[second] * share[:, None], like.device).to(like.dtype)
+    return unit[first] * (1 - share)[:, None] + unit[second] * share[:, None]
+
+
+def matrices(grid: Tensor, size: tuple[int, int], mode: str) -> tuple[Tensor, ...]:
+    """Those of both sides of [B,h,w], of its type, where it lies."""
+    sides = zip(size, grid.shape[1:], strict=True)
+    return tuple(constant(matrix, *side, mode, device=grid.device).to(grid.dtype) for side in sides)
 
 
 def upsample(grid: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     """[B,h,w] to [B,H,W], in plain torch."""
-    rows, columns = (matrix(length, cells, mode, grid) for length, cells in zip(size, grid.shape[1:], strict=True))
+    rows, columns = matrices(grid, size, mode)
     return torch.einsum("yr,brc,xc->byx", rows, grid, columns)
 
 

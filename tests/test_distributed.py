@@ -1,5 +1,6 @@
 """How a process joins the group of torchrun; what groups do is tested where they are used."""
 
+import os
 from unittest.mock import Mock
 
 import pytest
@@ -9,9 +10,10 @@ import torch.distributed as dist
 from fastmix import distributed
 
 
-@pytest.mark.parametrize("cuda", [True, False])
-def test_nccl_is_told_the_device_of_the_process(cuda, monkeypatch):
+@pytest.mark.parametrize("cuda, captured", [(True, False), (True, True), (False, False)])
+def test_nccl_is_told_the_device_of_the_process(cuda, captured, monkeypatch):
     """Rank 5 of two machines with four GPUs each: its own is number 1."""
+    monkeypatch.delenv("TORCH_NCCL_ASYNC_ERROR_HANDLING", raising=False)
     joined, chosen = [], []
     for name, value in {"WORLD_SIZE": 8, "RANK": 5, "LOCAL_RANK": 1, "MASTER_ADDR": "a", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
@@ -22,7 +24,8 @@ def test_nccl_is_told_the_device_of_the_process(cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(dist, "init_process_group", lambda *words, **options: joined.append((words, options)))
-    device = distributed.init()
+    device = distributed.init(captured=captured)
+    assert os.environ.pop("TORCH_NCCL_ASYNC_ERROR_HANDLING", None) == ("0" if captured else None)
     ((words, options),) = joined
     assert options.pop("store") and options.pop("rank") == 5 and options.pop("world_size") == 8
     if cuda:

@@ -52,7 +52,7 @@ def ways(name: str, device: str, steps: int) -> list[tuple[str, str, str, float]
     for precision in ("bf16", "fp16") if name in FP16 and device == "cuda" else ("bf16",):
         losses[precision], *rest = _tried(name, device, steps, precision, False)
         found.append((EAGER, precision, *rest))
-    if device == "cuda" and small_tasks.mixer(name).replayable:
+    if device == "cuda" and not small_tasks.mixer(name).uncaptured:
         captured, trouble, seconds = _tried(name, device, steps, "bf16", True)
         found.append((CAPTURED, "bf16", trouble or apart_from(captured, losses["bf16"]), seconds))
     return found

@@ -2,7 +2,7 @@
 
 What a step draws on the host (plan, erased boxes, learning rates, the seed of dropout) is copied, without a wait, into
 tensors that stay where they are; the graph reads them. There is one graph for each signature: what of a batch and its
-plan decides which kernels run, and on how much.
+plan decides which kernels run, and on how much. Where a method asks a model before it plans, that is a graph before.
 """
 
 from __future__ import annotations
@@ -10,24 +10,28 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.config import Config
 from fastmix.distributed import world
+from fastmix.engine.lamb import Lamb
 from fastmix.engine.optim import rates
 from fastmix.engine.step import Part, Step
+from fastmix.engine.task import Task
 from fastmix.kernels.erase import Erase
 from fastmix.kernels.host_to_device import refill
-from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import Mixer
+from fastmix.mixers.settled import changed, rest, tensors
 
 WARM = 3  # steps of a signature before its graph: they compile, choose algorithms, make the optimiser's state
-MOST = 16  # graphs; steps of further signatures are launched one kernel after the other
+WARM_SHARED = 11  # steps with DDP before any graph: until then it measures, and arranges its buckets
+MOST = 16  # graphs; what has further signatures is launched one kernel after the other
 CONSTANT = ("bank",)  # tensors of a plan that no step changes
 CAPTURE_THEMSELVES = ("reduce-overhead", "max-autotune")
 
@@ -36,27 +40,25 @@ def check(cfg: Config, mixer: Mixer, opt: torch.optim.Optimizer, device: torch.d
     """Raises ValueError for a run whose step cannot be captured."""
     if device.type != "cuda":
         raise ValueError(f"cuda_graph: the device is {device.type}, which has no CUDA graphs; leave cuda_graph=false")
-    if world() > 1:
-        raise ValueError(f"cuda_graph: {world()} processes; a captured step is one process's, leave cuda_graph=false")
     if cfg.fidelity == "openmixup":
         raise ValueError("cuda_graph: fidelity openmixup mixes in groups, one after the other; leave cuda_graph=false")
     if cfg.model.compile in CAPTURE_THEMSELVES:
         raise ValueError(f"cuda_graph: model.compile={cfg.model.compile} captures graphs itself; choose one of the two")
-    if not mixer.replayable:
-        name = type(mixer).__name__
-        raise ValueError(f"cuda_graph: {name} does more than plan, and cannot be captured; leave cuda_graph=false")
-    if type(opt) not in (torch.optim.SGD, torch.optim.AdamW):
-        what = "optim.name=lamb" if cfg.optim.name == "lamb" else "apex's optimiser"
-        raise ValueError(f"cuda_graph: {what} cannot be captured; choose sgd or adamw, with optim.fused=torch")
+    if mixer.uncaptured:
+        raise ValueError(f"cuda_graph: {type(mixer).__name__} {mixer.uncaptured}; leave cuda_graph=false")
+    if type(opt) not in (torch.optim.SGD, torch.optim.AdamW, Lamb):
+        raise ValueError("cuda_graph: apex's optimiser cannot be captured; choose optim.fused=torch")
+    if type(opt) is Lamb and cfg.precision == "fp16":
+        raise ValueError("cuda_graph: lamb in fp16 waits for the device to see an overflow; choose precision=bf16")
 
 
 class SideStream:
-    """Runs a step's work beside the current stream, and captures it: first calls and captures belong on one stream."""
+    """Runs work beside the current stream, and captures it: first calls and captures belong on one stream."""
 
     def __init__(self, device: torch.device):
         self.device, self.stream = device, torch.cuda.Stream(device)
 
-    def run(self, work: Callable[[], list[Tensor]]) -> list[Tensor]:
+    def run(self, work: Callable[[], Any]) -> Any:
         """Does the work now, between what the current stream does before and after it."""
         current = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(current)
@@ -65,7 +67,7 @@ class SideStream:
         current.wait_stream(self.stream)
         return result
 
-    def capture(self, work: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
+    def capture(self, work: Callable[[], Any]) -> Callable[[], Any]:
         """What does the work whenever it is called, on the current stream; not done yet. Loader threads go on."""
         graph, pool = torch.cuda.CUDAGraph(), Pool.of(self.device)
         with torch.cuda.graph(graph, pool.handle, self.stream, capture_error_mode="thread_local"):
@@ -97,10 +99,10 @@ class Replay:
     """Calls do a captured work again and return its results, which the next call overwrites. It keeps the pool."""
 
     graph: torch.cuda.CUDAGraph
-    result: list[Tensor]
+    result: Any
     pool: Pool
 
-    def __call__(self) -> list[Tensor]:
+    def __call__(self) -> Any:
         self.graph.replay()
         return self.result
 
@@ -110,42 +112,55 @@ class Inputs:
     """A part as the device sees it: nothing of it is drawn any more, and its tensors can be replaced."""
 
     batch: Batch
-    plan: Plan | None
+    settled: Any
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What differs from step to step, by name."""
-        batch, plan = self.batch, {} if self.plan is None else vars(self.plan)
+        batch = self.batch
         found = {"images": batch.images, "labels": batch.labels, "boxes": batch.erase and batch.erase.boxes}
-        found |= {key: value for key, value in plan.items() if isinstance(value, Tensor) and key not in CONSTANT}
+        found |= {f"settled.{name}": value for name, value in tensors(self.settled).items() if not constant(name)}
         return {key: value for key, value in found.items() if value is not None}
 
     @property
     def signature(self) -> tuple:
         """Equal where the same kernels run on tensors of the same shapes and, of constant ones, on the same."""
         shapes = [(key, tuple(value.shape), value.dtype) for key, value in self.tensors.items()]
-        plan = {} if self.plan is None else vars(self.plan)
-        flags = [(key, value) for key, value in plan.items() if not isinstance(value, Tensor)]
-        constant = [(key, plan[key].data_ptr()) for key in CONSTANT if plan.get(key) is not None]
-        return (*shapes, *flags, *constant)
+        kept = [(name, value.data_ptr()) for name, value in tensors(self.settled).items() if constant(name)]
+        return (*shapes, *rest(self.settled), *kept)
 
-    def on(self, tensors: dict[str, Tensor]) -> Inputs:
+    def on(self, found: dict[str, Tensor]) -> Inputs:
         """The same on other tensors of those names."""
-        erase = self.batch.erase and Erase(tensors["boxes"], self.batch.erase.fill)
-        batch = replace(self.batch, images=tensors["images"], labels=tensors["labels"], erase=erase, rng=None)
-        if self.plan is None:
-            return Inputs(batch, None)
-        plan = replace(self.plan, **{key: value for key, value in tensors.items() if key in vars(self.plan)})
-        return Inputs(batch, plan.to(batch.images.device))
+        erase = self.batch.erase and Erase(found["boxes"], self.batch.erase.fill)
+        batch = replace(self.batch, images=found["images"], labels=found["labels"], erase=erase)
+        return Inputs(batch, changed(self.settled, lambda name, value: found.get(f"settled.{name}", value)))
+
+
+def constant(name: str) -> bool:
+    """Whether a tensor of that name is the same in all steps."""
+    return name.rpartition(".")[2] in CONSTANT
 
 
 @dataclass
 class Signature:
-    """The steps of one signature: inputs, which stay where they are, steps taken, and the graph once it is captured."""
+    """The work of one signature: times done, and the graph once it is captured."""
 
-    inputs: list[Inputs]
     taken: int = 0
-    replay: Callable[[], list[Tensor]] | None = field(default=None, repr=False)
+    replay: Callable[[], Any] | None = field(default=None, repr=False)
+    work: Callable[[], Any] | None = field(default=None, repr=False)  # the first: it keeps the tensors that all read
+
+
+class Loss(nn.Module):
+    """A part's loss by what is settled of it. It is what DDP wraps: all that the graph holds goes through it."""
+
+    def __init__(self, task: Task):
+        super().__init__()
+        self.task = task
+
+    def forward(self, batch: Batch, settled: Any) -> Tensor:
+        task = self.task
+        task.tally.restart()  # of what was asked before, in another graph
+        return task.active.loss(task.model, batch, settled, task.criterion)
 
 
 class CapturedStep(Step):
@@ -154,13 +169,15 @@ class CapturedStep(Step):
     The first WARM steps of a signature are launched one kernel after the other, the next is captured and replayed, so
     each batch is trained on once. The graph holds the addresses of weights and optimiser state: load a checkpoint
     before. Rates are fp32, as torch's fused optimisers read them on a GPU; checkpoints hold the exact ones, and fit
-    runs without a graph. The losses that it returns are overwritten by the next step.
+    runs without a graph. The losses that it returns are overwritten by the next step. With several processes the
+    averages of gradients are in the graph, so all of them replay, whichever signature each has.
     """
 
-    def __init__(self, *args, side: SideStream | None = None, **kwargs):
+    def __init__(self, cfg: Config, task: Task, *args, side: SideStream | None = None, **kwargs):
         """Arguments of Step; side: what runs and captures the work."""
-        super().__init__(*args, **kwargs)
-        self.side = side or SideStream(self.device)
+        self.side = side or SideStream(task.noise.device)
+        super().__init__(cfg, task, *args, **kwargs)
+        self.steps = 0
         self.signatures: dict[tuple, Signature] = {}
         self.static = WeakValueDictionary()  # by part, name, shape, type: those of the signatures, which share them
         self.exact = [group["lr"] for group in self.opt.param_groups]
@@ -169,46 +186,73 @@ class CapturedStep(Step):
             group["lr"] = rate
         self.opt.register_state_dict_post_hook(self._with_exact_rates)
 
+    def asked(self) -> nn.Module:
+        return Loss(self.task)
+
+    def shared(self, module: nn.Module) -> nn.Module:
+        """DDP's own streams and events must be those that the capture sees: it is made where it is captured."""
+        return self.side.run(partial(super().shared, module))
+
     def set_rates(self, step: int) -> float:
         lr, self.exact = rates(self.opt, self.cfg, step, self.epoch_steps)
         refill(self.rates, torch.tensor(self.exact, dtype=torch.float32))
         return lr
 
     def take(self, parts: list[Part]) -> list[Tensor]:
-        inputs = [self._placed(k, *part) for k, part in enumerate(parts)]
-        key, work = tuple(one.signature for one in inputs), partial(self._work, inputs)
+        inputs = [self._settled(k, *part) for k, part in enumerate(parts)]
+        self.steps += 1
+        key = "step", *(one.signature for one in inputs)
+        return self._done(key, partial(self._descend, inputs))
+
+    def _done(self, key: tuple, work: Callable[[], Any]) -> Any:
+        """The work's results: launched for the first times of its key, then replayed."""
         found = self.signatures.get(key)
         if found is None:
             if len(self.signatures) == MOST:
                 return work()
-            found = self.signatures[key] = Signature(inputs)
-        if found.taken < WARM:
+            found = self.signatures[key] = Signature(work=work)
+        if found.replay is None and (found.taken < WARM or self.steps <= WARM_SHARED * (world() > 1)):
             found.taken += 1
             return self.side.run(work)
         if found.replay is None:
             found.replay = self._capture(work)
         return found.replay()
 
-    def _placed(self, part: int, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Inputs:
+    def _settled(self, part: int, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Inputs:
         """A part with all that the host decides about it, in the tensors that parts of its signature have."""
-        batch = self.task.batch(images, labels, rng)
-        drawn, tensors = Inputs(batch, self.task.active.plan(batch)), {}
-        for name, value in drawn.tensors.items():
-            key = part, name, tuple(value.shape), value.dtype
-            tensors[name] = self.static.get(key)
-            if tensors[name] is None:
-                self.static[key] = tensors[name] = torch.empty(value.shape, dtype=value.dtype, device=self.device)
-            refill(tensors[name], value)
-        return drawn.on(tensors)
+        task = self.task
+        bare = self._kept(part, Inputs(task.batch(images, labels, rng), None))
+        batch = replace(bare.batch, run=partial(self._asked, part, bare.signature))
+        with torch.autocast(self.device.type, task.dtype, enabled=task.dtype != torch.float32):
+            settled = task.active.settle(task.model, batch, task.criterion)
+        return self._kept(part, Inputs(replace(bare.batch, rng=None), settled))
 
-    def _work(self, inputs: list[Inputs]) -> list[Tensor]:
-        """What is captured: it reads only tensors that lie on the device."""
-        return self.descend(self._loss, [(one.batch, one.plan) for one in inputs])
+    def _asked(self, part: int, signature: tuple, of: Mixer, work: Callable, batch: Batch, *given: Tensor) -> Any:
+        """What a method asks a model: Batch.now."""
+        names = [f"given {k}" for k in range(len(given))]
+        given = [self._still(part, name, value) for name, value in zip(names, given, strict=True)]
+        shapes = [tuple(value.shape) for value in given]
+        return self._done(("asked", part, id(of), signature, *shapes), partial(work, batch, *given))
 
-    def _loss(self, batch: Batch, plan: Plan | None) -> Tensor:
-        return self.task.active.loss(self.task.model, batch, plan, self.task.criterion)
+    def _kept(self, part: int, inputs: Inputs) -> Inputs:
+        """The same in tensors that stay where they are."""
+        return inputs.on({name: self._still(part, name, value) for name, value in inputs.tensors.items()})
 
-    def _capture(self, work: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
+    def _still(self, part: int, name: str, value: Tensor) -> Tensor:
+        """The tensor that holds this value in all steps, filled."""
+        key = part, name, tuple(value.shape), value.dtype
+        still = self.static.get(key)
+        if still is None:
+            self.static[key] = still = torch.empty(value.shape, dtype=value.dtype, device=self.device)
+        if still is not value:
+            refill(still, value)
+        return still
+
+    def _descend(self, inputs: list[Inputs]) -> list[Tensor]:
+        """What is captured of a step: it reads only tensors that lie on the device."""
+        return self.descend(self.module, [(one.batch, one.settled) for one in inputs])
+
+    def _capture(self, work: Callable[[], Any]) -> Callable[[], Any]:
         try:
             self._capturable(True)
             return self.side.capture(work)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 
-import torch
 from torch import nn
 
-from fastmix.models.buffers import BufferCopy
+from fastmix.models.buffers import BufferCopy, follow
 
 
 class Ema:
@@ -22,10 +21,9 @@ class Ema:
         self.decay, self.ramp_steps = decay, ramp_steps
         self.buffers = BufferCopy(self.module)
 
-    @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Takes in the weights after `step` steps."""
         ramp = min(1.0, (step - 1) / self.ramp_steps) if self.ramp_steps else 1.0
         decay = self.decay * (0.9 + 0.1 * ramp)
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), 1 - decay)
+        follow(list(self.module.parameters()), list(model.parameters()), 1 - decay)
         self.buffers.take(model)

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from fastmix.config import Config, Optim, Schedule
+from fastmix.engine.lamb import Lamb
 
 
 def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.Optimizer:
     """SGD, AdamW or LAMB over the model's parameters and a mixer's own groups (`extra`).
 
-    On a GPU NVIDIA apex's fused optimisers where that module is installed, else torch's fused ones; LAMB is timm's
-    (You et al. 2020 as in NVIDIA's code: global-norm clip 1, trust ratio on decayed parameters).
+    On a GPU NVIDIA apex's fused optimisers where that module is installed, else torch's fused ones; LAMB is that of
+    lamb.py (You et al. 2020 as in NVIDIA's code: global-norm clip 1, trust ratio on decayed parameters).
     """
     cuda = next(model.parameters()).is_cuda
     groups = param_groups(cfg, model) + own_groups(cfg, extra)
@@ -32,14 +33,7 @@ def build(cfg: Optim, model: nn.Module, extra: list[dict] = ()) -> torch.optim.O
     common |= {"betas": cfg.betas, "eps": cfg.eps}
     if cfg.name == "adamw":
         return apex.FusedAdam(groups, **common) if apex else torch.optim.AdamW(groups, fused=True, **common)
-    if apex:
-        return apex.FusedLAMB(groups, **common)
-    from fastmix.models import load_timm
-
-    load_timm()
-    from timm.optim import Lamb
-
-    return Lamb(groups, **common)
+    return apex.FusedLAMB(groups, **common) if apex else Lamb(groups, **common)
 
 
 def param_groups(cfg: Optim, model: nn.Module) -> list[dict]:

@@ -44,9 +44,9 @@ class Step:
         self.cfg, self.task, self.opt, self.scaler, self.ema = cfg, task, opt, scaler, ema
         self.epoch_steps, self.device = epoch_steps, task.noise.device
         self.lr = cfg.optim.lr  # the model's, of the last step
-        self.module, self.unsynced = task, nullcontext
+        self.module, self.unsynced = self.asked(), nullcontext
         if world() > 1:
-            self.module = parallel(task, self.device)
+            self.module = self.shared(self.module)
             self.unsynced = self.module.no_sync
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> list[Tensor]:
@@ -64,6 +64,14 @@ class Step:
         if self.ema and (step + 1) % cfg.ema.every == 0:
             self.ema.update(task.model, step + 1)
         return losses
+
+    def asked(self) -> nn.Module:
+        """What gives a part's loss."""
+        return self.task
+
+    def shared(self, module: nn.Module) -> nn.Module:
+        """The same with gradients averaged over the processes."""
+        return parallel(module, self.device)
 
     def generators(self, step: int, part: int) -> list[np.random.Generator]:
         """What a part draws from; with fidelity openmixup its mix from another one, which all processes share."""

@@ -33,7 +33,7 @@ def train(cfg: Config, name: str, resume: bool = False, quiet: bool = False) -> 
     Returns what was reached, as a line, on the first process, else nothing; None where the run was stopped and saved.
     Raises ValueError for what cannot be trained, before anything is written, and Failed after that.
     """
-    device = distributed.init(cfg.device)
+    device = distributed.init(cfg.device, cfg.cuda_graph)
     try:
         cfg = seen.resolved(cfg)
         cfg.precision = precision(cfg.precision, device)

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix_logits import mix_logits
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.upsample import MODES, upsample
 from fastmix.mixers.base import SHARE, check, positive, shuffled, within
 from fastmix.mixers.mixblock import AdAutoMixBlock, Projected
 from fastmix.mixers.momentum import MomentumMixer, targets
+from fastmix.mixers.settled import placed
 from fastmix.mixers.shown import LAMBDA, Shown
 from fastmix.models.sites import read
 from fastmix.targets import Targets
 
 PLAIN = 0.5  # share of ordinary mixup of the three images in the loss beside the mixed one
+
+
+@dataclass
+class Drawn:
+    """What a step draws.
+
+    images, weights  which K images are mixed for k and for q, int32 [2,K,B], and to what degree, float64 [2,K]
+    mixup, plain  ordinary mixup for q of two images; whether that is what q is given
+    against  whether the block works against the teacher
+    """
+
+    images: Tensor
+    weights: Tensor
+    mixup: Plan | None
+    plain: bool
+    against: bool
 
 
 class AdAutoMix(MomentumMixer):
@@ -82,30 +101,35 @@ class AdAutoMix(MomentumMixer):
     def mix_block(self, channels: int) -> nn.Module:
         return AdAutoMixBlock(channels, self.lam_concat)
 
-    def draw(self, batch: Batch) -> list[tuple[list[Tensor], list[float]]]:
-        """For k, then for q: which K images are mixed, int32 [B] each, and their weights."""
-        rng, n, device = batch.rng, len(batch), batch.images.device
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Drawn:
+        rng, n = batch.rng, len(batch)
         lam = rng.beta(self.alpha, self.alpha, self.samples)
         if self.samples == 2:
-            own = torch.arange(n, dtype=torch.int32, device=device)
-            return [([own, send(shuffled(rng, n), device)], [float(v), 1 - float(v)]) for v in lam]
-        weights = (lam / lam.sum()).tolist()
-        return [([send(shuffled(rng, n), device) for _ in weights], weights) for _ in "kq"]
+            weights = np.stack([lam, 1 - lam], 1)
+            images = [[np.arange(n, dtype=np.int32), shuffled(rng, n)] for _ in "kq"]
+        else:
+            weights = np.stack([lam / lam.sum()] * 2)
+            images = [[shuffled(rng, n) for _ in lam] for _ in "kq"]
+        share, images = weights[1, 0].item(), torch.from_numpy(np.array(images))
+        plain = min(share, 1 - share) <= self.lam_margin
+        mixup = Plan.blend(images[1, 1], share) if plain and self.samples == 2 else None
+        return Drawn(images, torch.from_numpy(weights), mixup, plain, self.steps % 2 == 0)
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        (images_k, lam_k), (images_q, lam_q) = self.draw(batch)
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+        images_k, images_q = (images.unbind() for images in drawn.images)
+        lam_k, lam_q = (weights.unbind() for weights in drawn.weights)
         clean = batch.mix()
         with torch.no_grad(), read(self.teacher, self.site) as features:
             known = self.teacher(clean)
         projected = self.block.project(features.value)
         logits = self.teacher(self.mixed(batch, clean, images_k, self.block(projected, images_k, lam_k)))
         loss = criterion(logits, targets(batch.labels, images_k, lam_k))
-        if self.steps % 2 == 0:
+        if drawn.against:
             loss = (1 - self.beta) * likeness(logits, known, images_k, lam_k) - self.beta * loss
 
         with torch.no_grad():  # after the pass with a graph: autocast keeps the weights that it cast there
-            x = self.without_graph(batch, clean, projected, images_q, lam_q)
-            more = [self.plain(batch, clean, images_q, lam_q)] if self.samples == 3 else []
+            x = self.without_graph(batch, clean, projected, drawn)
+            more = [weighted(clean, images_q, lam_q)] if self.samples == 3 else []
         mixed, *plain, one = self.student(model, [x, *more], clean)
         wanted = targets(batch.labels, images_q, lam_q)
         rest = criterion(one, Targets.of(batch.labels))
@@ -114,29 +138,29 @@ class AdAutoMix(MomentumMixer):
         return self.term("k_mix", loss) + self.term("q_mix", criterion(mixed, wanted)) + self.term("q_one", rest)
 
     def example(self, batch: Batch) -> Shown:
-        _, (images, lam) = self.draw(batch)
+        drawn = placed(self.settle(None, batch, None), batch.images.device)
+        images, lam = drawn.images[1].unbind(), drawn.weights[1].unbind()
         clean = batch.mix()
         projected = self.block.project(self.features(clean))
-        if self.is_plain(lam):
-            shares = send(np.array(lam, np.float32), clean.device)[:, None, None].expand(len(batch), -1, *batch.size)
+        if drawn.plain:
+            shares = drawn.weights[1].float()[:, None, None].expand(len(batch), -1, *batch.size)
         else:
             shares = self.shares(batch, self.block(projected, images, lam))
         return Shown(
-            self.without_graph(batch, clean, projected, images, lam),
+            self.without_graph(batch, clean, projected, drawn),
             targets(batch.labels, images, lam),
             sources=torch.stack(images, 1).long(),
             shares=shares,
         )
 
-    def without_graph(
-        self, batch: Batch, clean: Tensor, projected: Projected, images: list[Tensor], lam: list[float]
-    ) -> Tensor:
+    def without_graph(self, batch: Batch, clean: Tensor, projected: Projected, drawn: Drawn) -> Tensor:
         """q's mixed batch."""
-        if self.is_plain(lam):
-            return self.plain(batch, clean, images, lam)
+        images, lam = drawn.images[1].unbind(), drawn.weights[1].unbind()
+        if drawn.plain:
+            return weighted(clean, images, lam) if drawn.mixup is None else batch.mix(drawn.mixup)
         return self.mixed(batch, clean, images, self.block(projected, images, lam))
 
-    def mixed(self, batch: Batch, clean: Tensor, images: list[Tensor], values: Tensor) -> Tensor:
+    def mixed(self, batch: Batch, clean: Tensor, images: Sequence[Tensor], values: Tensor) -> Tensor:
         """The mixed batch by the block's M [B,K,h,w], differentiable with respect to it."""
         if len(images) == 2:  # the first image is image i itself; a softmax of two is the sigmoid of their difference
             args = batch.images, images[1], values[:, 1] - values[:, 0], batch.mean, batch.std, batch.dtype, self.mode
@@ -146,14 +170,6 @@ class AdAutoMix(MomentumMixer):
     def shares(self, batch: Batch, values: Tensor) -> Tensor:
         """S of the block's M [B,K,h,w]: float32 [B,K,H,W]"""
         return upsample(values.flatten(0, 1), batch.size, self.mode).unflatten(0, values.shape[:2]).softmax(1)
-
-    def is_plain(self, lam: list[float]) -> bool:
-        """Whether q is given ordinary mixup."""
-        return min(lam[0], 1 - lam[0]) <= self.lam_margin
-
-    def plain(self, batch: Batch, clean: Tensor, images: list[Tensor], lam: list[float]) -> Tensor:
-        """Ordinary mixup of the images."""
-        return batch.mix(Plan.blend(images[1], lam[0])) if len(images) == 2 else weighted(clean, images, lam)
 
     def after_step(self, model: nn.Module) -> None:
         super().after_step(model)
@@ -166,15 +182,15 @@ class AdAutoMix(MomentumMixer):
         self.steps = state["steps"]
 
 
-def weighted(clean: Tensor, images: list[Tensor], weights: list) -> Tensor:
-    """sum_n w_n x_n of normalised images [B,3,H,W]; a weight is a number or float32 [B,H,W]."""
+def weighted(clean: Tensor, images: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
+    """sum_n w_n x_n of normalised images [B,3,H,W]; a weight is a scalar or float32 [B,H,W]."""
     total = 0
     for partner, w in zip(images, weights, strict=True):
-        total = total + clean[partner.long()].float() * (w[:, None] if isinstance(w, Tensor) else w)
+        total = total + clean[partner.long()].float() * (w[:, None] if w.ndim else w)
     return total.to(clean.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def likeness(logits: Tensor, known: Tensor, images: list[Tensor], lam: list[float]) -> Tensor:
+def likeness(logits: Tensor, known: Tensor, images: Sequence[Tensor], lam: Sequence[Tensor]) -> Tensor:
     """mean over the batch of sum_n lam_n cos(logits, those of image n)."""
     total = 0
     for partner, w in zip(images, lam, strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +12,18 @@ from fastmix.kernels.plan import Plan
 from fastmix.kernels.sinkhorn import sinkhorn
 from fastmix.mixers.base import check, positive, whole
 from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.settled import placed
 from fastmix.mixers.shown import Shown
 from fastmix.models.sites import install, place, prefix, rewrite
 from fastmix.targets import Targets
+
+
+@dataclass
+class Drawn:
+    """A plan of mixup, and whether it is the partner's features that are carried."""
+
+    plan: Plan
+    onto_own: bool
 
 
 class AlignMix(MixUp):
@@ -64,20 +75,19 @@ class AlignMix(MixUp):
             raise ValueError(f"{self.name}: {error}") from None
         install(model)
 
-    def draw(self, batch: Batch) -> tuple[Plan, bool]:
-        """The plan on the batch's device, and whether it is the partner's features that are carried."""
-        return self.plan(batch).to(batch.images.device), bool(batch.rng.integers(2))
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Drawn:
+        return Drawn(self.plan(batch), bool(batch.rng.integers(2)))
 
     def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
-        plan, onto_own = self.draw(batch)
-        one, other = ("partner", "image") if onto_own else ("image", "partner")
+        drawn = placed(self.settle(model, batch, criterion), batch.images.device)
+        one, other = ("partner", "image") if drawn.onto_own else ("image", "partner")
         where, how = f"the last features, the {one}'s moved to the {other}'s places", "aligned by optimal transport"
         if getattr(model, "global_pool", None) == "token":
             where, how = "the last class tokens, which have no places", "not aligned"
-        return Shown(batch.mix(), Targets.of(batch.labels, plan), inside=where, note=how)
+        return Shown(batch.mix(), Targets.of(batch.labels, drawn.plan), inside=where, note=how)
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        plan, onto_own = self.draw(batch)
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+        plan, onto_own = drawn.plan, drawn.onto_own
         finish = "rows" if onto_own and self.exact_marginals else "columns"
         solver = (self.eps, self.iterations, finish)
         layout = (getattr(model, "output_fmt", "NCHW"), prefix(model))

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix_logits import mix_logits
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.upsample import MODES, upsample
 from fastmix.mixers.base import SHARE, WEIGHT, check, positive, shuffled, within
 from fastmix.mixers.mixblock import AutoMixBlock, Projected
 from fastmix.mixers.momentum import MomentumMixer, targets
+from fastmix.mixers.settled import placed
 from fastmix.mixers.shown import Shown
 from fastmix.targets import Targets
 
 SCHEDULES = ("cosine", "constant")
 MARGIN = 0.1  # of the mask's mean around lambda, without a loss
+
+
+@dataclass
+class Drawn:
+    """What a step draws.
+
+    partners  int32 [2,B] for k, for q
+    lams      float64 [2], for k, for q
+    weight    float64 scalar: w(t)
+    plain     ordinary mixup, where q is given that
+    adjusted, taught  whether S of x_mix is rescaled, and whether CE(k(x_mix')) counts
+    """
+
+    partners: Tensor
+    lams: Tensor
+    weight: Tensor
+    plain: Plan | None
+    adjusted: bool = False
+    taught: bool = True
 
 
 class AutoMix(MomentumMixer):
@@ -86,73 +107,78 @@ class AutoMix(MomentumMixer):
     def mix_block(self, channels: int) -> nn.Module:
         return AutoMixBlock(channels, self.lam_concat)
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        own, (for_k, lam_k), (for_q, lam_q) = self.draw(batch)
-        taught, adjusted = batch.rng.random(2) < (self.block_prob, self.mask_adjust)
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Drawn:
+        drawn = self.draw(batch)
+        drawn.taught, drawn.adjusted = (batch.rng.random(2) < (self.block_prob, self.mask_adjust)).tolist()
+        return drawn
+
+    def draw(self, batch: Batch) -> Drawn:
+        """All but the two coins of a step."""
+        lams = batch.rng.beta(self.alpha, self.alpha, 2)
+        partners = torch.from_numpy(np.stack([shuffled(batch.rng, len(batch)) for _ in lams]))
+        lam = lams[1].item()
+        plain = Plan.blend(partners[1], lam) if min(lam, 1 - lam) <= self.lam_margin else None
+        return Drawn(partners, torch.from_numpy(lams), torch.tensor(self.weight(), dtype=torch.float64), plain)
+
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+        own = torch.arange(len(batch), dtype=torch.int32, device=batch.images.device)
+        (for_k, for_q), (lam_k, lam_q) = drawn.partners, drawn.lams
         clean = batch.mix()
         projected = self.block.project(self.features(clean))
         x, area, square = self.mixed(batch, for_k, self.block(projected, for_k, lam_k))
-        loss = self.term("mask", self.mask_loss(area, square, batch, lam_k))
-        if taught:
+        loss = self.term("mask", self.mask_loss(area, square, batch, lam_k.float(), drawn.weight.float()))
+        if drawn.taught:
             taught_k = criterion(self.teacher(x), targets(batch.labels, [own, for_k], [lam_k, 1 - lam_k]))
             loss = loss + self.term("k_mix", taught_k)
         with torch.no_grad():  # after the pass with a graph: autocast keeps the weights that it cast there
-            x = self.without_graph(batch, projected, for_q, lam_q, adjusted)
+            x = self.without_graph(batch, projected, drawn)
         both, one = self.student(model, [x], clean)
         loss = loss + self.term("q_mix", criterion(both, targets(batch.labels, [own, for_q], [lam_q, 1 - lam_q])))
         return loss + self.term("q_one", criterion(one, Targets.of(batch.labels)))
 
-    def draw(self, batch: Batch) -> tuple[Tensor, tuple[Tensor, float], tuple[Tensor, float]]:
-        """The images themselves, int32 [B]; partners, likewise, and lambda for k, then for q."""
-        rng, n, device = batch.rng, len(batch), batch.images.device
-        lams = rng.beta(self.alpha, self.alpha, 2).tolist()
-        own = torch.arange(n, dtype=torch.int32, device=device)
-        return own, *[(send(shuffled(rng, n), device), lam) for lam in lams]
-
     def example(self, batch: Batch) -> Shown:
-        own, _, (partner, lam) = self.draw(batch)
+        drawn = placed(self.draw(batch), batch.images.device)
+        partner, lam = drawn.partners[1], drawn.lams[1]
+        own = torch.arange(len(batch), dtype=torch.int32, device=partner.device)
         projected = self.block.project(self.features(batch.mix()))
-        if self.plain(lam):
-            other = torch.full((len(batch), *batch.size), 1 - lam, device=partner.device)
+        if drawn.plain is not None:
+            other = (1 - lam).float().expand(len(batch), *batch.size)
         else:
             other = upsample(self.block(projected, partner, lam), batch.size, self.mode).sigmoid()
         return Shown(
-            self.without_graph(batch, projected, partner, lam, False),
+            self.without_graph(batch, projected, drawn),
             targets(batch.labels, [own, partner], [lam, 1 - lam]),
             sources=torch.stack([own, partner], 1).long(),
             shares=torch.stack([1 - other, other], 1),
         )
-
-    def plain(self, lam: float) -> bool:
-        """Whether q is given ordinary mixup."""
-        return min(lam, 1 - lam) <= self.lam_margin
 
     def mixed(self, batch: Batch, partner: Tensor, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The mixed batch, and the sums of S and S**2 over each image; differentiable with respect to the logits."""
         args = batch.images, partner, logits, batch.mean, batch.std, batch.dtype, self.mode
         return mix_logits(*args, erase=batch.erase)
 
-    def without_graph(self, batch: Batch, projected: Projected, partner: Tensor, lam: float, adjust: bool) -> Tensor:
+    def without_graph(self, batch: Batch, projected: Projected, drawn: Drawn) -> Tensor:
         """q's mixed batch."""
-        if self.plain(lam):
-            return batch.mix(Plan.blend(partner, lam))
+        if drawn.plain is not None:
+            return batch.mix(drawn.plain)
+        partner, lam = drawn.partners[1], drawn.lams[1]
         logits = self.block(projected, partner, lam)
-        if not adjust:
+        if not drawn.adjusted:
             return self.mixed(batch, partner, logits)[0]
         own = rescaled_to(1 - upsample(logits, batch.size, self.mode).sigmoid(), lam)
         return batch.mix(Plan.map(partner, own, batch.size))
 
-    def mask_loss(self, area: Tensor, square: Tensor, batch: Batch, lam: float) -> Tensor:
-        """w(t) times the distance of the mean of 1 - S, over the batch, from the interval lam +- MARGIN."""
+    def mask_loss(self, area: Tensor, square: Tensor, batch: Batch, lam: Tensor, weight: Tensor) -> Tensor:
+        """weight times the distance of the mean of 1 - S, over the batch, from the interval lam +- MARGIN."""
         mean = 1 - area.sum() / (len(batch) * batch.size[0] * batch.size[1])
-        return self.weight() * ((mean - lam).abs() - MARGIN).clamp(min=0)
+        return weight * ((mean - lam).abs() - MARGIN).clamp(min=0)
 
     def weight(self) -> float:
         """w(t)"""
         return self.mask_weight * ((1 + math.cos(math.pi * self.t)) / 2 if self.mask_schedule == "cosine" else 1)
 
 
-def rescaled_to(own: Tensor, lam: float) -> Tensor:
+def rescaled_to(own: Tensor, lam: Tensor) -> Tensor:
     """Weights [B,H,W] in (0,1) brought to mean `lam` in each image: own is scaled down, or its complement is."""
     mean = own.mean((1, 2), keepdim=True)
     return torch.where(mean > lam, own * lam / mean, 1 - (1 - own) * (1 - lam) / (1 - mean))

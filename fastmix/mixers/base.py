@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.mixers.settled import placed
 from fastmix.mixers.shown import LAMBDA, Shown
 from fastmix.ranges import Range, shown
 from fastmix.targets import Targets
@@ -23,7 +24,7 @@ WEIGHT = Range(0, MOST)
 
 
 class Mixer(nn.Module):
-    """A training method. Input mixers write plan(), guided ones guide() too; others override forward().
+    """A training method. Input mixers write plan(), guided ones guide() too; others override settle() and loss().
 
     Evaluation never touches a mixer: the saved model is the plain one. What a method adds (a mix block, a teacher, a
     second head) is made in prepare() and lives in the mixer, so checkpoints and DDP see it and the model stays plain.
@@ -69,29 +70,43 @@ class Mixer(nn.Module):
         """
         return self.plan(batch)
 
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module):
+        """All that precedes the loss: what is drawn on the host, and the plan. A Plan, another dataclass of tensors
+        (mixers/settled.py), or None.
+        """
+        return self.decide(model, batch, criterion)
+
     def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The training loss of one batch (a float32 scalar)."""
-        plan = self.decide(model, batch, criterion)
-        return self.loss(model, batch, None if plan is None else plan.to(batch.images.device), criterion)
+        settled = placed(self.settle(model, batch, criterion), batch.images.device)
+        return self.loss(model, batch, settled, criterion)
 
     def loss(self, model: nn.Module, batch: Batch, plan: Plan | None, criterion: nn.Module) -> Tensor:
-        """The loss of a batch mixed by a plan on its device. Nothing in it comes from the host: it may be replayed."""
+        """The loss by what settle() gave, on the batch's device. Nothing in it comes from the host: it may be replayed,
+        with other tensors in `plan` and all else as it was.
+        """
         return criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
 
     @property
-    def replayable(self) -> bool:
-        """Whether plan() and loss() are all that it does: it asks no model and has no pass of its own."""
-        return type(self).forward is Mixer.forward and type(self).decide is Mixer.decide
+    def passes_itself(self) -> bool:
+        """Whether it has a forward() of its own in place of settle() and loss()."""
+        return type(self).forward is not Mixer.forward
+
+    @property
+    def uncaptured(self) -> str:
+        """Why its steps cannot be replayed as CUDA graphs; empty where they can."""
+        return "has a forward() of its own" if self.passes_itself else ""
 
     @property
     def only_plans(self) -> bool:
         """Whether plan() is all that it does: its loss is that of any plan."""
-        return self.replayable and type(self).loss is Mixer.loss
+        return self.changes_input_only and type(self).decide is Mixer.decide
 
     @property
     def changes_input_only(self) -> bool:
         """Whether its loss is that of the model on the mixed images: of a plan, for which it may ask the model."""
-        return type(self).forward is Mixer.forward and type(self).loss is Mixer.loss
+        own = type(self)
+        return not self.passes_itself and own.settle is Mixer.settle and own.loss is Mixer.loss
 
     def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
         """What the model would be trained on, for a picture, with the networks in eval mode. Changes nothing."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,6 +12,14 @@ from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import GRANULARITIES, Mixer, check, is_number
 from fastmix.mixers.shown import Shown
+
+
+@dataclass
+class Chosen:
+    """Which mixer a batch goes to, and what that one settled."""
+
+    which: int
+    settled: Any
 
 
 class Choice(Mixer):
@@ -42,12 +51,13 @@ class Choice(Mixer):
                     )
 
     @property
-    def replayable(self) -> bool:
-        return self.only_plans
+    def uncaptured(self) -> str:
+        reasons = {type(mixer).__name__: mixer.uncaptured for mixer in self.mixers}
+        return next((f"holds {name}, which {reason}" for name, reason in reasons.items() if reason), "")
 
     @property
     def only_plans(self) -> bool:
-        return type(self).forward is Choice.forward and all(mixer.only_plans for mixer in self.mixers)
+        return type(self).loss is Choice.loss and all(mixer.only_plans for mixer in self.mixers)
 
     @property
     def takes_soft(self) -> bool:
@@ -55,7 +65,7 @@ class Choice(Mixer):
 
     @property
     def changes_input_only(self) -> bool:
-        return type(self).forward is Choice.forward and all(mixer.changes_input_only for mixer in self.mixers)
+        return type(self).loss is Choice.loss and all(mixer.changes_input_only for mixer in self.mixers)
 
     def draw(self, rng: np.random.Generator, n: int | None = None) -> np.ndarray | int:
         """Which mixer: one index, or an array of n."""
@@ -82,14 +92,24 @@ class Choice(Mixer):
         note = f"drawn: {name}" if len(self.mixers) > 1 else f"on {name}"
         return replace(shown, note=", ".join(filter(None, (note, shown.note))))
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | Chosen:
         if self.granularity == "sample":
-            return super().forward(model, batch, criterion)
-        chosen = self.draw(batch.rng)
-        loss = self.mixers[chosen](model, batch, criterion)
+            return self.plan(batch)
+        which = int(self.draw(batch.rng))
+        mixer = self.mixers[which]
+        return Chosen(which, None if mixer.passes_itself else mixer.settle(model, batch, criterion))
+
+    def loss(self, model: nn.Module, batch: Batch, settled: Plan | Chosen, criterion: nn.Module) -> Tensor:
+        if self.granularity == "sample":
+            return super().loss(model, batch, settled, criterion)
+        chosen = self.mixers[settled.which]
+        if chosen.passes_itself:
+            loss = chosen(model, batch, criterion)
+        else:
+            loss = chosen.loss(model, batch, settled.settled, criterion)
         for k, mixer in enumerate(self.mixers):  # each process draws its own: DDP must see every parameter on all
             for p in mixer.parameters():
-                if k != chosen and p.requires_grad:
+                if k != settled.which and p.requires_grad:
                     loss = loss + 0 * p.sum()
         return loss
 

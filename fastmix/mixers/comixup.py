@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from fastmix.batch import Batch
 from fastmix.kernels.comixup import comixup
 from fastmix.kernels.comixup.problem import MOST
 from fastmix.kernels.gradient_pool import gradient_pool
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan, cell_mean
 from fastmix.mixers.base import SHARE, WEIGHT, positive, whole, within
 from fastmix.mixers.gradient import GradientMixer, saliency
@@ -27,6 +26,27 @@ def peaks_apart(gradient: Tensor) -> Tensor:
     cell = gradient_pool(gradient, grid).flatten(1).argmax(1)
     place = torch.stack([cell // grid[1], cell % grid[1]], 1).float()
     return (place[:, None] - place).abs().sum(2)
+
+
+@dataclass
+class Drawn:
+    """What a step draws of G groups of at most m images, and which those are.
+
+    blocks  b
+    prior, start   float32 [G,m] and int64 [G,m,n]: of each image in its group, and where the solver begins
+    member, inside, sizes   int64 [G,m] images, bool [G,m] whether there is one, int32 [G]
+    own, group, first   int64 [B]: an image's place in its group, the group, and the group's first image
+    """
+
+    blocks: int
+    prior: Tensor
+    start: Tensor
+    member: Tensor
+    inside: Tensor
+    sizes: Tensor
+    own: Tensor
+    group: Tensor
+    first: Tensor
 
 
 class CoMixup(GradientMixer):
@@ -91,8 +111,8 @@ class CoMixup(GradientMixer):
             beta=beta, gamma=gamma, tau=tau, iterations=whole(self.name, "iterations", iterations, most=1000)
         )
 
-    def plan(self, batch: Batch, gradient: Tensor) -> Plan:
-        count, rng, device = len(batch), batch.rng, batch.images.device
+    def draw(self, batch: Batch) -> Drawn:
+        count, rng = len(batch), batch.rng
         b = int(rng.choice(RANDOM)) if self.blocks == -1 else self.blocks
         n = b * b
         groups = -(-count // self.group)
@@ -103,21 +123,24 @@ class CoMixup(GradientMixer):
         chance = np.where(inside, rng.gamma(self.alpha, size=(groups, m)), 0)
         prior = -self.eta / n * np.log(chance / np.maximum(chance.sum(1, keepdims=True), 1e-30) + 1e-8)
         start = rng.integers(0, sizes[:, None, None], (groups, m, n))
+        group = np.repeat(np.arange(groups), sizes)
+        member = np.minimum(edges[:-1, None] + np.arange(m), count - 1)
+        parts = prior.astype(np.float32), start, member, inside, sizes
+        return Drawn(b, *map(torch.from_numpy, (*parts, np.arange(count) - edges[group], group, edges[group])))
 
-        member = send(np.minimum(edges[:-1, None] + np.arange(m), count - 1), device)  # [G,m] images
-        inside, size = send(inside, device), send(sizes, device)
-        cost = send(prior.astype(np.float32), device)[..., None] - saliency(gradient, (b, b)).flatten(1)[member]
+    def put(self, batch: Batch, gradient: Tensor, drawn: Drawn) -> Plan:
+        count, device, b, (_, m) = len(batch), batch.images.device, drawn.blocks, drawn.member.shape
+        n, member, inside, size = b * b, drawn.member, drawn.inside, drawn.sizes
+        cost = drawn.prior[..., None] - saliency(gradient, (b, b)).flatten(1)[member]
         apart = peaks_apart(gradient)[member[:, :, None], member[:, None]] * inside[:, :, None] * inside[:, None]
         apart = apart * size[:, None, None] / apart.sum((1, 2), keepdim=True).clamp(min=1)
         compatibility = (1 - self.omega) * torch.eye(m, device=device) + self.omega * apart
         largest = 1 - self.eta / n * np.log(1e-8)
-        shown = comixup(cost, compatibility, send(start, device), size, (b, b), **self.solver, largest=largest)
+        shown = comixup(cost, compatibility, drawn.start, size, (b, b), **self.solver, largest=largest)
 
         # From outputs of groups to images of the batch.
-        group = np.repeat(np.arange(groups), sizes)
-        own, first = send(np.arange(count) - edges[group], device), send(edges[group], device)[:, None]
-        group = send(group, device)
-        shown, size = shown[group, own], size[group, None]
+        own, first = drawn.own, drawn.first[:, None]
+        shown, size = shown[drawn.group, own], size[drawn.group, None]
         image, k = torch.arange(count, device=device)[:, None], torch.arange(m, device=device)
         sources = torch.where(k < size, first + (own[:, None] + k) % size, image)
         away = (shown - own[:, None, None]) % size[..., None]  # of the image itself 0, of the next in the group 1, ...

@@ -47,5 +47,5 @@ class DecoupledMix(Choice):
         positive("DecoupledMix", "threshold", threshold, most=1)
         self.options = eta, p, threshold, xi
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        return super().forward(model, batch, Decoupled(criterion, *self.options))
+    def loss(self, model: nn.Module, batch: Batch, settled, criterion: nn.Module) -> Tensor:
+        return super().loss(model, batch, settled, Decoupled(criterion, *self.options))

@@ -8,14 +8,17 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.gradient_pool import gradient_pool
+from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, whole, within
 from fastmix.mixers.guided import GuidedMixer
+from fastmix.mixers.settled import placed
 from fastmix.models.saliency import gradient, input_gradient
 from fastmix.targets import CrossEntropy, Targets
 
 
 class GradientMixer(GuidedMixer):
-    """A guided method whose guide is the gradient [B,3,h,w] of the clean batch's loss, for its plan(batch, gradient).
+    """A guided method whose guide is the gradient [B,3,h,w] of the clean batch's loss. Its plan is put(batch, gradient,
+    drawn) by what draw(batch) gives, a dataclass of tensors (mixers/settled.py).
 
     The loss is the cross-entropy of the labels, summed over the batch, in eval mode. The clean images are erased as the
     mixed ones are.
@@ -63,15 +66,29 @@ class GradientMixer(GuidedMixer):
             x = F.interpolate(x, size, mode="bilinear").contiguous(memory_format=torch.channels_last)
         return input_gradient(model, x, lambda logits: self.clean_loss(logits, batch, criterion) * len(batch))
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def draw(self, batch: Batch):
+        """What the plan draws."""
+        raise NotImplementedError
+
+    def put(self, batch: Batch, gradient: Tensor, drawn) -> Plan:
+        """The plan; all of it on the device."""
+        raise NotImplementedError
+
+    def plan(self, batch: Batch, gradient: Tensor) -> Plan:
+        return self.put(batch, gradient, placed(self.draw(batch), gradient.device))
+
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module):
+        return self.draw(batch) if self.clean_lam else super().settle(model, batch, criterion)
+
+    def loss(self, model: nn.Module, batch: Batch, settled, criterion: nn.Module) -> Tensor:
         if not self.clean_lam:
-            return super().forward(model, batch, criterion)
+            return super().loss(model, batch, settled, criterion)
         x = batch.mix().detach().requires_grad_()
         # A compiled backward pass runs once, and a compiled forward pass marks the statistics as changed, to which the
         # clean pass refers: so both are eager.
         with torch.compiler.set_stance("force_eager"):
             clean = self.clean_loss(model(x), batch, criterion)
-            plan = self.plan(batch, gradient(clean * len(batch), x, keep=True))
+            plan = self.put(batch, gradient(clean * len(batch), x, keep=True), settled)
             mixed = criterion(model(batch.mix(plan)), Targets.of(batch.labels, plan))
         return self.term("clean", self.clean_lam * clean) + self.term("mixed", mixed)
 

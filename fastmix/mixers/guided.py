@@ -24,7 +24,7 @@ class GuidedMixer(InputMixer):
         raise NotImplementedError
 
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan:
-        return self.plan(batch, self.guide(model, batch, criterion))
+        return self.plan(batch, batch.now(self, lambda still: self.guide(model, still, criterion)))
 
 
 def pooled(values: Tensor, grid: tuple[int, int] | None = None) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.farthest import farthest
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.spectral import blur, spectral_residual
@@ -21,6 +22,13 @@ PAIRINGS = ("greedy", "random")
 PROBS = {"sr": 0.5, "ap": 0.8}
 GREY = (0.2989, 0.587, 0.114)  # torchvision's
 POOLED = 28  # cells a side of the maps whose distances pair the images
+
+
+@dataclass
+class Drawn:
+    """The partner of each image, int32 [B], where it is drawn."""
+
+    partner: Tensor | None
 
 
 class GuidedMixup(GradientMixer):
@@ -77,7 +85,10 @@ class GuidedMixup(GradientMixer):
         x = mix(batch.images, None, batch.mean, batch.std, erase=batch.erase)
         return spectral_residual(sum(share * x[:, c] for c, share in enumerate(GREY)))[:, None]
 
-    def plan(self, batch: Batch, guide: Tensor) -> Plan:
+    def draw(self, batch: Batch) -> Drawn:
+        return Drawn(None if self.pairing == "greedy" else torch.from_numpy(self.pair(batch)))
+
+    def put(self, batch: Batch, guide: Tensor, drawn: Drawn) -> Plan:
         saliency = guide.float().square().mean(1, keepdim=True).sqrt()
         if saliency.shape[2:] != batch.size:
             saliency = F.interpolate(saliency, batch.size, mode="bilinear")
@@ -86,7 +97,7 @@ class GuidedMixup(GradientMixer):
         if self.pairing == "greedy":
             partner = farthest(distances(maps))
         else:
-            partner = send(self.pair(batch), maps.device)
+            partner = drawn.partner
         both = maps + maps[partner.long()]
         own = torch.where(both > 0, maps / both, 0.5)
         return Plan.map(partner, own, batch.size)
@@ -98,10 +109,15 @@ class GuidedMixup(GradientMixer):
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
         return super().decide(model, batch, criterion) if self.mixes(batch) else None
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | Drawn | None:
         if self.clean_lam and not self.mixes(batch):
+            return None
+        return super().settle(model, batch, criterion)
+
+    def loss(self, model: nn.Module, batch: Batch, settled: Plan | Drawn | None, criterion: nn.Module) -> Tensor:
+        if settled is None:
             return criterion(model(batch.mix()), Targets.of(batch.labels))
-        return super().forward(model, batch, criterion)
+        return super().loss(model, batch, settled, criterion)
 
 
 def distances(maps: Tensor) -> Tensor:

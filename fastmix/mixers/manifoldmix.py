@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.mixup import MixUp
+from fastmix.mixers.settled import placed
 from fastmix.mixers.shown import Shown
 from fastmix.models.sites import install, rewrite, sites
 from fastmix.targets import Targets
 
 DEFAULT = ("input", "stage1", "stage2")
+
+
+@dataclass
+class Drawn:
+    """A plan of mixup, and the site whose features it mixes."""
+
+    plan: Plan
+    site: str
 
 
 class ManifoldMix(MixUp):
@@ -57,20 +68,19 @@ class ManifoldMix(MixUp):
         blocks = sum(site.startswith("block") for site in sites(model))
         return ("input", f"block{blocks // 4 - 1}", f"block{blocks // 2 - 1}") if blocks else DEFAULT
 
-    def draw(self, model: nn.Module, batch: Batch) -> tuple[Plan, str]:
-        """The plan on the batch's device, and the site."""
-        plan, places = self.plan(batch).to(batch.images.device), self.places(model)
-        return plan, places[batch.rng.integers(len(places))]
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Drawn:
+        plan, places = self.plan(batch), self.places(model)
+        return Drawn(plan, places[batch.rng.integers(len(places))])
 
     def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
-        plan, site = self.draw(model, batch)
-        targets = Targets.of(batch.labels, plan)
-        if site == "input":
-            return Shown(batch.mix(plan), targets, plan, note="drawn: the input")
-        return Shown(batch.mix(), targets, inside=f"the features that {site} gives")
+        drawn = placed(self.settle(model, batch, criterion), batch.images.device)
+        targets = Targets.of(batch.labels, drawn.plan)
+        if drawn.site == "input":
+            return Shown(batch.mix(drawn.plan), targets, drawn.plan, note="drawn: the input")
+        return Shown(batch.mix(), targets, inside=f"the features that {drawn.site} gives")
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        plan, site = self.draw(model, batch)
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+        plan, site = drawn.plan, drawn.site
         if site == "input":
             logits = model(batch.mix(plan))
         else:

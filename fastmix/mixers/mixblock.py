@@ -2,9 +2,12 @@
 
 Projections are 1x1 convolutions, so they are made once of a batch and serve every pairing: a partner's are permuted,
 and what depends on lambda is added or multiplied afterwards. `project` gives them, `forward` the logits of a pairing.
+Lambdas are float64 scalars on the device, or numbers.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +37,12 @@ def tokens(z: Tensor) -> Tensor:
     return z.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def rescaled(lam: float, k: float) -> float:
+def times(factor, x: Tensor) -> Tensor:
+    """factor * x, rounded once: in half precision a scalar tensor would be rounded before."""
+    return (factor * x.float()).to(x.dtype)
+
+
+def rescaled(lam, k: float):
     """SAMix's lambda: a cubic that is odd about 1/2 and keeps 0 and 1, the nearer to lam the larger k; k < 0: lam."""
     return lam if k < 0 else (4 / 3 * lam**3 - 2 * lam**2 + (k + 1) * lam) / (k + 1 / 3)
 
@@ -57,11 +65,11 @@ class AutoMixBlock(nn.Module):
         x = tokens(z)
         return z.shape[2:], [F.linear(x, layer.weight[:, : self.channels]) for layer in self.children()]
 
-    def offset(self, layer: nn.Linear, lam: float) -> Tensor:
+    def offset(self, layer: nn.Linear, lam: Tensor) -> Tensor:
         """What the bias and the channel of lambda add to a projection."""
         return layer.bias + lam * layer.weight[:, -1] if self.lam_concat else layer.bias
 
-    def forward(self, projected: Projected, partner: Tensor, lam: float) -> Tensor:
+    def forward(self, projected: Projected, partner: Tensor, lam: Tensor) -> Tensor:
         """Logits of the partner's mask, float32 [B,h,w]; partner int32 [B], lam the weight of the images themselves."""
         size, (query, value) = projected
         other = partner.long()
@@ -94,14 +102,14 @@ class SAMixBlock(nn.Module):
         weight = torch.cat([*halves, self.hidden.weight])
         return z.shape[2:], list(F.linear(tokens(z), weight).chunk(5, -1))
 
-    def forward(self, projected: Projected, partner: Tensor, lam: float) -> Tensor:
+    def forward(self, projected: Projected, partner: Tensor, lam: Tensor) -> Tensor:
         """As that of AutoMixBlock."""
         size, (query_a, query_b, key_a, key_b, hidden) = projected
         a, b = 1 + rescaled(lam, self.k), 2 - rescaled(lam, self.k)
         other = partner.long()
-        query = a * query_a + b * query_b[other] + self.query.bias
-        key = a * key_a + b * key_b[other] + self.key.bias
-        value = self.value(self.norm((b * hidden).flatten(0, 1))).unflatten(0, hidden.shape[:2])
+        query = times(a, query_a) + times(b, query_b[other]) + self.query.bias
+        key = times(a, key_a) + times(b, key_b[other]) + self.key.bias
+        value = self.value(self.norm(times(b, hidden).flatten(0, 1))).unflatten(0, hidden.shape[:2])
         return attend(query, key, value[other]).unflatten(1, size)
 
 
@@ -118,7 +126,7 @@ class AdAutoMixBlock(AutoMixBlock):
         self.key = nn.Linear(channels + lam_concat, channels // 2)
         start(self)
 
-    def forward(self, projected: Projected, partners: list[Tensor], weights: list[float]) -> Tensor:
+    def forward(self, projected: Projected, partners: Sequence[Tensor], weights: Sequence[Tensor]) -> Tensor:
         """M float32 [B,K,h,w]; partners: K times int32 [B], weights: those of the K images."""
         size, (query, value, key) = projected
         chosen = [(partner.long(), weight) for partner, weight in zip(partners, weights, strict=True)]

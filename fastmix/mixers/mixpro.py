@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import check, positive, whole
 from fastmix.mixers.judged import JudgedMixer
@@ -19,6 +18,14 @@ from fastmix.mixers.transmix import attended
 from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import class_attention, name_of, stride
 from fastmix.targets import Targets
+
+
+@dataclass
+class Kept:
+    """A plan, and which of the model's patches it keeps, bool [B,h*w], where labels follow from attention."""
+
+    plan: Plan
+    patches: Tensor | None = None
 
 
 class MixPro(JudgedMixer):
@@ -93,16 +100,20 @@ class MixPro(JudgedMixer):
         y, x = (np.arange(n) * (length // n) // self.cell for n, length in zip(grid, size, strict=True))
         return kept[:, y[:, None], x]
 
-    def judged(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets]:
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Kept:
         if not self.pal:
-            plan = self.plan(batch).to(batch.images.device)
+            return Kept(self.plan(batch))
+        cells = self.kept(batch)
+        kept = torch.from_numpy(self.sampled(cells, patches(model, batch.size), batch.size)).flatten(1)
+        return Kept(self.paste(batch, cells), kept)
+
+    def judged(self, model: nn.Module, batch: Batch, settled: Kept, criterion: nn.Module) -> tuple[Tensor, Targets]:
+        plan = settled.plan
+        if not self.pal:
             return model(batch.mix(plan)), Targets.of(batch.labels, plan)
-        device, cells = batch.images.device, self.kept(batch)
-        plan = self.paste(batch, cells).to(device)
         with class_attention(model) as attention:
             logits = model(batch.mix(plan))
-        kept = send(self.sampled(cells, patches(model, batch.size), batch.size), device).flatten(1)
-        shown = attended(attention.value, kept, plan.own)
+        shown = attended(attention.value, settled.patches, plan.own)
         by_area = Targets.of(batch.labels, plan)
         c = agreement(logits, by_area, criterion.smoothing)
         own = c * shown + (1 - c) * plan.own

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.mixers.base import SHARE, WEIGHT, Mixer, is_number, within
 from fastmix.mixers.shown import Shown
-from fastmix.models.buffers import BufferCopy
+from fastmix.models.buffers import BufferCopy, follow
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import channels, classifier, install, read, rewrite, sites, stops, upto
 from fastmix.ranges import Range
@@ -149,11 +147,10 @@ class MomentumMixer(Mixer):
     def set_progress(self, t: float) -> None:
         self.t = t
 
-    @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
         k = [*self.teacher.parameters(), *self.teacher_head.parameters()]
         q = [*model.parameters(), *self.head.parameters()]
-        torch._foreach_lerp_(k, q, 1 - momentum_at(self.t, *self.momentum, self.start))
+        follow(k, q, 1 - momentum_at(self.t, *self.momentum, self.start))
 
     def predictors(self, model: nn.Module) -> dict[str, nn.Module]:
         """q with its second head, k with either. What counts is q with its own classifier: the model."""
@@ -189,9 +186,9 @@ def momentum_at(t: float, m0: float, m1: float, start: float) -> float:
     return m0 if t < start else m1 - (m1 - m0) * (math.cos(math.pi * t) + 1) / 2
 
 
-def targets(labels: Tensor, partners: list[Tensor], weights: list[float]) -> Targets:
-    """Sample i has the label of image partners[k][i] to the degree weights[k], which all samples share."""
-    shared = send(np.array(weights, np.float32), labels.device).expand(len(labels), -1)
+def targets(labels: Tensor, partners: Sequence[Tensor], weights: Sequence[Tensor]) -> Targets:
+    """Sample i has the label of image partners[k][i] to the degree weights[k], a scalar that all samples share."""
+    shared = torch.stack(tuple(weights)).float().expand(len(labels), -1)
     chosen = torch.stack([labels[partner.long()] for partner in partners], 1)
     if labels.is_floating_point():
         return replace(Targets.of(torch.einsum("bm,bmc->bc", shared, chosen.float())), partner=partners[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from fastmix.batch import Batch
 from fastmix.kernels.borders import borders
 from fastmix.kernels.gridcut import gridcut
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.transport import transport
 from fastmix.kernels.transport.reference import MOST
@@ -64,6 +64,15 @@ def energy_terms(
         m = kept / (labels - 1)
         unary.append(m * cost1 + (1 - m) * cost0 + eta / b**2 * prior[:, None, None])
     return torch.stack(unary, 1), *weights
+
+
+@dataclass
+class Drawn:
+    """Blocks along a side, partner int32 [B], and how much of the images is asked for, p, float32 [B] or [1]."""
+
+    blocks: int
+    partner: Tensor
+    share: Tensor
 
 
 class PuzzleMix(GradientMixer):
@@ -130,16 +139,19 @@ class PuzzleMix(GradientMixer):
         self.transport = transport
         self.unseen = True
 
-    def plan(self, batch: Batch, gradient: Tensor) -> Plan:
-        device, rng, pixels = batch.images.device, batch.rng, batch.pixels
-        b = int(rng.choice(self.blocks))
-        partner = send(self.pair(batch), device)
-        share = send(rng.beta(self.alpha, self.alpha, self.draws(batch)).astype(np.float32), device)
-        if device.type == "cuda" and self.unseen:  # a grid needs builds of its own: seconds, of the first step alone
+    def draw(self, batch: Batch) -> Drawn:
+        b = int(batch.rng.choice(self.blocks))
+        partner = torch.from_numpy(self.pair(batch))
+        share = batch.rng.beta(self.alpha, self.alpha, self.draws(batch)).astype(np.float32)
+        return Drawn(b, partner, torch.from_numpy(share))
+
+    def put(self, batch: Batch, gradient: Tensor, drawn: Drawn) -> Plan:
+        pixels = batch.pixels
+        if pixels.is_cuda and self.unseen:  # a grid needs builds of its own: seconds, of the first step alone
             for grid in self.blocks:
-                self.on_grid(pixels, gradient, partner, share, grid)
+                self.on_grid(pixels, gradient, drawn.partner, drawn.share, grid)
             self.unseen = False
-        return self.on_grid(pixels, gradient, partner, share, b)
+        return self.on_grid(pixels, gradient, drawn.partner, drawn.share, drawn.blocks)
 
     def on_grid(self, images: Tensor, gradient: Tensor, partner: Tensor, share: Tensor, b: int) -> Plan:
         """The plan on b x b blocks, for partner i32 [B] and share f32 [B] or [1], the p of the images."""

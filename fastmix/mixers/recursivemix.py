@@ -133,6 +133,10 @@ class RecursiveMix(Mixer):
         mixed = self.term("mixed", criterion(logits, Targets(every, labels)))
         return mixed + self.term("consistency", self.omega * part * consistency)
 
+    @property
+    def uncaptured(self) -> str:
+        return "pastes a box of another size in each step, of a history that does not stay where it is"
+
     def set_progress(self, t: float) -> None:
         self.passed = []
 

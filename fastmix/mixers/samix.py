@@ -52,7 +52,7 @@ class SAMix(AutoMix):
     def mix_block(self, channels: int) -> nn.Module:
         return SAMixBlock(channels, self.k, self.dropout)
 
-    def mask_loss(self, area: Tensor, square: Tensor, batch: Batch, lam: float) -> Tensor:
+    def mask_loss(self, area: Tensor, square: Tensor, batch: Batch, lam: Tensor, weight: Tensor) -> Tensor:
         pixels = len(batch) * batch.size[0] * batch.size[1]
         variance = square.sum() / pixels - (area.sum() / pixels).square()
-        return super().mask_loss(area, square, batch, lam) - 2 * self.weight() * variance
+        return super().mask_loss(area, square, batch, lam, weight) - 2 * weight * variance

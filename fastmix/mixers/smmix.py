@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +17,14 @@ from fastmix.mixers.transmix import outside
 from fastmix.models.clean_pass import look, need_class_token, patches
 from fastmix.models.sites import classifier, rewrite
 from fastmix.targets import Targets
+
+
+@dataclass
+class Asked:
+    """A plan, and the logits of the clean images, [B,classes]."""
+
+    plan: Plan
+    clean: Tensor
 
 
 class SMMix(GuidedMixer):
@@ -77,12 +87,15 @@ class SMMix(GuidedMixer):
         box = (y * down, (y + side) * down, x * across, (x + side) * across)
         return Plan.window(partner, *box, source_y * down, source_x * across, 1, 1, batch.size)
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        attention, clean = self.ask(model, batch)
-        plan, tokens = self.plan(batch, attention), Tokens()
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Asked:
+        attention, clean = batch.now(self, lambda still: self.ask(model, still))
+        return Asked(self.plan(batch, attention), clean)
+
+    def loss(self, model: nn.Module, batch: Batch, asked: Asked, criterion: nn.Module) -> Tensor:
+        plan, tokens = asked.plan, Tokens()
         with rewrite(model, "features", keep, tokens):
             logits = model(batch.mix(plan))
-        kept = outside(plan, attention.shape[1:], batch.size)
+        kept = outside(plan, patches(model, batch.size), batch.size)
         parts = self.token_head(means(tokens.value, kept))
         partner = plan.partner.long()
         loss = self.term("mixed", criterion(logits, Targets.of(batch.labels, plan)))
@@ -91,7 +104,7 @@ class SMMix(GuidedMixer):
         self.term("tokens", sum(halves))
         for half in halves:
             loss = loss + half
-        clean = clean.float()
+        clean = asked.clean.float()
         expected = plan.own[:, None] * clean + plan.other[:, None] * clean[partner]
         apart = F.kl_div(logits.float().log_softmax(1), expected.softmax(1), reduction="batchmean")
         return loss + self.term("consistency", apart)

@@ -12,6 +12,7 @@ from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, Mixer, check, positive, within
 from fastmix.mixers.choice import Choice
+from fastmix.mixers.settled import placed
 from fastmix.mixers.shown import Shown
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import classifier, install, rewrite
@@ -58,7 +59,7 @@ class SUMix(Choice):
     ):
         super().__init__(of, granularity)
         for mixer in of:
-            if type(mixer).forward is not Mixer.forward or type(mixer).loss is not Mixer.loss:
+            if not mixer.changes_input_only:
                 raise ValueError(
                     f"SUMix: of holds {type(mixer).__name__}, which does more than change the input; choose another"
                 )
@@ -84,16 +85,19 @@ class SUMix(Choice):
 
     def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
         with evaluated(model), torch.no_grad():
-            _, targets, _, _ = self.corrected(model, batch, criterion)
+            plan = placed(self.settle(model, batch, criterion), batch.images.device)
+            _, targets, _, _ = self.corrected(model, batch, plan)
         name = " or ".join(type(mixer).__name__.lower() for mixer in self.mixers)
         return Shown(batch.mix(targets.plan), targets, targets.plan, note=f"on {name}")
 
-    def corrected(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets, Tensor, Tensor]:
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan:
+        plan = self.decide(model, batch, criterion)
+        return Plan.plain(len(batch)) if plan is None else plan
+
+    def corrected(self, model: nn.Module, batch: Batch, plan: Plan) -> tuple[Tensor, Targets, Tensor, Tensor]:
         """Logits of the mixed batch and its targets; the weights before they were corrected, [B,2], and U + U_m + A of
         both images, [B,2, classes].
         """
-        plan = self.decide(model, batch, criterion)
-        plan = (Plan.plain(len(batch)) if plan is None else plan).to(batch.images.device)
         targets = Targets.of(batch.labels, plan)
         if targets.labels.shape[1] != 2:
             raise ValueError("SUMix: of mixes more than two images; choose a method that mixes two")
@@ -106,8 +110,8 @@ class SUMix(Choice):
         weights = (targets.weights.log() - at_label).softmax(1)
         return mixed, replace(targets, weights=weights), targets.weights, unsure[pair] + unsure_mixed[:, None] + apart
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
-        mixed, targets, before, far = self.corrected(model, batch, criterion)
+    def loss(self, model: nn.Module, batch: Batch, plan: Plan, criterion: nn.Module) -> Tensor:
+        mixed, targets, before, far = self.corrected(model, batch, plan)
         logits = (-far).exp()
         regularisation = sum(
             CrossEntropy()(logits[:, k], Targets(targets.labels[:, k : k + 1], before[:, k : k + 1])) for k in range(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
+from fastmix.kernels.host_to_device import constant, send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, check, positive, whole, within
 from fastmix.mixers.guided import GuidedMixer
@@ -20,6 +21,14 @@ from fastmix.models.teacher import Teacher, resized
 from fastmix.targets import Targets
 
 SHORTEST, LONGEST = 1e-4, 2000.0  # steps
+
+
+@dataclass
+class Seen:
+    """A plan, and the labels of the images: int64 [B], or of the data float [B, classes]."""
+
+    plan: Plan
+    labels: Tensor
 
 
 class SuperMix(GuidedMixer):
@@ -80,37 +89,45 @@ class SuperMix(GuidedMixer):
         partner = send(self.pair(batch), device)
         lam = batch.rng.beta(self.alpha, self.alpha, self.draws(batch))
         lam = send(np.resize(lam, n).astype(np.float32), device)
+        return partner, lam, *batch.now(self, self.masks, partner, lam)
+
+    def masks(self, batch: Batch, partner: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
+        """The raw masks, and the teacher's classes."""
         x, other = resized(batch.mix(), self.size or batch.size), partner.long()
         with torch.no_grad():
             classes = self.teacher.logits(x).argmax(1)
         ask, pairs = self.teacher.logits, torch.stack([classes, classes[other]], 1)
         raw, _ = optimise(ask, x, x[other], pairs, lam, self.side, self.sigma, self.sparsity, self.steps)
-        return partner, lam, raw, classes
+        return raw, classes
+
+    def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan:
+        return self.plan(batch, self.guide(model, batch, criterion))
 
     def plan(self, batch: Batch, guide: tuple[Tensor, ...]) -> Plan:
         partner, lam, raw, _ = guide
         return Plan.map(partner, weight(raw, batch.size), batch.size).labelled(lam, 1 - lam)
 
-    def forward(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Seen:
         if self.labels == "given":
-            return super().forward(model, batch, criterion)
-        plan, targets = self.seen(model, batch, criterion)
-        return criterion(model(batch.mix(plan)), targets)
+            return Seen(self.decide(model, batch, criterion), batch.labels)
+        return self.seen(model, batch, criterion)
+
+    def loss(self, model: nn.Module, batch: Batch, seen: Seen, criterion: nn.Module) -> Tensor:
+        return criterion(model(batch.mix(seen.plan)), Targets.of(seen.labels, seen.plan))
 
     def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
         if self.labels == "given":
             return super().shown(model, batch, criterion)
-        plan, targets = self.seen(model, batch, criterion)
-        return Shown(batch.mix(plan), targets, plan)
+        seen = self.seen(model, batch, criterion)
+        return Shown(batch.mix(seen.plan), Targets.of(seen.labels, seen.plan), seen.plan)
 
-    def seen(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Plan, Targets]:
-        """The plan, and targets of the labels that the teacher sees."""
+    def seen(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Seen:
+        """With the labels that the teacher sees."""
         if getattr(model, "num_classes", self.teacher.classes) != self.teacher.classes:
             found = f"the model has {model.num_classes} classes and teacher {self.teacher.name} {self.teacher.classes}"
             raise ValueError(f"{self.name}: labels is 'teacher', but {found}; choose labels=given")
         guide = self.guide(model, batch, criterion)
-        plan = self.plan(batch, guide)
-        return plan, Targets.of(guide[3], plan)
+        return Seen(self.plan(batch, guide), guide[3])
 
 
 def optimise(
@@ -134,7 +151,7 @@ def optimise(
     """
     raw = torch.zeros(len(lam), 2, side, side, device=first.device) if start is None else start.detach()
     done = torch.zeros(len(lam), dtype=torch.bool, device=first.device)
-    blur = send(gaussian(side, sigma), first.device)
+    blur = constant(gaussian, side, sigma, device=first.device)
     for step in range(steps):
         raw.requires_grad_()
         with torch.enable_grad():

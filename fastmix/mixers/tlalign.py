@@ -61,8 +61,7 @@ class TLAlign(JudgedMixer):
         box = clipped_box(batch.rng, *((cells * ratio).astype(int) for cells in grid), grid)
         return Plan.box(self.pair(batch), *(edge * self.patch for edge in box), batch.size)
 
-    def judged(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets]:
-        plan = self.plan(batch).to(batch.images.device)
+    def judged(self, model: nn.Module, batch: Batch, plan: Plan, criterion: nn.Module) -> tuple[Tensor, Targets]:
         with attention_inputs(model) as blocks:
             logits = model(batch.mix(plan))
         other = aligned(plan.other, ~outside(plan, patches(model, batch.size), batch.size), blocks)

@@ -49,8 +49,7 @@ class TransMix(JudgedMixer, CutMix):
             hint = " (the paper's Swin, CA-Swin, is another network)" if name_of(model).startswith("swin") else ""
             raise ValueError(f"{error}{hint}") from None
 
-    def judged(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, Targets]:
-        plan = self.plan(batch).to(batch.images.device)
+    def judged(self, model: nn.Module, batch: Batch, plan: Plan, criterion: nn.Module) -> tuple[Tensor, Targets]:
         with class_attention(model) as attention:
             logits = model(batch.mix(plan))
         kept = outside(plan, patches(model, batch.size), batch.size)

@@ -1,19 +1,30 @@
-"""The buffers of a model, copied into those of its copy: a launch for each dtype, whatever their number."""
+"""What a copy of a model takes from it, its buffers and averages of its parameters: a launch for each dtype, whatever
+their number. Of several dtypes in one list torch would make a launch a tensor."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+def by_dtype(tensors: list[Tensor]) -> list[list[int]]:
+    """Which of the tensors are of one dtype, for each of the dtypes."""
+    dtypes = [tensor.dtype for tensor in tensors]
+    return [[k for k, dtype in enumerate(dtypes) if dtype == one] for one in dict.fromkeys(dtypes)]
+
+
+@torch.no_grad()
+def follow(averages: list[Tensor], values: list[Tensor], weight: float) -> None:
+    """averages += weight * (values - averages), in place."""
+    for group in by_dtype(averages):
+        torch._foreach_lerp_([averages[k] for k in group], [values[k] for k in group], weight)
 
 
 class BufferCopy:
-    """Copies buffers into those of `module`. torch fuses lists of one dtype; of batch-norm's mean, variance (fp32) and
-    count (int64) in one list it would make a launch a buffer."""
+    """Copies buffers into those of `module`: batch-norm's means and variances are fp32, its counts int64."""
 
     def __init__(self, module: nn.Module):
-        dtypes = [buffer.dtype for buffer in module.buffers()]
-        self.module = module
-        self.groups = [[k for k, dtype in enumerate(dtypes) if dtype == one] for one in dict.fromkeys(dtypes)]
+        self.module, self.groups = module, by_dtype(list(module.buffers()))
 
     @torch.no_grad()
     def take(self, model: nn.Module) -> None:

@@ -131,20 +131,21 @@ def mix_logits_cpu(
 ) -> Tensor:
     """Fills out [B,H,W,3], contiguous, and returns the sums of S and S**2, float32 [2,B]; arguments are checked."""
     n, height, width, _ = images.shape
-    sums = np.empty((2, n), np.float32)
+    sums = torch.empty(2, n)
     args = (*_sources(images, partner, logits), *_sides(images, logits, mode), *_erased(erase))
     args += tuple(np.tile(v, width) for v in (mean, scale))
     floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
 
     def work(start: int, stop: int) -> None:
-        target = out[start:stop].view(stop - start, height, 3 * width)
+        target, added = out[start:stop].view(stop - start, height, 3 * width), sums.numpy()
         if out.dtype == torch.float32:
-            _mix_logits(start, stop, *args, target.numpy(), bits, False, sums)
+            _mix_logits(start, stop, *args, target.numpy(), bits, False, added)
         else:
-            _mix_logits(start, stop, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16, sums)
+            half = target.view(torch.uint16).numpy(), out.dtype == torch.float16
+            _mix_logits(start, stop, *args, floats, *half, added)
 
     share(work, n, images.numel())
-    return torch.from_numpy(sums)
+    return sums
 
 
 def mix_logits_grad_cpu(

@@ -23,7 +23,7 @@ from fastmix.kernels.mix.check import fits
 from fastmix.kernels.mix.gpu import erased
 from fastmix.kernels.mix.reference import erased_pixels, normalising
 from fastmix.kernels.mix_logits.cases import GRAD_CASES as CASES  # noqa: F401
-from fastmix.kernels.upsample import around, matrix, upsample, upsampled
+from fastmix.kernels.upsample import around, matrices, upsample, upsampled
 
 ULPS = 64
 
@@ -49,7 +49,7 @@ def reference(
     own = erased_pixels(images, erase).to(logits.dtype)
     through_pixels = torch.einsum("bcyx,byxc,c->byx", grad_out.to(logits.dtype), own[partner.long()] - own, scale)
     through_sums = grad_s[:, None, None] + 2 * grad_s2[:, None, None] * s
-    rows, columns = (matrix(length, cells, mode, logits) for length, cells in zip(size, logits.shape[1:], strict=True))
+    rows, columns = matrices(logits, size, mode)
     return torch.einsum("yr,byx,xc->brc", rows, s * (1 - s) * (through_pixels + through_sums), columns)
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastmix.kernels.host_to_device import send
+from fastmix.kernels.host_to_device import constant
 
 DTYPES = (torch.float32,)
 MOST = 16  # blocks along a side
@@ -36,7 +34,6 @@ def scale_of(grid: tuple[int, int], eps: float) -> float:
     return float(np.float32(eps / max(max(grid) - 1, 1) ** 2))
 
 
-@lru_cache(maxsize=64)
 def offsets(grid: tuple[int, int]) -> np.ndarray:
     """Every way from one block to another, (squared distance, rows, columns), from near to far. int32 [K,3]
 
@@ -47,6 +44,5 @@ def offsets(grid: tuple[int, int]) -> np.ndarray:
     return ways[np.lexsort(ways.T[::-1])]
 
 
-@lru_cache(maxsize=64)
 def offsets_on(grid: tuple[int, int], device: torch.device) -> Tensor:
-    return send(offsets(grid), device)
+    return constant(offsets, grid, device=device)

@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fastmix.kernels import host_to_device
 from gpu import streams
 from gpu.launches import Launches
 from gpu.page_locked import PageLocked
@@ -162,7 +163,8 @@ def _made_on_the_host(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @contextmanager
 def pretending() -> Iterator[Gpu]:
-    """The GPU, after install()."""
+    """The GPU, after install(). Constants that an earlier one was sent are not its own."""
+    host_to_device.constants.clear()
     gpu, one_thread = Gpu(), torch.autograd.set_multithreading_enabled(False)
     heard = streams.listening(lambda what: gpu.note("wait", what))
     with one_thread, gpu.launches.watched(), heard, gpu.memory, gpu:

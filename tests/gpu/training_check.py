@@ -2,8 +2,9 @@
 
 PYTHONPATH=.:tests python -m gpu training_check [--compile] STEPS PRECISION[,PRECISION] NAME ...: so many steps of each
 method, of which all but the first must be free of faults, its picture, validation of the model, its average and what
-else predicts. Methods that only plan also take captured steps: a graph must hold no copy from the host, since it would
-repeat the numbers of one step. --compile: every build of a kernel that was asked for, with the installed Triton.
+else predicts. Methods whose steps can be captured also take captured ones: a graph must hold no copy from the host,
+since it would repeat the numbers of one step. --compile: every build of a kernel that was asked for, with the installed
+Triton.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 from torch import nn
 
 from fastmix import config
-from fastmix.engine import optim
-from fastmix.engine.captured_step import WARM, CapturedStep
+from fastmix.engine import captured_step, optim
+from fastmix.engine.captured_step import CapturedStep
 from fastmix.engine.ema import Ema
 from fastmix.engine.loop import clean_hits
 from fastmix.engine.method import step_rng
@@ -33,21 +34,21 @@ from gpu.pretended import DEVICE, Gpu
 from helpers import attending, tasks, teaching
 
 BATCH = 8
+MOST_STEPS = 30  # until a signature, some of which are drawn, comes again
 TEACHERS = [name for name, options in tasks.OPTIONS.items() if "teacher" in options]
 
 
 class Inline:
-    """In place of captured_step.SideStream: does the work where it is, and remembers what a capture would have held."""
+    """In place of captured_step.SideStream: does the work where it is, and notes what a capture would have held."""
 
     def __init__(self, gpu: Gpu):
-        self.gpu, self.captured = gpu, 0
+        self.gpu = gpu
 
     def run(self, work):
         return work()
 
     def capture(self, work):
         sent, result = self.gpu.sent, work()
-        self.captured += 1
         if self.gpu.sent > sent:
             self.gpu.note("captured", f"{self.gpu.sent - sent} copies from the host")
         return lambda: result
@@ -98,7 +99,7 @@ def trained(name: str, precision: str, steps: int, teacher: str, gpu: Gpu) -> No
     batch.dtype = torch.float32  # as for the picture of the first batch
     assert task.mixer.shown(task.model, batch, task.criterion).images.is_cuda
     validated({"model": task.model, "average": step.ema.module, **task.mixer.predictors(task.model)}, task, images)
-    if task.mixer.replayable:
+    if not task.mixer.uncaptured:
         captured(name, cfg, teacher, gpu)
 
 
@@ -111,15 +112,17 @@ def validated(networks: dict[str, nn.Module], task: Task, images: torch.Tensor) 
 
 
 def captured(name: str, cfg: config.Config, teacher: str, gpu: Gpu) -> None:
-    """Steps of which one is captured, and one after it."""
-    before, side = collections.Counter(gpu.faults), Inline(gpu)
+    """Steps until one of them is replayed: the second of a signature is captured."""
+    before = collections.Counter(gpu.faults)
     task, rest = made(name, cfg, teacher)
-    step = CapturedStep(cfg, task, *rest, side=side)
-    for k, images, labels in batches(WARM + 2):
+    step = CapturedStep(cfg, task, *rest, side=Inline(gpu))
+    for k, images, labels in batches(MOST_STEPS):
         if k == 1:
             gpu.faults = before
+        if any(key[0] == "step" and found.replay for key, found in step.signatures.items()):
+            return
         step(images, labels, k)
-    assert side.captured, "no step was captured"
+    raise AssertionError("no step was captured")
 
 
 def found(name: str, precision: str, steps: int, teacher: str) -> tuple[list[str], dict]:
@@ -145,6 +148,7 @@ def main() -> int:
             teacher = teaching.teacher_file(Path(folder), teaching.trained())
         attending.prototype((64, 64), "vit_tiny_patch16_224")  # its weights are drawn on a real CPU
         pretended.install()
+        captured_step.WARM = 1
         for name, precision in product(names, precisions.split(",")):
             lines, asked = found(name, precision, int(steps), teacher)
             wrong += lines

@@ -82,7 +82,7 @@ def test_the_masks_mean_costs_nothing_near_lambda_and_else_by_its_distance():
 
     def loss(mean: float, lam: float) -> float:
         area = torch.full((4,), (1 - mean) * 80, dtype=torch.float64)
-        return mixer.mask_loss(area, area, batch, lam).item()
+        return mixer.mask_loss(area, area, batch, lam, mixer.weight()).item()
 
     for mean, lam in [(0.5, 0.5), (0.45, 0.54), (0.5, 0.401), (0.0, 0.099)]:
         assert loss(mean, lam) == 0

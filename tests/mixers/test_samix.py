@@ -86,7 +86,7 @@ def test_the_masks_variance_is_rewarded():
 
     def loss(logits: torch.Tensor) -> float:
         _, area, square = mix_logits(batch.images, partner, logits, batch.mean, batch.std, mode="nearest")
-        return mixer.mask_loss(area, square, batch, 0.5).item()
+        return mixer.mask_loss(area, square, batch, 0.5, mixer.weight()).item()
 
     half = torch.full((4, 2, 2), 100.0)
     half[:2] = -100.0

@@ -1,4 +1,4 @@
-"""Copied buffers: the same bits, in a call for each dtype."""
+"""Copied buffers and averaged parameters: the same bits, in a call for each dtype."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 from fastmix import MIXERS
 from fastmix.engine.ema import Ema
 from fastmix.models import load_timm
-from fastmix.models.buffers import BufferCopy
+from fastmix.models.buffers import BufferCopy, follow
 from helpers.counting import Operations
 
 
@@ -69,3 +69,14 @@ def test_a_teacher_takes_them_in_two_calls(name):
 
 def test_a_model_without_buffers():
     BufferCopy(torch.nn.Linear(2, 2)).take(torch.nn.Linear(2, 2))
+
+
+def test_averages_of_two_dtypes_are_two_calls_and_each_tensors_own():
+    torch.manual_seed(0)
+    kinds = [torch.bfloat16, torch.float32, torch.bfloat16, torch.float32]
+    averages, values = ([torch.randn(k + 2, 3).to(kind) for k, kind in enumerate(kinds)] for _ in range(2))
+    expected = [torch.lerp(a, v, 0.3) for a, v in zip(averages, values, strict=True)]
+    with Operations() as operations:
+        follow(averages, values, 0.3)
+    assert operations.counts == {"aten._foreach_lerp_.Scalar": 2}
+    assert all(map(torch.equal, averages, expected))

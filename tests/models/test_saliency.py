@@ -237,11 +237,14 @@ def test_an_error_inside_leaves_the_model_as_it_was():
 class Whole(GradientMixer):
     """Follows nothing: mixes halves, and keeps the gradient that it was shown."""
 
-    def plan(self, batch, gradient):
+    def draw(self, batch):
+        return torch.from_numpy(self.pair(batch))
+
+    def put(self, batch, gradient, drawn):
         from fastmix.kernels.plan import Plan
 
         self.seen = gradient
-        return Plan.blend(torch.from_numpy(self.pair(batch)), 0.75)
+        return Plan.blend(drawn, 0.75)
 
 
 def batch_of(n: int = 3, size: tuple[int, int] = (32, 32)) -> Batch:
