@@ -81,9 +81,10 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
     """Top-1 and gains over vanilla of the runs below a folder as a Markdown table, what they ran on below it."""
     found = [run_folder.read(path) for path in run_folder.find(folder)]
     rows, notes = gains(found, conditions.get("column", ""))
-    if notes:
+    names = chosen(conditions.get("columns", ""), rows)
+    if notes := notes + robustness_table.put(rows, found, names):
         raise ValueError(notes[0])
-    made = result_tables.by_method(rows, chosen(conditions.get("columns", ""), rows))
+    made = result_tables.by_method(rows, names)
     texts = [(run.folder / "versions.json").read_text(encoding="utf-8") for run in found]
     commits: dict[str, dict[str, None]] = {}
     for told in map(json.loads, texts):
@@ -96,7 +97,7 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
 def robust(folder: Path) -> str:
     """What was measured of the runs below a folder beyond top-1 as a Markdown table, the highest top-1 first."""
     rows, _ = robustness_table.rows(run_folder.read(path) for path in run_folder.find(folder))
-    header, lines = robustness_table.lines(sorted(rows, key=lambda row: -row["top1"]))
+    header, lines = robustness_table.lines(sorted(rows, key=lambda row: -row["clean"]))
     return markdown(header[1:], [line[1:] for line in lines])  # without the folders
 
 
