@@ -42,7 +42,7 @@ def draw(groups: Sequence[Group], of: Callable[[Run], float], label: str) -> Fig
         )  # fmt: skip
     if min(ends) > 0 and max(ends) / min(ends) > WIDE:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(ends) / min(ends) < WIDE**2 else (1,)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if max(ends) / min(ends) < WIDE**2 else (1,)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.margins(0.08)

@@ -45,12 +45,16 @@ def numbers(found: dict) -> dict[str, float]:
     if fgsm := found.get("fgsm"):
         row |= {f"fgsm_{eps}": top1 for eps, top1 in zip(fgsm["eps_levels"], fgsm["top1"], strict=True) if eps}
     if pgd := found.get("pgd"):
-        head = f"pgd{pgd['steps']}" + f"x{pgd['restarts']}" * (pgd["restarts"] > 1)
         balls = zip(pgd["norm"], pgd["eps"], pgd["top1"], strict=True)
-        row |= {f"{head}_{norm}_{eps:g}": top1 for norm, eps, top1 in balls}
+        row |= {f"{pgd_name(pgd)}_{norm}_{eps:g}": top1 for norm, eps, top1 in balls}
     if gone := found.get("occlusion"):
         half = gone["dropped"].index(0.5)
         row |= {f"{kind}_half": gone["top1"][kind][half] for kind in ("random", "salient")}
     if moved := found.get("shuffle"):
         row |= {f"shuffle_{g}": top1 for g, top1 in zip(moved["parts_a_side"], moved["top1"], strict=True)}
     return row
+
+
+def pgd_name(pgd: dict) -> str:
+    """How PGD of so many steps and restarts is called: pgd10, pgd50x5."""
+    return f"pgd{pgd['steps']}" + f"x{pgd['restarts']}" * (pgd["restarts"] > 1)
