@@ -31,7 +31,9 @@ def main(argv: list[str] | None = None) -> int:
     kind.add_argument("--columns", metavar="NAME,...", default="", help=f"of the methods: {', '.join(columns.NAMES)}")
     kind.add_argument("--runs-table", action="store_true", help="a row a run, not a row a method, with all its scores")
     kind.add_argument("--table", help="compare with this published table, such as in1k_rsb")
-    kind.add_argument("--figures", type=Path, metavar="FOLDER", help="draw learning curves, costs, gains into a folder")
+    kind.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="draw learning curves, costs, gains and robustness into a folder"
+    )
     kind.add_argument("--robustness", action="store_true", help="a row a run: what fastmix.robustness measured")
     kind.add_argument("--compare", action="store_true", help="two runs, or two methods' runs, image by image")
     kind.add_argument("--list", action="store_true", help="list the published tables")

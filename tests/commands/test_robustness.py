@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fastmix import cli, report, robustness, validate
 from fastmix.engine.robustness import measure
@@ -108,6 +110,21 @@ def test_tests_that_come_later_are_added(work, capsys):
     later = written()
     assert later.pop("pgd")["steps"] == 2 and whole.pop("pgd")["steps"] == 1
     assert without_times(later) == without_times(whole)
+
+
+def test_frost_by_pictures_stands_in_the_place_of_synthesised_frost(work, capsys):
+    rng = np.random.default_rng(0)
+    Path("frost").mkdir()
+    for k in range(1, 6):
+        Image.fromarray(rng.integers(0, 256, (170, 180, 3)).astype(np.uint8)).save(f"frost/frost{k}.png")
+    words = ["run", "--images", "8", "--tests", "corruptions", "--corruptions", "contrast", "frost_synthesised"]
+    result(*words)
+    assert robustness.main([*words, "--frost", "frost"]) == 0
+    assert [*written()["corruptions"]["top1"]] == ["contrast", "frost"]
+    capsys.readouterr()
+    assert robustness.main(words) == 0
+    assert "has corruptions; --again" in capsys.readouterr().err, "the pictures are the better measure"
+    assert [*result(*words)["corruptions"]["top1"]] == ["frost_synthesised", "contrast"]
 
 
 def test_ctrl_c_loses_no_test_that_is_done(work, monkeypatch):

@@ -126,7 +126,8 @@ def _known(name: str, protocol: Protocol | None, options: Options, found: Mappin
         return "clean" in found and ("ece" in found or "ece" not in options.tests)
     there = found.get(name, {})
     same = bool(there) and all(there.get(key) == value for key, value in protocol.settings.items())
-    return same and (not protocol.part or protocol.part in there["top1"])
+    stand_for = (protocol.part, FROST) if protocol.part in corruption_error.FROSTS else (protocol.part,)
+    return same and (not protocol.part or any(part in there["top1"] for part in stand_for))
 
 
 def _weights(values: Mapping[str, Tensor]) -> str:
