@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     places = [args.json or (run if run.is_dir() else run.parent) / FILE for run in args.runs]
     for place in places:
         files.require_folder(place)
+        robustness_file.read(place)  # one that is none is told before anything is measured
 
     from fastmix import distributed
     from fastmix.engine.robustness import protocols

@@ -178,6 +178,7 @@ def test_other_weights_or_images_are_no_addition(work, capsys):
         (["run", "--corruptions", "rain"], "--corruptions: 'rain' is none of gaussian_noise"),
         (["run", "--corruptions", "frost"], "--corruptions frost needs the pictures: --frost FOLDER"),
         (["run", "--frost", "run"], "run: no frost1.png or frost1.jpg, of the five pictures of ImageNet-C"),
+        (["run", "--json", "run/log.jsonl"], "run/log.jsonl: not a file of fastmix.robustness"),
         (["run", "run", "--json", "x.json"], "--json names one file, for 2 runs"),
         (["run", "--json", "no/x.json"], "there is no folder no"),
         (["run", "--linf", "300"], "argument --linf: '300' is not a number from 0 to 255"),
