@@ -12,7 +12,6 @@ from pathlib import Path
 from fastmix import cli, files, optional
 from fastmix.ranges import Range
 from fastmix.runs import columns, paired, published, result_tables, robustness_table, run_folder, tables
-from fastmix.runs.columns import COLUMNS
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.page.watch import Page
 from fastmix.runs.results import compare, summary
@@ -29,10 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", nargs="*", type=Path, help="run folders of fastmix.train")
     parser.add_argument("--runs", type=Path, help="take all runs below this folder (with --table, default: runs)")
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--columns", metavar="NAME,...", default="", help=f"of the methods: {', '.join(COLUMNS)}")
+    kind.add_argument("--columns", metavar="NAME,...", default="", help=f"of the methods: {', '.join(columns.NAMES)}")
     kind.add_argument("--runs-table", action="store_true", help="a row a run, not a row a method, with all its scores")
     kind.add_argument("--table", help="compare with this published table, such as in1k_rsb")
-    kind.add_argument("--figures", type=Path, metavar="FOLDER", help="draw learning curves, costs, gains into a folder")
+    kind.add_argument(
+        "--figures", type=Path, metavar="FOLDER", help="draw learning curves, costs, gains and robustness into a folder"
+    )
     kind.add_argument("--robustness", action="store_true", help="a row a run: what fastmix.robustness measured")
     kind.add_argument("--compare", action="store_true", help="two runs, or two methods' runs, image by image")
     kind.add_argument("--list", action="store_true", help="list the published tables")
@@ -115,6 +116,7 @@ def _methods(found: list[Run], asked: str, column: str, form: str) -> tuple[str,
     """The table of methods, and notes on what is not in it."""
     rows, notes = gains(found, column)
     names = columns.chosen(asked, rows)
+    notes += robustness_table.put(rows, found, names)
     kept = [{key: row[key] for key in columns.keys(names)} for row in rows] if asked else rows
     return _text(form, kept, *result_tables.by_method(rows, names)), notes
 

@@ -11,6 +11,9 @@ config.yaml, log.jsonl and versions.json are there. Both may be left out. Nobody
 Between `<!-- robustness: results/FOLDER -->` and `<!-- end -->` stands what `report --robustness` tells of the runs
 below it.
 
+Between `<!-- agreement: results/NAME.csv; key=value -->` and `<!-- end -->` stands how top-1 under each corruption
+agrees with another generator's, of the rows in which the keys have these values.
+
 Between `<!-- columns: configs -->` and `<!-- end -->` stands a line for each file of that folder that is a column of
 the published tables: what it trains, as the file itself says.
 """
@@ -22,6 +25,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import fmean
 
 from fastmix import config
 from fastmix.cli import run
@@ -30,7 +34,7 @@ from fastmix.runs.columns import chosen
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.tables import markdown
 
-KINDS = "table|runs|robustness|columns"
+KINDS = "table|runs|robustness|agreement|columns"
 BLOCK = re.compile(rf"(<!-- ({KINDS}): ([^;>]+?)((?:; *[^;>]+=[^;>]+?)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -49,7 +53,8 @@ def fill(text: str, root: Path) -> str:
         path = root / match[3]
         if match[2] in ("robustness", "columns"):
             return match[1] + {"robustness": robust, "columns": columns}[match[2]](path) + match[5]
-        return match[1] + {"table": table, "runs": reached}[match[2]](path, conditions) + match[5]
+        made = {"table": table, "runs": reached, "agreement": agreement}[match[2]]
+        return match[1] + made(path, conditions) + match[5]
 
     return BLOCK.sub(replace, text)
 
@@ -81,9 +86,10 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
     """Top-1 and gains over vanilla of the runs below a folder as a Markdown table, what they ran on below it."""
     found = [run_folder.read(path) for path in run_folder.find(folder)]
     rows, notes = gains(found, conditions.get("column", ""))
-    if notes:
+    names = chosen(conditions.get("columns", ""), rows)
+    if notes := notes + robustness_table.put(rows, found, names):
         raise ValueError(notes[0])
-    made = result_tables.by_method(rows, chosen(conditions.get("columns", ""), rows))
+    made = result_tables.by_method(rows, names)
     texts = [(run.folder / "versions.json").read_text(encoding="utf-8") for run in found]
     commits: dict[str, dict[str, None]] = {}
     for told in map(json.loads, texts):
@@ -96,8 +102,34 @@ def reached(folder: Path, conditions: dict[str, str]) -> str:
 def robust(folder: Path) -> str:
     """What was measured of the runs below a folder beyond top-1 as a Markdown table, the highest top-1 first."""
     rows, _ = robustness_table.rows(run_folder.read(path) for path in run_folder.find(folder))
-    header, lines = robustness_table.lines(sorted(rows, key=lambda row: -row["top1"]))
+    header, lines = robustness_table.lines(sorted(rows, key=lambda row: -row["clean"]))
     return markdown(header[1:], [line[1:] for line in lines])  # without the folders
+
+
+def agreement(path: Path, conditions: dict[str, str]) -> str:
+    """Top-1 at each severity, ours and a generator's, as a Markdown table: a line a corruption, and their mean."""
+    with open(path, newline="", encoding="utf-8") as f:
+        rows = [row for row in csv.DictReader(f) if all(row[k] == v for k, v in conditions.items())]
+    lines, means = [], []
+    for name in dict.fromkeys(row["corruption"] for row in rows):
+        mine = sorted((row for row in rows if row["corruption"] == name), key=lambda row: row["severity"])
+        here, there = ([float(row[key]) for row in mine] for key in ("top1", "top1_generator"))
+        means.append((fmean(here), fmean(there)))
+        differ = f"{sum(int(row['images_that_differ']) for row in mine)} of {sum(int(row['images']) for row in mine)}"
+        severities = ", ".join(row["severity"] for row in mine)
+        each = (" ".join(f"{value:.1f}" for value in values) for values in (here, there))
+        lines.append([name.replace("_", " "), severities, *each, f"{means[-1][0] - means[-1][1]:+.2f}", differ])
+    ours, theirs = (fmean(column) for column in zip(*means, strict=True))
+    lines.append(["mean", "", f"{ours:.2f}", f"{theirs:.2f}", f"{ours - theirs:+.2f}", ""])
+    header = [
+        "",
+        "severity",
+        "top-1, here",
+        "with the generator",
+        "difference of the means",
+        "images judged differently",
+    ]
+    return markdown(header, lines)
 
 
 def columns(folder: Path) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from fastmix import mixers
 from fastmix.batch import Batch
-from fastmix.engine import picture, prediction
+from fastmix.engine import lettering, picture, prediction
 from fastmix.engine.method import step_rng
 from fastmix.engine.task import criterion
 from fastmix.engine.trained import Trained
@@ -18,7 +18,7 @@ from fastmix.models.attribution import by_attention, grad_cam, rollout
 
 MOST = 64  # images of a page
 LEAST = 160  # pixels that a tile is at least wide
-LINE, GAP = 14, 2  # pixels: a line of text; between two tiles
+LINE, SIZE, BELOW, GAP = 16, 12, 4, 2  # pixels: a line of text, its letters, and below their feet; between two tiles
 HEAT = ((0, 0, 0), (90, 0, 110), (230, 60, 40), (255, 200, 0), (255, 255, 220))  # from nothing to all
 
 
@@ -72,7 +72,7 @@ def draw(trained: Trained, images: Tensor, names: list[str], mix: str = "", seed
     lines = []
     for k, mine in enumerate(classes.tolist()):
         who = [k] if partners is None else [k, int(partners[k])]
-        said = [(names[i].rpartition("/")[2], f"{trained.info.classes[c]} {100 * shares[k, c]:.0f} %")
+        said = [(names[i].rpartition("/")[2], f"{100 * shares[k, c]:.0f} % {trained.info.classes[c]}")
                 for i, c in zip(who, mine, strict=True)]  # fmt: skip
         lines.append([word for both in said for word in both])
     return _page(tiles, lines)
@@ -106,10 +106,9 @@ def _page(tiles: list[np.ndarray], lines: list[list[str]]) -> np.ndarray:
     wide = rows[0].shape[2]
     canvas = Image.new("RGB", (pictures.shape[1], pictures.shape[0] + LINE * max(map(len, lines))))
     canvas.paste(Image.fromarray(pictures))
-    pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(10)
+    pen = ImageDraw.Draw(canvas)
     for column, words in enumerate(lines):
         for row, text in enumerate(words):
-            while pen.textlength(text, font) > wide - 4:
-                text = text[:-1]
-            pen.text((column * wide + 2, pictures.shape[0] + row * LINE), text, (255, 255, 255), font)
+            place = column * wide + 2, pictures.shape[0] + (row + 1) * LINE - BELOW
+            lettering.write(pen, place, lettering.fitted(text, wide - 4, SIZE), SIZE, (255, 255, 255))
     return np.asarray(canvas)

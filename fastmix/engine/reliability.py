@@ -32,8 +32,25 @@ def adaptive(sure: Tensor, right: Tensor) -> float:
     return float(sum(part.sum().abs() for part in gaps)) / len(sure)
 
 
+def diagram(sure: Tensor, right: Tensor) -> dict[str, list]:
+    """Of each of these bins the `images`, and their `confidence` and `accuracy`, None where there are none: what a
+    reliability diagram shows (DeGroot and Fienberg 1983)."""
+    confidence, accuracy, images = (column.tolist() for column in _totals(sure, right))
+
+    def means(sums: list[float]) -> list[float | None]:
+        return [value / n if n else None for value, n in zip(sums, images, strict=True)]
+
+    return {"images": [int(n) for n in images], "confidence": means(confidence), "accuracy": means(accuracy)}
+
+
 def _sums(sure: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     """Of each bin the sum of confidence less accuracy, and the number of images, float64 [15]."""
+    confidence, accuracy, images = _totals(sure, right)
+    return confidence - accuracy, images
+
+
+def _totals(sure: Tensor, right: Tensor) -> Tensor:
+    """Of each bin the sums of confidence and accuracy, and the number of images, float64 [3,15]."""
     bins = (sure.double() * BINS).ceil().long().clamp(1, BINS) - 1
-    columns = torch.stack([sure.double() - right.double(), torch.ones(len(sure), dtype=torch.float64)], 1)
-    return tuple(torch.zeros(BINS, 2, dtype=torch.float64).index_add_(0, bins, columns).T)
+    columns = torch.stack([sure.double(), right.double(), torch.ones(len(sure), dtype=torch.float64)], 1)
+    return torch.zeros(BINS, 3, dtype=torch.float64).index_add_(0, bins, columns).T

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastmix.figures import confusion, cost, gains, learning
+from fastmix.figures import confusion, cost, gains, learning, robustness
 from fastmix.figures.groups import grouped
 from fastmix.figures.style import save, styled
 from fastmix.runs.run_folder import Run
@@ -34,6 +34,7 @@ def write(found: Sequence[Run], rows: Sequence[dict], folder: Path, kind: str) -
         none = "no confusion.csv in the run folders (fastmix.validate RUN --confusion RUN/confusion.csv)"
         tables = {f"confusion_{_safe(group.name)}": (confusion.draw(group), "") for group in groups}
         figures |= tables if any(figure for figure, _ in tables.values()) else {"confusion": (None, none)}
+        figures |= robustness.draw(groups)
         written = {folder / f"{name}.{kind}": figure for name, (figure, _) in figures.items() if figure}
         for path, figure in written.items():
             save(figure, path, kind)

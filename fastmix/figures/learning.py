@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from fastmix.figures import labels
+from fastmix.figures.banded import banded, edges
 from fastmix.figures.groups import Group
 from fastmix.runs.curves import Band, curve, over_seeds
 
@@ -14,10 +14,6 @@ EARLY = 0.15
 """Share of the epochs at the beginning that does not decide where the axis begins or ends."""
 MOST = 40
 """Values on a curve; where a log has more, they are means over several epochs."""
-MARKS = 6
-"""Markers on a curve."""
-
-BLANK = "\N{NO-BREAK SPACE}"
 
 
 def draw(groups: Sequence[Group], name: str, label: str) -> Figure | None:
@@ -30,26 +26,13 @@ def draw(groups: Sequence[Group], name: str, label: str) -> Figure | None:
     shown = [(group, band) for group, band in bands if band.epochs]
     if not shown:
         return None
-    names = [labels.broken(group.name + f"{BLANK}({band.n})" * (band.n > 1)) for group, band in shown]
-    axes = labels.plane(names, xlabel="epoch" + f" (means of {every})" * (every > 1), ylabel=label)
-    for k, (group, band) in enumerate(shown):
-        step = max(1, len(band.epochs) // MARKS)
-        at = (k * step // len(shown), step)
-        axes.plot(band.epochs, band.mean, linestyle=group.look.dash, markevery=at, label=group.name, **group.look.marks)
-        if band.std:
-            low, high = (_moved(band, sign) for sign in (-1, 1))
-            axes.fill_between(band.epochs, low, high, color=group.look.colour, alpha=0.2, linewidth=0)
     first, last = min(band.epochs[0] for _, band in shown), max(band.epochs[-1] for _, band in shown)
     margin = 0.03 * (last - first) or 1.0
-    axes.set(xlim=(first - margin, last + margin), ylim=_limits([band for _, band in shown]))
-    ends = [(band.epochs[-1], band.mean[-1]) for _, band in shown]
-    labels.beside(axes, names, [group.look for group, _ in shown], ends, lines=True)
+    axes = banded(
+        shown, xlabel="epoch" + f" (means of {every})" * (every > 1), ylabel=label,
+        xlim=(first - margin, last + margin), ylim=_limits([band for _, band in shown]),
+    )  # fmt: skip
     return axes.figure
-
-
-def _moved(band: Band, sign: int) -> list[float]:
-    """Mean and so many deviations."""
-    return [mean + sign * std for mean, std in zip(band.mean, band.std, strict=True)]
 
 
 def _limits(bands: Sequence[Band]) -> tuple[float, float]:
@@ -57,7 +40,7 @@ def _limits(bands: Sequence[Band]) -> tuple[float, float]:
     late = []
     for band in bands:
         after = [epoch >= EARLY * band.epochs[-1] for epoch in band.epochs]
-        edges = (_moved(band, -1), _moved(band, 1)) if band.std else (band.mean,)
-        late += [value for edge in edges for value, is_late in zip(edge, after, strict=True) if is_late]
+        lines = edges(band) if band.std else (band.mean,)
+        late += [value for line in lines for value, is_late in zip(line, after, strict=True) if is_late]
     margin = 0.05 * (max(late) - min(late)) or 1.0
     return min(late) - margin, max(late) + margin

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from fastmix.runs.columns import BOLD, COLUMNS, percent
+from fastmix.runs.columns import named, percent
 from fastmix.runs.gain_over_vanilla import rank_correlation
 from fastmix.runs.published import table
 from fastmix.runs.results import SCORES
@@ -69,14 +69,15 @@ def by_cell(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
 def by_method(rows: list[dict], names: list[str]) -> tuple[list[str], list[list[str]], list[str]]:
     """Header and lines of the table of methods (gain_over_vanilla.gains) with these columns, and what is said below it:
     a paragraph, then a line for each †."""
-    best = {(group, name): _best(rows, group, name) for group in map(_alike, rows) for name in BOLD}
+    bold = [name for name in names if named(name).best]
+    best = {(group, name): _best(rows, group, name) for group in map(_alike, rows) for name in bold}
     common = _common(rows) if "published" in names else []
     rows = [row | {"beside": [key for key in row["beside"] if key not in common]} for row in rows]
 
     def cell(row: dict, name: str) -> str:
-        return COLUMNS[name].text(row, name in BOLD and row[name] == best[_alike(row), name])
+        return named(name).text(row, name in bold and row[name] == best[_alike(row), name])
 
-    header = [COLUMNS[name].head + "†" * (name == "published" and bool(common)) for name in names]
+    header = [named(name).head + "†" * (name == "published" and bool(common)) for name in names]
     lines = [[cell(row, name) for name in names] for row in rows]
     notes = []
     if common:
@@ -96,9 +97,9 @@ def _alike(row: dict) -> tuple:
 
 
 def _best(rows: list[dict], alike: tuple, name: str) -> float | None:
-    """The largest of several methods."""
+    """The best of several methods."""
     values = [row[name] for row in rows if _alike(row) == alike and row[name] is not None]
-    return max(values) if len(values) > 1 else None
+    return named(name).best(values) if len(values) > 1 else None
 
 
 def _common(rows: list[dict]) -> list[str]:

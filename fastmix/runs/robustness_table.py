@@ -1,87 +1,65 @@
-"""What fastmix.robustness left in run folders, as rows of a table."""
+"""What fastmix.robustness left in run folders: as rows of a table, and as columns of the table of methods."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
 
+from fastmix.runs import columns
+from fastmix.runs.robustness_file import FILE, numbers, read
 from fastmix.runs.run_folder import Run
 
-FILE = "robustness.json"
-LESS_IS_BETTER = ("ece", "ece_scaled", "nll", "brier", "mce", "mce_14")
-HEADINGS = {
-    "top1": "clean",
-    "ece": "ECE",
-    "ece_scaled": "ECE, scaled",
-    "nll": "NLL",
-    "brier": "Brier",
-    "corrupted": "corrupted",
-    "mce": "mCE",
-    "mce_14": "mCE of 14",
-    "fgsm_1": "FGSM 1/255",
-    "fgsm_4": "FGSM 4/255",
-    "random_half": "half the patches, random",
-    "salient_half": "half, salient",
-    "shuffle_4": "shuffled 4x4",
-}
-"""Columns, and how they are headed; those of PGD are named by their norm and radius."""
+KEYS = ("run", "mix", "seed")
+"""Of a row, before what was measured."""
 
 
 def rows(found: Iterable[Run]) -> tuple[list[dict], list[str]]:
-    """A row a run that has been measured, and a note on each that has not.
-
-    run, mix, seed, images, and those of HEADINGS that were measured: top-1 of each kind, ECE and mCE in percent, nll in
-    nats, brier. ece is of all images, ece_scaled of a half at the temperature that the other half tells.
-    Raises ValueError for a file that is none of fastmix.robustness.
-    """
+    """A row a run that has been measured, and a note on each that has not: run, mix, seed, and the numbers of its file
+    (robustness_file.numbers). Raises ValueError for a file that is none of fastmix.robustness."""
     table, notes = [], []
     for run in found:
-        path = run.folder / FILE
-        if not path.is_file():
+        told = read(run.folder / FILE)
+        if told is None:
             notes.append(f"{run.folder}: no {FILE}; `python -m fastmix.robustness {run.folder}` writes it")
-            continue
-        try:
-            told = _numbers(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path}: not a file of fastmix.robustness; remove it or measure the run again") from None
-        table.append({"run": str(run.folder), "mix": run.cfg.mix, "seed": run.cfg.seed, **told})
+        else:
+            table.append({"run": str(run.folder), "mix": run.cfg.mix, "seed": run.cfg.seed, **numbers(told)})
     return table, notes
 
 
 def lines(table: list[dict]) -> tuple[list[str], list[list[str]]]:
     """Header and cells for tables.markdown and tables.latex; the best of a column is bold."""
-    keys = list(dict.fromkeys(key for row in table for key in row))[4:]
-    shown = [key for key in HEADINGS if key in keys] + [key for key in keys if key not in HEADINGS]
-    best = {key: (min if key in LESS_IS_BETTER else max)(row[key] for row in table if key in row) for key in shown}
+    keys = dict.fromkeys(key for row in table for key in row if key not in KEYS)
+    names = [key for key in (*columns.MEASURED, *(key for key in keys if key.startswith("pgd"))) if key in keys]
+    shown = {name: columns.named(name) for name in names}
+    best = {name: one.best and one.best(row[name] for row in table if name in row) for name, one in shown.items()}
 
-    def cell(row: dict, key: str) -> str:
-        if key not in row:
-            return "–"
-        text = f"{row[key]:.3f}" if key in ("nll", "brier") else f"{row[key]:.2f}"
-        return f"**{text}**" if row[key] == best[key] and len(table) > 1 else text
+    def cell(row: dict, name: str) -> str:
+        known = {name: row.get(name), f"{name}_std": None}
+        return shown[name].text(known, len(table) > 1 and known[name] is not None and known[name] == best[name])
 
-    header = ["run", "mix", "seed", "images", *(HEADINGS.get(key, key.replace("_", " ")) for key in shown)]
-    fixed = ([row["run"], row["mix"], str(row["seed"]), str(row["images"])] for row in table)
-    return header, [[*begin, *(cell(row, key) for key in shown)] for begin, row in zip(fixed, table, strict=True)]
+    header = [*KEYS, *(one.head for one in shown.values())]
+    return header, [[*(str(row[key]) for key in KEYS), *(cell(row, name) for name in names)] for row in table]
 
 
-def _numbers(found: dict) -> dict:
-    """The columns of one file."""
-    row = {"images": found["clean"]["images"], "top1": found["clean"]["top1"]}
-    if ece := found.get("ece"):
-        row |= {"ece": 100 * ece["all"]["ece"], "nll": ece["all"]["nll"], "brier": ece["all"]["brier"]}
-        if "after" in ece:
-            row["ece_scaled"] = 100 * ece["after"]["ece"]
-    if bad := found.get("corruptions"):
-        row |= {"corrupted": bad["mean_top1"]} | {key: bad[key] for key in ("mce", "mce_14") if key in bad}
-    if fgsm := found.get("fgsm"):
-        row |= {f"fgsm_{eps}": fgsm["top1"][fgsm["eps_levels"].index(eps)] for eps in (1, 4)}
-    if pgd := found.get("pgd"):
-        balls = zip(pgd["norm"], pgd["eps"], pgd["top1"], strict=True)
-        row |= {f"PGD-{pgd['steps']}_{norm}_{eps:g}{'/255' * (norm == 'linf')}": top1 for norm, eps, top1 in balls}
-    if gone := found.get("occlusion"):
-        half = gone["dropped"].index(0.5)
-        row |= {f"{kind}_half": gone["top1"][kind][half] for kind in ("random", "salient")}
-    if (moved := found.get("shuffle")) and 4 in moved["parts_a_side"]:
-        row["shuffle_4"] = moved["top1"][moved["parts_a_side"].index(4)]
-    return row
+def put(methods: list[dict], found: Iterable[Run], names: Sequence[str]) -> list[str]:
+    """Adds to rows of gain_over_vanilla.gains what these columns need of the runs' files: means over the seeds, and
+    under NAME_std their deviations; None where a seed has it not. Returns a note on each run that was not measured, or
+    on other images than the first of its group. Raises ValueError as `rows`."""
+    names = [name for name in names if columns.is_measured(name)]
+    if not names:
+        return []
+    by_folder = {str(run.folder): run for run in found}
+    notes = []
+    for method in methods:
+        measured, lacking = rows(by_folder[folder] for folder in method["runs"])
+        notes += lacking
+        unlike = [row for row in measured if row["images"] != measured[0]["images"]]
+        for row in unlike:
+            counts = f"{row['images']} images, not on {measured[0]['images']}"
+            notes.append(f"{row['run']}: measured on {counts} as {measured[0]['run']}; no mean of them")
+        for name in names:
+            values = [row.get(name) for row in measured]
+            known = not (lacking or unlike or None in values)
+            method[name] = mean(values) if known else None
+            method[f"{name}_std"] = stdev(values) if known and len(values) > 1 else None
+    return notes

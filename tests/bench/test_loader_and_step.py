@@ -69,6 +69,19 @@ def test_the_tables_of_the_pages_are_those_of_the_csv_files_and_configs(name):
     assert readme.fill(text, path.parent) == text
 
 
+def test_agreement_is_of_the_rows_asked_for(tmp_path):
+    head = "corruption,severity,draws,images,top1,top1_generator,images_that_differ"
+    rows = ["snow,2,same,10,60,50,2", "snow,1,same,10,80,80,0", "snow,1,own,10,0,0,10", "fog,3,same,10,30,40,3"]
+    (tmp_path / "a.csv").write_text("\n".join([head, *rows]))
+    page = readme.fill("<!-- agreement: a.csv; draws=same -->\n<!-- end -->\n", tmp_path)
+    grid = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("|")]
+    assert grid[2:] == [
+        ["snow", "1, 2", "80.0 60.0", "80.0 50.0", "+5.00", "2 of 20"],
+        ["fog", "3", "30.0", "40.0", "-10.00", "3 of 10"],
+        ["mean", "", "50.00", "52.50", "-2.50", ""],
+    ]
+
+
 @pytest.mark.parametrize("words", [["mixx"], ["step", "--batch", "x"], ["step", "--device", "tpu"]])
 def test_wrong_arguments(words):
     with pytest.raises(ValueError):

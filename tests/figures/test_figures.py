@@ -23,7 +23,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.text import Text  # noqa: E402
 
-from fastmix.figures import confusion, cost, gains, learning  # noqa: E402
+from fastmix.figures import confusion, cost, gains, learning, robustness  # noqa: E402
 from fastmix.figures.groups import Group, grouped  # noqa: E402
 from fastmix.figures.labels import spread  # noqa: E402
 from fastmix.figures.style import MARKERS, looks, sheet, styled  # noqa: E402
@@ -213,6 +213,110 @@ def test_a_confusion_is_of_all_seeds_that_have_it(tmp_path, quarter):
             confusion.draw(group)
 
 
+def measured(rng: np.random.Generator, seed: int) -> dict:
+    """What fastmix.robustness might have left, with numbers that no other run has."""
+
+    def top1(*shape: int) -> list:
+        return rng.uniform(10, 90, shape).tolist()
+
+    images = rng.integers(10, 60, 15)
+    images[:4] = 0, 9, 4, 3  # of all three seeds together enough but in the first two; but of one alone in one
+    means = [[float(rng.uniform()) if n else None for n in images] for _ in range(2)]
+    diagram = dict(zip(DIAGRAM, (images.tolist(), *means), strict=True))
+    names = [name for some in robustness.FAMILIES.values() for name in some if name != "frost"]
+    return {
+        "clean": {"top1": top1(1)[0], "images": 100},
+        "ece": {"all": {"ece": 0.1, "nll": 1, "brier": 0.2, "diagram": diagram}},
+        "corruptions": {"mean_top1": 1, "top1": {name: top1(5) for name in names[seed:]}},
+        "fgsm": {"eps_levels": [*range(9)], "top1": top1(9)},
+        "pgd": {"steps": 10, "restarts": 5, "norm": ["linf", "l2", "linf"], "eps": [4.0, 0.5, 1.0], "top1": top1(3)},
+        "occlusion": {"dropped": [0.1, 0.5, 0.9], "top1": {kind: top1(3) for kind in robustness.KINDS}},
+        "shuffle": {"parts_a_side": [2, 4, 8], "top1": top1(3)},
+    }
+
+
+DIAGRAM = ("images", "confidence", "accuracy")
+
+
+@pytest.fixture
+def robust(tmp_path, quarter) -> tuple[list[Group], dict[str, list[dict]]]:
+    """Groups of three runs of cutmix and two of vanilla that were measured, one that was not; and the files."""
+    files, found = {"cutmix": [], "vanilla": []}, []
+    rng = np.random.default_rng(0)
+    for mix, seed in (("cutmix", 0), ("cutmix", 1), ("cutmix", 2), ("vanilla", 0), ("vanilla", 1), ("mixup", 0)):
+        shutil.copytree(QUARTER / f"{mix}_s{seed}", folder := tmp_path / f"{mix}{seed}")
+        found.append(run_folder.read(folder))
+        if mix in files:
+            files[mix].append(measured(rng, seed))
+            (folder / "robustness.json").write_text(json.dumps(files[mix][-1]))
+    return grouped(found, rows_of(found)[0]), files
+
+
+def test_robustness_is_drawn_as_its_files_say(robust):
+    groups, files = robust
+    drawn = {name: figure for name, (figure, why) in robustness.draw(groups).items() if not why}
+
+    def check(name: str, of) -> None:
+        check_curves(drawn.pop(name), {mix: [of(found) for found in files[mix]] for mix in ("vanilla", "cutmix")})
+
+    def mean(found: dict, names: list[str]) -> dict[int, float]:
+        table = np.array([found["corruptions"]["top1"][name] for name in names])
+        return {0: found["clean"]["top1"], **{k + 1: float(table[:, k].mean()) for k in range(5)}}
+
+    every = [name for some in robustness.FAMILIES.values() for name in some if name != "frost"][2:]  # that all have
+    check("corruptions", lambda found: mean(found, every))
+    for family, some in robustness.FAMILIES.items():
+        check(f"corruptions_{family}", lambda found, some=some: mean(found, [name for name in some if name in every]))
+    check("fgsm", lambda found: dict(enumerate(found["fgsm"]["top1"])))
+    clean = {id(found): found["clean"]["top1"] for some in files.values() for found in some}
+    pgd = {"linf": ((1.0, 2), (4.0, 0)), "l2": ((0.5, 1),)}
+    for norm, balls in pgd.items():
+        check(
+            f"pgd10x5_{norm}",
+            lambda f, balls=balls: {0: clean[id(f)]} | {eps: f["pgd"]["top1"][k] for eps, k in balls},
+        )
+    for kind in robustness.KINDS:
+        check(
+            f"occlusion_{kind}",
+            lambda f, kind=kind: {0: clean[id(f)]} | dict(zip((10, 50, 90), f["occlusion"]["top1"][kind], strict=True)),
+        )
+    check("shuffle", lambda f: {0: clean[id(f)]} | dict(zip((1, 2, 3), f["shuffle"]["top1"], strict=True)))
+    assert [*drawn] == ["reliability"]
+
+
+def test_a_reliability_diagram_is_of_all_images_together(robust):
+    groups, files = robust
+    (axes,) = robustness.draw(groups)["reliability"][0].axes
+    for mix in ("vanilla", "cutmix"):
+        points = []
+        for k in range(15):
+            bins = [{key: found["ece"]["all"]["diagram"][key][k] for key in DIAGRAM} for found in files[mix]]
+            n = sum(one["images"] for one in bins)
+            if n >= 10:
+                sums = [sum(one["images"] * one[key] for one in bins) for key in ("confidence", "accuracy")]
+                points.append([100 * value / n for value in sums])
+        (line,) = [line for line in axes.lines if line.get_label() == mix]
+        np.testing.assert_allclose(line.get_xydata(), points, rtol=1e-9)
+        assert len(points) == {"vanilla": 12, "cutmix": 13}[mix]
+    (diagonal,) = [line for line in axes.lines if line.get_linestyle() == ":" and line.get_color() == "#000000"]
+    np.testing.assert_array_equal(diagonal.get_xydata(), [[0, 0], [100, 100]])
+
+
+def test_what_was_not_measured_is_told_once_a_test(robust, quarter):
+    groups, files = robust
+    for group in groups:
+        for run, found in zip(group.runs, files.get(group.name, []), strict=False):
+            kept = {key: value for key, value in found.items() if key in ("clean", "shuffle")}
+            (run.folder / "robustness.json").write_text(json.dumps(kept))
+    told = {name: why for name, (figure, why) in robustness.draw(groups).items() if not figure}
+    says = "robustness.json has not what it shows (fastmix.robustness RUN --tests {})"
+    names = {"reliability": "ece", "corruptions": "corruptions", "fgsm": "fgsm", "occlusion_random": "occlusion"}
+    assert told == {name: says.format(test) for name, test in (names | {"pgd": "pgd"}).items()}
+    assert robustness.draw(quarter) == {
+        "robustness": (None, "no robustness.json in the run folders (fastmix.robustness RUN)")
+    }
+
+
 @pytest.mark.parametrize("k", range(20))
 def test_names_are_spread_as_near_as_can_be(k):
     """Against scipy's minimiser, which knows the constraints only."""
@@ -266,6 +370,12 @@ def test_nothing_is_cut_off_or_covers_another(quarter, small, change):
     check_layout(confusion.picture(np.eye(1000) * 100, [str(k) for k in range(1000)]))
 
 
+def test_nothing_of_robustness_is_cut_off_or_covers_another(robust):
+    for groups in (robust[0], long_names(robust[0])):
+        for figure, _ in robustness.draw(groups).values():
+            check_layout(figure)
+
+
 def ticks_beyond(axis) -> list[Text]:
     """Labels that matplotlib has and does not draw."""
     low, high = sorted(axis.get_view_interval())
@@ -312,6 +422,7 @@ def runs(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+ROBUSTNESS = "robustness: not drawn, no robustness.json in the run folders (fastmix.robustness RUN)"
 NAMES = ["confusion_cutmix", "cost_hours", "gains", "loss", "top1"]
 
 
@@ -321,7 +432,7 @@ def test_files_are_what_they_claim_and_have_the_same_bytes_again(runs, capsys, k
     assert report.main([*words, "out/here", *["--format", kind] * (kind != "pdf")]) == 0
     out, err = capsys.readouterr()
     assert sorted(out.split()) == [f"out/here/{name}.{kind}" for name in NAMES]
-    assert err == "cost_images: not drawn, all saw the same number of images\n"
+    assert err.splitlines() == ["cost_images: not drawn, all saw the same number of images", ROBUSTNESS]
     files = sorted((runs / "out/here").iterdir())
     assert [path.name for path in files] == [f"{name}.{kind}" for name in NAMES]
     for path in files:
@@ -365,7 +476,8 @@ def test_figures_that_cannot_be_drawn_or_written(runs, capsys, monkeypatch):
     assert cli.run(report.main, "report", ["--runs", "runs", "--figures", "taken"]) == 2
     assert "taken: File exists" in capsys.readouterr().err
     assert report.main(["runs/vanilla_s0", "--figures", "out", "--format", "svg"]) == 0
-    *told, confusion_told = capsys.readouterr().err.splitlines()
+    *told, confusion_told, robustness_told = capsys.readouterr().err.splitlines()
+    assert robustness_told == ROBUSTNESS
     assert confusion_told.startswith("confusion: not drawn, no confusion.csv in the run folders (fastmix.validate RUN")
     assert told == [
         "cost_hours: not drawn, all took the same time",
@@ -384,10 +496,19 @@ def test_the_commands_of_the_docs_give_a_table_and_figures(tmp_path, monkeypatch
     table, figures = re.findall(r"^python -m fastmix.report (.*)$", text, re.M)[:2]
     assert report.main(table.replace("table.tex", f"{tmp_path}/table.tex").split()) == 0
     assert report.main(figures.replace("figures figures", f"figures {tmp_path}").replace("pdf", "svg").split()) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"table.tex", *(f"{name}.svg" for name in NAMES[1:])}
+    beyond = {f"corruptions_{family}" for family in robustness.FAMILIES} | {"corruptions", "fgsm"}
+    beyond |= {f"occlusion_{kind}" for kind in robustness.KINDS}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "table.tex",
+        *(f"{name}.svg" for name in NAMES[1:] + [*beyond]),
+    }
     latex = (tmp_path / "table.tex").read_text()
-    methods = {re.sub(r"_s\d+$", "", path.name) for path in SMALL.iterdir() if path.is_dir()}
-    assert latex.count(r"\\") == 1 + len(methods) and "results" not in latex and r"$^\dagger$ published: of cifar10/" in latex
+    methods = {path.name.rpartition("_s")[0] for path in SMALL.glob("*_s*")}
+    assert (
+        latex.count(r"\\") == 1 + len(methods)
+        and "results" not in latex
+        and r"$^\dagger$ published: of cifar10/" in latex
+    )
 
 
 def test_the_users_settings_of_matplotlib_do_not_matter():

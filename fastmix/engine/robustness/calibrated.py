@@ -26,8 +26,8 @@ def scores(z: Tensor, labels: Tensor, seed: int) -> dict:
     return found | {"temperature": t, "before": errors(z, labels), "after": errors(z, labels, t)}
 
 
-def errors(z: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, float]:
-    """ece, mce and adaptive_ece (shares), brier, nll (nats) and images, of softmax(z / temperature)."""
+def errors(z: Tensor, labels: Tensor, temperature: float = 1.0) -> dict:
+    """ece, mce and adaptive_ece (shares), brier, nll (nats), images and diagram, of softmax(z / temperature)."""
     sure, right = calibration.confidence(z, labels, temperature)
     return {
         "ece": reliability.expected(sure, right),
@@ -36,6 +36,7 @@ def errors(z: Tensor, labels: Tensor, temperature: float = 1.0) -> dict[str, flo
         "brier": brier(z, labels, temperature),
         "nll": calibration.nll(z, labels, temperature),
         "images": len(labels),
+        "diagram": reliability.diagram(sure, right),
     }
 
 

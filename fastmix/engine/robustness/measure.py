@@ -1,28 +1,45 @@
-"""A run's robustness: every test on every image, in one pass over the validation data."""
+"""A run's robustness: a pass over the validation data for each test that is missing."""
 
 from __future__ import annotations
 
+import hashlib
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastmix import mixers
+from fastmix.distributed import rank, total
 from fastmix.engine.evaluate import TOP, each_once
-from fastmix.engine.robustness import calibrated
+from fastmix.engine.robustness import calibrated, corruption_error
+from fastmix.engine.robustness.corruptions import CORRUPTIONS, FROST
 from fastmix.engine.robustness.network import Network
-from fastmix.engine.robustness.protocols import PROTOCOLS, Options
+from fastmix.engine.robustness.protocols import NAMES, PROTOCOLS, Options, Protocol, corruption
 from fastmix.engine.task import Task
 from fastmix.engine.validation import Subject, chosen, network, opened
 from fastmix.pipelines.loader import Loader
 from fastmix.runs import run_folder
 from fastmix.runs.each_image import EachImage
 
+IMAGENET = 1000  # classes, without which AlexNet's errors are no measure
 
-def measure(subject: Subject, options: Options, kind: str | None = None, bar: bool = True) -> tuple[dict, EachImage]:
-    """What robustness.json holds: `clean`, and of each test what docs/robustness.md says; and what the network says of
-    each image as it is. The same on every process.
+
+@dataclass
+class Stand:
+    """What is measured: a network, and the images that it sees. on: that in the words of robustness_file.ON. told:
+    where the weights come from, and on what device they are."""
+
+    seen: Network
+    val: Loader
+    on: dict
+    told: dict
+
+
+def prepared(subject: Subject, options: Options, kind: str | None = None) -> Stand:
+    """Joins the other processes and opens the data.
 
     kind: "raw" or "ema"; None: the average where there is one. Raises ValueError.
     """
@@ -34,37 +51,65 @@ def measure(subject: Subject, options: Options, kind: str | None = None, bar: bo
         drawn = np.random.default_rng(options.seed).permutation(val.rows)[: options.images]
         val.rows = np.sort(drawn)
     model = network(cfg, classes, values, subject.checkpoint, val.view.size, device).eval()
-    seen = Network(model, Task(model, mixers.MIXERS["vanilla"](), cfg).to(device), classes)
-    began = time.perf_counter()
-    found, each = judge(seen, val, options, bar)
-    told = {"checkpoint": subject.checkpoint, "ema": kind == "ema", "model": cfg.model.name, "size": val.view.size}
-    told |= {"resize": val.view.resize, "interpolation": val.view.interpolation, "precision": cfg.precision}
-    told |= {"seed": options.seed, "device": device.type, "seconds": round(time.perf_counter() - began, 3)}
-    return told | found | {"versions": run_folder.versions()}, each
+    on = {"weights": _weights(model.state_dict()), "data": _data(val), "size": val.view.size}
+    on |= {"resize": val.view.resize, "interpolation": val.view.interpolation, "precision": cfg.precision}
+    told = {"checkpoint": subject.checkpoint, "ema": kind == "ema", "model": cfg.model.name, "device": device.type}
+    task = Task(model, mixers.MIXERS["vanilla"](), cfg).to(device)
+    return Stand(Network(model, task, classes), val, on | {"seed": options.seed}, told)
 
 
-def judge(seen: Network, val: Loader, options: Options, bar: bool = False) -> tuple[dict, EachImage]:
-    """`clean`, and the scores of the tests, of a loader's images; and what is said of each."""
-    size = val.view.size
-    tests = {name: PROTOCOLS[name](seen, options, size) for name in options.tests if name in PROTOCOLS}
-    widths = []
+def missing(stand: Stand, options: Options, found: Mapping) -> list[tuple[str, Protocol | None]]:
+    """The passes that are to be made, as the first process has it: those of tests, corruption by corruption, that are
+    not in `found` with the same settings. The first may be "clean", which has no protocol. Raises ValueError."""
+    size, passes = stand.val.view.size, [("clean", None)]
+    for name in options.tests:
+        if name == "corruptions":
+            passes += [(name, corruption(one, stand.seen, options, size)) for one in options.corruptions]
+        elif name in PROTOCOLS:
+            passes.append((name, PROTOCOLS[name](stand.seen, options, size)))
+    wanted = [not _known(name, one, options, found) for name, one in passes]
+    device = next(stand.seen.model.parameters()).device
+    agreed = total(torch.tensor(wanted, device=device).int() * (rank() == 0)).tolist()
+    return [one for one, is_wanted in zip(passes, agreed, strict=True) if is_wanted]
 
-    def told(images: Tensor, labels: Tensor, rows: np.ndarray) -> Tensor:
-        columns = [seen.logits(images, labels), *(test.told(images, labels, rows) for test in tests.values())]
-        widths[:] = [part.shape[1] for part in columns]
-        return torch.cat(columns, 1)
 
-    table, valid = each_once(val, told, bar)
-    labels = val.labels[valid]
-    z, *answers = np.split(table[valid], np.cumsum(widths)[:-1], axis=1)
-    z, y = torch.from_numpy(z.copy()), torch.from_numpy(labels)
-    found = {"clean": clean(z, y)}
-    if "ece" in options.tests:
-        found["ece"] = calibrated.scores(z, y, options.seed)
-    each = EachImage(np.flatnonzero(valid), labels, z.argmax(1).numpy())
-    for (name, test), part in zip(tests.items(), answers, strict=True):
-        found[name] = test.scores(part, labels)
-    return found, each
+def measure(
+    stand: Stand, options: Options, passes: list[tuple[str, Protocol | None]], bar: bool = True
+) -> Iterator[tuple[dict, EachImage | None]]:
+    """After each pass what it has found, by tests, for `joined`; and, after clean, what the network says of each image.
+    The same on every process."""
+    for name, protocol in passes:
+        began, each = time.perf_counter(), None
+        if protocol is None:
+            table, valid = each_once(stand.val, lambda images, labels, rows: stand.seen.logits(images, labels), bar)
+            z, labels = torch.from_numpy(table[valid]), stand.val.labels[valid]
+            each = EachImage(np.flatnonzero(valid), labels, z.argmax(1).numpy())
+            new = {"clean": clean(z, torch.from_numpy(labels))}
+            if "ece" in options.tests:
+                new["ece"] = calibrated.scores(z, torch.from_numpy(labels), options.seed)
+        else:
+            table, valid = each_once(stand.val, protocol.told, bar)
+            new = {name: protocol.settings | protocol.scores(table[valid])}
+        seconds = round(time.perf_counter() - began, 3)
+        new[name]["seconds"] = {protocol.part: seconds} if protocol and protocol.part else seconds
+        yield new, each
+
+
+def joined(stand: Stand, found: Mapping, new: Mapping) -> dict:
+    """What robustness.json holds: `clean`, and of each test what docs/robustness.md says. A new test takes the place of
+    the same one in `found`, which was measured on the same stand; a new corruption stands beside the others."""
+    tests = {**found, **new}
+    if (one := new.get("corruptions")) and (old := found.get("corruptions")):
+        gone = {*one["top1"], *(corruption_error.FROSTS if {*one["top1"]} & {*corruption_error.FROSTS} else ())}
+        both = {key: {k: v for k, v in old[key].items() if k not in gone} | one[key] for key in ("top1", "seconds")}
+        tests["corruptions"] = one | both
+    if bad := tests.get("corruptions"):
+        top1 = {name: bad["top1"][name] for name in (*CORRUPTIONS, FROST) if name in bad["top1"]}
+        whole = bad["constants"] == "imagenet" and stand.seen.classes == IMAGENET
+        told = {"constants": bad["constants"], "seconds": bad["seconds"]}
+        tests["corruptions"] = told | corruption_error.summary(top1, whole)
+    tests = {name: tests[name] for name in ("clean", *NAMES) if name in tests}
+    return stand.told | stand.on | tests | {"versions": run_folder.versions()}
 
 
 def clean(z: Tensor, labels: Tensor) -> dict[str, float]:
@@ -73,3 +118,31 @@ def clean(z: Tensor, labels: Tensor) -> dict[str, float]:
     loss = torch.nn.functional.cross_entropy(z.double(), labels)
     share = [100 * float(found.double().mean()) for found in (hits[:, 0], hits.any(1))]
     return {"top1": share[0], "top5": share[1], "loss": float(loss), "images": len(labels)}
+
+
+def _known(name: str, protocol: Protocol | None, options: Options, found: Mapping) -> bool:
+    """Whether a pass has been made."""
+    if protocol is None:
+        return "clean" in found and ("ece" in found or "ece" not in options.tests)
+    there = found.get(name, {})
+    same = bool(there) and all(there.get(key) == value for key, value in protocol.settings.items())
+    stand_for = (protocol.part, FROST) if protocol.part in corruption_error.FROSTS else (protocol.part,)
+    return same and (not protocol.part or any(part in there["top1"] for part in stand_for))
+
+
+def _weights(values: Mapping[str, Tensor]) -> str:
+    """A hash of a network's values, whatever file they come from."""
+    summed = hashlib.sha256()
+    for name in sorted(values):
+        value = values[name].detach().cpu().contiguous()
+        summed.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        summed.update(value.reshape(-1).view(torch.uint8).numpy())
+    return summed.hexdigest()[:16]
+
+
+def _data(val: Loader) -> str:
+    """A hash of which images are shown, and of their labels and classes; not of their pixels."""
+    summed = hashlib.sha256("\n".join(val.class_names).encode("utf-8", "surrogateescape"))
+    for column in (val.rows, val.labels):
+        summed.update(np.ascontiguousarray(column, np.int64))
+    return summed.hexdigest()[:16]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastmix.engine.robustness import adversarial, corruption_error, patches
-from fastmix.engine.robustness.corruptions import CORRUPTIONS, SEVERITIES, corrupt, like
+from fastmix.engine.robustness import adversarial, patches
+from fastmix.engine.robustness.corruptions import CONSTANTS, CORRUPTIONS, FROST, SEVERITIES, corrupt, frost, like
 from fastmix.engine.robustness.draws import Draws
 from fastmix.engine.robustness.network import Network, pixels
 
-IMAGENET = 1000  # classes, without which AlexNet's errors are no measure
 FGSM = tuple(range(9))  # eps in levels of 255; 0 is the clean image
 
 
@@ -25,7 +24,7 @@ class Options:
     tests      names of NAMES
     images     so many, drawn by the seed; None: all
     seed       of everything random
-    corruptions  names of CORRUPTIONS
+    corruptions  names of CORRUPTIONS, or frost, of which `pictures` are (corruptions.frost.read)
     steps, restarts  of PGD; linf, l2: its radii, in levels of 255 and of pixels in [0,1]
     """
 
@@ -33,6 +32,7 @@ class Options:
     images: int | None = None
     seed: int = 0
     corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    pictures: Sequence[Tensor] = ()
     steps: int = 10
     restarts: int = 1
     linf: tuple[float, ...] = (0.5, 1.0, 4.0)
@@ -41,27 +41,26 @@ class Options:
 
 @dataclass
 class Protocol:
-    """told: of a batch, images uint8 [B,S,S,3], labels and rows, to float32 [B,k]; scores: of these for all images,
-    [n,k], and labels, int64 [n]."""
+    """settings: what stands in the file beside the numbers, which are known where the same stands there. told: of a
+    batch, images uint8 [B,S,S,3], labels and rows, to float32 [B,k]. scores: of these for all images, [n,k]. part: what
+    of the test it is, where there are others."""
 
+    settings: dict
     told: Callable[[Tensor, Tensor, np.ndarray], Tensor]
-    scores: Callable[[np.ndarray, np.ndarray], dict]
+    scores: Callable[[np.ndarray], dict]
+    part: str = ""
 
 
-def _corruptions(seen: Network, options: Options, size: int) -> Protocol:
-    names = options.corruptions
+def corruption(name: str, seen: Network, options: Options, size: int) -> Protocol:
+    """One of the fifteen: its top1 (percent) at each severity."""
+    kind = like(size)
+    pictures = frost.scaled(options.pictures, size, CONSTANTS[FROST][kind][0][2]) if name == FROST else ()
 
     def told(images: Tensor, labels: Tensor, rows: np.ndarray) -> Tensor:
-        each = ((name, severity) for name in names for severity in SEVERITIES)
-        hits = [seen.hits(corrupt(images, *one, rows, options.seed), labels) for one in each]
-        return torch.stack(hits, 1).float()
+        each = (corrupt(images, name, severity, rows, options.seed, pictures) for severity in SEVERITIES)
+        return torch.stack([seen.hits(x, labels) for x in each], 1).float()
 
-    def scores(hits: np.ndarray, labels: np.ndarray) -> dict:
-        top1 = 100 * hits.mean(0, dtype=np.float64).reshape(len(names), -1)
-        whole = like(size) == "imagenet" and seen.classes == IMAGENET
-        return {"constants": like(size)} | corruption_error.summary(dict(zip(names, top1.tolist(), strict=True)), whole)
-
-    return Protocol(told, scores)
+    return Protocol({"constants": kind}, told, lambda hits: {"top1": {name: _percent(hits)}}, name)
 
 
 def _fgsm(seen: Network, options: Options, size: int) -> Protocol:
@@ -69,7 +68,7 @@ def _fgsm(seen: Network, options: Options, size: int) -> Protocol:
         changed = adversarial.fgsm(seen, pixels(images), labels, [e / 255 for e in FGSM])
         return torch.cat([adversarial.judged(seen, x, labels) for x in changed], 1)
 
-    return Protocol(told, lambda table, labels: {"eps_levels": list(FGSM)} | _attacked(table))
+    return Protocol({"eps_levels": list(FGSM)}, told, _attacked)
 
 
 def _pgd(seen: Network, options: Options, size: int) -> Protocol:
@@ -87,17 +86,18 @@ def _pgd(seen: Network, options: Options, size: int) -> Protocol:
             columns += [hits.amin(0), loss.amax(0)]  # an image is right if no start misleads it
         return torch.stack(columns, 1)
 
-    def scores(table: np.ndarray, labels: np.ndarray) -> dict:
-        told = {"steps": options.steps, "restarts": options.restarts}
-        return told | {"norm": [norm for norm, *_ in balls], "eps": [eps for _, eps, _ in balls]} | _attacked(table)
-
-    return Protocol(told, scores)
+    ball = {"norm": [norm for norm, *_ in balls], "eps": [eps for _, eps, _ in balls]}
+    return Protocol({"steps": options.steps, "restarts": options.restarts} | ball, told, _attacked)
 
 
 def _attacked(table: np.ndarray) -> dict:
     """top1 (percent) and loss of pairs of columns."""
-    means = table.mean(0, dtype=np.float64)
-    return {"top1": (100 * means[::2]).tolist(), "loss": means[1::2].tolist()}
+    return {"top1": _percent(table[:, ::2]), "loss": table[:, 1::2].mean(0, dtype=np.float64).tolist()}
+
+
+def _percent(hits: np.ndarray) -> list[float]:
+    """Of each column the share of ones."""
+    return (100 * hits.mean(0, dtype=np.float64)).tolist()
 
 
 def _occlusion(seen: Network, options: Options, size: int) -> Protocol:
@@ -107,12 +107,11 @@ def _occlusion(seen: Network, options: Options, size: int) -> Protocol:
         each = (patches.dropped(images, order, ratio) for order in orders for ratio in patches.RATIOS)
         return torch.stack([seen.hits(x, labels) for x in each], 1).float()
 
-    def scores(hits: np.ndarray, labels: np.ndarray) -> dict:
-        top1 = 100 * hits.mean(0, dtype=np.float64).reshape(len(patches.KINDS), -1)
-        told = {"patches_a_side": patches.grid(size), "dropped": list(patches.RATIOS)}
-        return told | {"top1": dict(zip(patches.KINDS, top1.tolist(), strict=True))}
+    def scores(hits: np.ndarray) -> dict:
+        each = np.split(hits, len(patches.KINDS), 1)
+        return {"top1": dict(zip(patches.KINDS, map(_percent, each), strict=True))}
 
-    return Protocol(told, scores)
+    return Protocol({"patches_a_side": patches.grid(size), "dropped": list(patches.RATIOS)}, told, scores)
 
 
 def _shuffle(seen: Network, options: Options, size: int) -> Protocol:
@@ -123,18 +122,14 @@ def _shuffle(seen: Network, options: Options, size: int) -> Protocol:
         draws = Draws(options.seed, rows, "shuffle", images.device)
         return torch.stack([seen.hits(patches.shuffled(images, g, draws), labels) for g in grids], 1).float()
 
-    def scores(hits: np.ndarray, labels: np.ndarray) -> dict:
-        return {"parts_a_side": grids, "top1": (100 * hits.mean(0, dtype=np.float64)).tolist()}
-
-    return Protocol(told, scores)
+    return Protocol({"parts_a_side": grids}, told, lambda hits: {"top1": _percent(hits)})
 
 
 PROTOCOLS: dict[str, Callable[[Network, Options, int], Protocol]] = {
-    "corruptions": _corruptions,
     "fgsm": _fgsm,
     "pgd": _pgd,
     "occlusion": _occlusion,
     "shuffle": _shuffle,
 }
-"""All tests but ece, which needs nothing but the logits of the clean images."""
+"""The tests of a pass each; so is every corruption, and ece needs nothing but the logits of the clean images."""
 NAMES = Options.tests

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fastmix.runs import columns, result_tables
-from fastmix.runs.columns import COLUMNS
+from fastmix.runs import columns, result_tables, robustness_table
 from fastmix.runs.gain_over_vanilla import gains
 from fastmix.runs.page.cells import NONE, Column, dots, table
 from fastmix.runs.page.html import Html, tag
@@ -33,6 +32,7 @@ def made(found: Sequence[Run], asked: str = "", column: str = "") -> Table:
         return Table([], [], [], [], "", [])
     rows, notes = gains(found, column)
     names = columns.chosen(asked, rows)
+    notes += robustness_table.put(rows, found, names)
     header, lines, (told, *marks) = result_tables.by_method(rows, names)
     return Table(rows, names, header, lines, told, marks + notes)
 
@@ -45,7 +45,7 @@ def shown(made: Table, methods: Sequence[Method]) -> Html:
     values = [[of[run].seen.top1.values[-1] for run in row["runs"]] for row in made.rows]
     ends = min(map(min, values)), max(map(max, values))
     base = [row["top1"] for row in made.rows if row["mix"] == "vanilla"]
-    keys = [COLUMNS[name].keys[0] for name in made.names]
+    keys = [columns.named(name).keys[0] for name in made.names]
     numbers = [all(isinstance(row[key], int | float | None) for row in made.rows) for key in keys]
     heads = [
         Column(head, number, down=key == "top1") for head, number, key in zip(made.header, numbers, keys, strict=True)

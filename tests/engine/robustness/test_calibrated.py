@@ -44,6 +44,15 @@ def test_errors_by_hand(drawn):
     assert found["ece"] == pytest.approx(np.dot(gaps, weights), abs=1e-12)
     assert found["mce"] == pytest.approx(max(gaps), abs=1e-12)
     assert found["adaptive_ece"] == pytest.approx(adaptive, abs=1e-12)
+    bins = found["diagram"]
+    assert sum(bins["images"]) == N and len(bins["images"]) == 15
+    assert bins["confidence"][0] is None, "of six classes the likeliest has more than 1/15"
+    for k, n in enumerate(bins["images"]):
+        mine = (sure > k / 15) & (sure <= (k + 1) / 15)
+        assert n == mine.sum()
+        if n:
+            assert bins["confidence"][k] == pytest.approx(sure[mine].mean(), abs=1e-12)
+            assert bins["accuracy"][k] == pytest.approx(right[mine].mean(), abs=1e-12)
     assert found["brier"] == pytest.approx(((p - np.eye(CLASSES)[y]) ** 2).sum(1).mean(), abs=1e-12)
     assert found["nll"] == pytest.approx(-np.log(p[np.arange(N), y]).mean(), abs=1e-12) and found["images"] == N
 
@@ -86,5 +95,12 @@ def test_alexnet_is_the_measure():
     half["frost_synthesised"] = top1["frost_synthesised"]
     found = corruption_error.summary(half, True)
     assert found["mce_14"] == pytest.approx(50) and found["mce"] == pytest.approx((14 * 50 + 100) / 15)
+    half["frost"] = half.pop("frost_synthesised")  # by the authors' pictures: in its place
+    assert corruption_error.summary(half, True) == {
+        key: {("frost" if k == "frost_synthesised" else k): v for k, v in value.items()}
+        if isinstance(value, dict)
+        else value
+        for key, value in found.items()
+    }
     assert "mce" not in corruption_error.summary({"snow": [50.0] * 5}, True)
     assert "ce" not in corruption_error.summary(half, False)

@@ -3,6 +3,7 @@
 import colorsys
 import io
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from fastmix.engine.robustness.corruptions import (
     blur,
     corrupt,
     digital,
+    frost,
     like,
     weather,
 )
@@ -162,10 +164,10 @@ def test_snow(constants):
 def test_frost_has_the_colours_and_the_spread_that_it_names():
     black = torch.zeros(60, 64, 64, 3, dtype=torch.uint8)
     found = corrupt(black, "frost_synthesised", 5, np.arange(60)).double().numpy() / 0.55
-    colours = np.array([mean for mean, _ in weather.FROSTS])
+    colours = np.array([mean for mean, _ in frost.FROSTS])
     nearest = np.abs(found.mean((1, 2))[:, None] - colours).sum(2)
     assert nearest.min(1).mean() < 60 and len(set(nearest.argmin(1))) >= 4  # of the five, two are alike
-    layers = weather.ice(64, 1.0)
+    layers = frost.ice(64, 1.0)
     white = torch.from_numpy(np.random.default_rng(0).normal(size=(200, 1, 64, 64))).float()
     spread = torch.fft.irfft2(torch.fft.rfft2(white) * layers, s=(64, 64)).var((0, 2, 3), correction=0)
     assert spread.numpy() == pytest.approx(np.ones(len(layers)), rel=0.1)
@@ -270,3 +272,30 @@ def test_sizes_have_their_constants_and_names_are_told():
     assert [like(size) for size in (32, 28, 64, 96, 128, 224, 384)] == ["cifar"] * 2 + ["tiny"] * 2 + ["imagenet"] * 3
     with pytest.raises(ValueError, match="'rain' is no corruption; there are gaussian_noise"):
         corrupt(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), "rain", 1, np.array([0]))
+
+
+def test_frost_of_pictures_is_a_crop_of_one_of_them(tmp_path):
+    rng = np.random.default_rng(5)
+    made = [rng.integers(0, 256, (40 + k, 50 - k, 3)).astype(np.uint8) for k in range(5)]
+    for k, pixels in enumerate(made):
+        Image.fromarray(pixels).save(tmp_path / f"frost{k + 1}.png")
+    pictures = frost.scaled(frost.read(tmp_path), 24, 1)
+    image, (a, b, _) = picture(), CONSTANTS["frost"]["imagenet"][1]
+    for which, corner in ((0, (0.0, 0.0)), (3, (0.99, 0.4)), (4, (0.5, 0.999))):
+        tall, wide = made[which].shape[:2]
+        top, left = math.floor(corner[0] * (tall - 24)), math.floor(corner[1] * (wide - 24))
+        wanted = a * image.astype(float) + b * made[which][top : top + 24, left : left + 24]
+        found = ours(partial(frost.photographed, pictures=pictures), image, (a, b, 1), which, corner)
+        near(found, wanted)
+    (smaller,) = frost.scaled([torch.from_numpy(made[0]).permute(2, 0, 1).float()], 5, 0.3)
+    places = ((np.arange(length) + 0.5) / 0.3 - 0.5 for length in (12, 15))
+    grid = np.meshgrid(*places, indexing="ij")
+    linear = np.stack([ndimage.map_coordinates(made[0][..., c].astype(float), grid, order=1) for c in range(3)])
+    assert np.abs(smaller.numpy() - linear).max() <= 0.51, "rounded to levels"
+    drawn = corrupt(torch.zeros(9, 24, 24, 3, dtype=torch.uint8), "frost", 1, np.arange(9), 0, pictures)
+    assert len({image.tobytes() for image in drawn.numpy()}) == 9
+    with pytest.raises(ValueError, match="frost1 has 15 x 12 pixels, too few for images of 13"):
+        frost.scaled([torch.zeros(3, 40, 50)], 13, 0.3)
+    (tmp_path / "frost2.png").write_text("none")
+    with pytest.raises(ValueError, match=r"frost2.png: no picture"):
+        frost.read(tmp_path)

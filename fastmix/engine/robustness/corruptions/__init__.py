@@ -7,13 +7,14 @@ Tiny-ImageNet-C at 64, CIFAR-10-C at 32. Departures stand in the files, all of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastmix.engine.robustness.corruptions import blur, digital, noise, weather
+from fastmix.engine.robustness.corruptions import blur, digital, frost, noise, weather
 from fastmix.engine.robustness.draws import Draws
 
 CORRUPTIONS: dict[str, Callable[[Tensor, object, Draws], Tensor]] = {
@@ -25,7 +26,7 @@ CORRUPTIONS: dict[str, Callable[[Tensor, object, Draws], Tensor]] = {
     "motion_blur": blur.motion,
     "zoom_blur": blur.zoom,
     "snow": weather.snow,
-    "frost_synthesised": weather.frost,
+    "frost_synthesised": frost.synthesised,
     "fog": weather.fog,
     "brightness": digital.brightness,
     "contrast": digital.contrast,
@@ -35,8 +36,10 @@ CORRUPTIONS: dict[str, Callable[[Tensor, object, Draws], Tensor]] = {
 }
 """Functions of images float32 [B,3,S,S] in levels (0..255, whole), a severity's constants, and draws, to images of the
 same kind, not rounded and not clamped."""
-CONSTANTS = noise.CONSTANTS | blur.CONSTANTS | weather.CONSTANTS | digital.CONSTANTS
+CONSTANTS = noise.CONSTANTS | blur.CONSTANTS | weather.CONSTANTS | frost.CONSTANTS | digital.CONSTANTS
 """By name and by the data set of a size, those of the severities 1 to 5."""
+FROST = "frost"
+"""The name of the corruption by the authors' pictures of frost, which the user gives; it is none of CORRUPTIONS."""
 SIZES = {"cifar": 32, "tiny": 64, "imagenet": 224}
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -46,16 +49,20 @@ def like(size: int) -> str:
     return min(SIZES, key=lambda name: abs(np.log(size / SIZES[name])))
 
 
-def corrupt(images: Tensor, name: str, severity: int, rows: np.ndarray, seed: int = 0) -> Tensor:
+def corrupt(
+    images: Tensor, name: str, severity: int, rows: np.ndarray, seed: int = 0, pictures: Sequence[Tensor] = ()
+) -> Tensor:
     """Images uint8 [B,S,S,3] corrupted, of the same kind and on the same device; a function of (image, seed, row).
 
-    rows int64 [B]: where the images stand in their data set. Levels are cut off, not rounded, as the authors save them.
-    Raises ValueError for an unknown name.
+    name: of CORRUPTIONS, or FROST, with pictures of it as `frost.scaled` makes them. rows int64 [B]: where the images
+    stand in their data set. Levels are cut off, not rounded, as the authors save them. Raises ValueError for an unknown
+    name.
     """
-    if name not in CORRUPTIONS:
-        raise ValueError(f"'{name}' is no corruption; there are {', '.join(CORRUPTIONS)}")
+    made = CORRUPTIONS | ({FROST: partial(frost.photographed, pictures=pictures)} if pictures else {})
+    if name not in made:
+        raise ValueError(f"'{name}' is no corruption; there are {', '.join(made)}")
     draws = Draws(seed, rows, f"{name} {severity}", images.device)
     constants = CONSTANTS[name][like(images.shape[1])][severity - 1]
     x = images.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    x = CORRUPTIONS[name](x, constants, draws)
+    x = made[name](x, constants, draws)
     return x.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,8 +1,6 @@
-"""Weather: snow, frost, fog."""
+"""Weather: snow and fog; frost is in frost.py."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -34,11 +32,6 @@ CONSTANTS = {
             (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
         ),
     },
-    "frost_synthesised": {  # weights of the image and of the frost; pixels of a frost picture to one of ours
-        "imagenet": ((1, 0.4, 1), (0.8, 0.6, 1), (0.7, 0.7, 1), (0.65, 0.7, 1), (0.6, 0.75, 1)),
-        "tiny": ((1, 0.3, 0.3), (0.9, 0.4, 0.3), (0.8, 0.45, 0.3), (0.75, 0.5, 0.3), (0.7, 0.55, 0.3)),
-        "cifar": ((1, 0.2, 0.2), (1, 0.3, 0.2), (0.9, 0.4, 0.2), (0.85, 0.4, 0.2), (0.75, 0.45, 0.2)),
-    },
     "fog": {  # thickness; by what the height of the plasma falls at each halving
         "imagenet": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
         "tiny": ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
@@ -46,14 +39,6 @@ CONSTANTS = {
     },
 }
 GREY = (0.299, 0.587, 0.114)  # luma of BT.601
-FROSTS = (  # means (red, green, blue) and deviation, in levels, of the five pictures of ImageNet-C; two are the same
-    ((77.7, 149.1, 165.7), 20),
-    ((200.8, 205.4, 214.5), 22),
-    ((200.8, 205.4, 214.5), 22),
-    ((137.6, 152.8, 165.2), 29),
-    ((112.4, 123.4, 134.8), 43),
-)
-NEEDLES, SLENDER = 6, 6.0  # directions of needles of ice, and how much longer than wide they are
 
 
 def snow(x: Tensor, constants: tuple, draws: Draws) -> Tensor:
@@ -68,41 +53,6 @@ def snow(x: Tensor, constants: tuple, draws: Draws) -> Tensor:
     grey = (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
     white = torch.maximum(x, grey * 1.5 + 127.5)
     return share * x + (1 - share) * white + flakes + flakes.flip(2, 3)
-
-
-def frost(x: Tensor, constants: tuple[float, float, float], draws: Draws) -> Tensor:
-    """a x + b frost. ImageNet-C takes crops of photographs of frost, which are not ours to hand out. Here frost is
-    noise with the colours and deviations of those pictures, which falls with frequency as theirs, and needles of ice
-    in several directions. What a network loses by it is not what it loses in ImageNet-C."""
-    a, b, scale = constants
-    picture = draws.whole(0, len(FROSTS))
-    colour = x.new_tensor([mean for mean, _ in FROSTS])[picture][:, :, None, None]
-    deviation = x.new_tensor([spread for _, spread in FROSTS])[picture][:, None, None, None]
-    filters = ice(x.shape[-1], scale).to(x.device)
-    spectrum = torch.fft.rfft2(draws.normal(len(filters), *x.shape[2:]), norm="ortho") * filters
-    layers = torch.fft.irfft2(spectrum, s=x.shape[2:], norm="ortho")
-    needles = layers[:, 1:].amax(1) - 1.27  # the mean of the largest of six normal numbers
-    ice_ = 0.7 * layers[:, 0] + 0.7 * needles / 0.65  # and its deviation
-    return a * x + b * (colour + deviation * ice_[:, None]).clamp_(0, 255)
-
-
-def ice(size: int, scale: float) -> Tensor:
-    """Filters float32 [1 + NEEDLES,S,S//2+1] of white noise, each of unit power: amplitudes as one over the frequency,
-    and needles in NEEDLES directions. scale: pixels of the image to one of the pictures."""
-    v, u = torch.fft.fftfreq(size)[:, None] * scale, torch.fft.rfftfreq(size)[None] * scale
-    filters = [1 / torch.hypot(u, v).clamp(min=scale / size)]
-    for k in range(NEEDLES):
-        angle = math.pi * k / NEEDLES
-        along, across = u * math.cos(angle) + v * math.sin(angle), v * math.cos(angle) - u * math.sin(angle)
-        filters.append(1 / (1 + (along * 8 * SLENDER) ** 2 + (across * 8) ** 2))
-    both = torch.full((size // 2 + 1,), 2.0)  # a half of the spectrum stands for both
-    both[0] = 1
-    if size % 2 == 0:
-        both[-1] = 1
-    stacked = torch.stack(filters)
-    stacked[:, 0, 0] = 0
-    power = (stacked**2 * both).sum((1, 2), keepdim=True) / size**2
-    return stacked / power.sqrt()
 
 
 def fog(x: Tensor, constants: tuple[float, float], draws: Draws) -> Tensor:
