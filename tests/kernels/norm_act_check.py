@@ -84,6 +84,12 @@ def compared(case: Case, dtype: torch.dtype, device: str, **options) -> None:
         assert (got - wanted).abs().max() <= apart + ROUNDING[kind] * size, (case, dtype, name)
 
 
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Equal; on a GPU, whose convolutions and poolings add up in any order, nearly."""
+    apart = (one - other).abs().max()
+    return bool(apart <= 1e-3 * one.abs().max() if one.is_cuda else apart == 0)
+
+
 # ---- checks ----
 
 
@@ -167,9 +173,18 @@ def networks() -> dict[str, tuple[nn.Module, int]]:
     }
 
 
+@torch.no_grad()
+def without_biases(net: nn.Module) -> nn.Module:
+    """The network with batch-norms whose ReLU stops about half of all values."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.zero_()
+    return net
+
+
 def whole_networks(device: str) -> None:
-    """A training step and an evaluation beside timm's, both held against float64. Every ReLU lets all through (a bias
-    of 8 deviations): else two ways might differ in which values they stop."""
+    """A training step and an evaluation beside timm's, both held against float64. In the step every ReLU lets all
+    through (a bias of 8 deviations): else two ways might differ in which values they stop."""
     given = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device).contiguous(**LAST)
     for name, (model, count) in networks().items():
         torch.manual_seed(0)
@@ -186,7 +201,7 @@ def whole_networks(device: str) -> None:
             logits = net(x)
             logits.square().sum().backward()
             values = {"logits": logits} | dict(net.named_buffers()) | {k: p.grad for k, p in net.named_parameters()}
-            found.append(values | {"evaluated": net.eval()(x)})
+            found.append(values | {"evaluated": without_biases(net.eval())(x)})
         largest = max(p.grad.abs().max() for p in exact.parameters())
         for key, wanted in found[0].items():
             theirs, ours = ((other[key].double() - wanted).abs().max() for other in found[1:])
@@ -223,7 +238,7 @@ def under_autocast(device: str) -> None:
 
 
 def checkpointed(device: str) -> None:
-    """Activations computed again: the same gradients bit for bit; running statistics move twice, as torch's do."""
+    """Activations computed again: the same gradients; running statistics move twice, as torch's do."""
     x = torch.randn(2, 3, 16, 16).to(device).contiguous(**LAST)
     plain = networks()["basic"][0].to(device, **LAST).train()
     fused_norm.fuse(plain)
@@ -232,7 +247,7 @@ def checkpointed(device: str) -> None:
     for net in (plain, again):
         net(x).square().sum().backward()
     for one, other in zip(plain.parameters(), again.parameters(), strict=True):
-        assert torch.equal(one.grad, other.grad)
+        assert alike(one.grad, other.grad)
     assert plain.layer1[0].bn1.num_batches_tracked == 1 and again.layer1[0].bn1.num_batches_tracked == 2
 
 
@@ -245,7 +260,8 @@ def hooks(device: str) -> None:
     before = model(x)
     for norm in (model.bn1, model.layer2[0].bn2, model.layer2[0].downsample[-1]):
         norm.register_forward_hook(lambda module, given, output: seen.append(output.clone()))
-    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-5)
+    apart = (model(x) - before).abs().max()
+    assert apart <= (1e-2 if x.is_cuda else 1e-5) * before.abs().max()  # convolutions in TF32
     assert len(seen) == 3 and all((value < 0).any() for value in seen), "not yet activated"
 
 
@@ -258,7 +274,7 @@ def compiled(device: str) -> None:
     graphs = [torch.export.export(net, (x,)).graph for net in (model, fused)]
     theirs, ours = (sorted(str(node.target) for node in graph.nodes if node.op == "call_function") for graph in graphs)
     assert ours == theirs and "aten.batch_norm.default" in ours
-    assert torch.equal(torch.compile(fused, backend="eager", fullgraph=True)(x), model(x))
+    assert alike(torch.compile(fused, backend="eager", fullgraph=True)(x), model(x))
 
 
 # ---- two processes ----
