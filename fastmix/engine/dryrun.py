@@ -254,6 +254,7 @@ def _resolved(cfg: Config, device: torch.device, optimiser: str) -> dict[str, st
         "precision": cfg.precision,
         "optimiser": optimiser,
         "mix pass": "Triton" if cuda else "numba",
+        "batch-norm": "fused where it can be" if cuda and cfg.model.fused_norm == "auto" else "torch's own",
         "compile": cfg.model.compile,
         "loader": cfg.data.loader,
         "JPEG": "TurboJPEG 3, parts of an image" if library() else "simplejpeg, whole images",

@@ -25,6 +25,7 @@ from fastmix.kernels._triton import INTERPRETED
 from fastmix.kernels.norm_act.passes import without_memory
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 CAPS = {nn.ReLU: math.inf, nn.ReLU6: 6.0}
 
 
@@ -139,7 +140,7 @@ def _possible(
         and all(isinstance(norm, NORMS) and norm.affine for norm in norms)
         and (x.numel() > x.shape[1] or not any(_of_batch(norm) for norm in norms))
         and all(_lies_right(value, x) for value in (x, shortcut) if value is not None)
-        and not any(module._forward_hooks or module._forward_pre_hooks for module in filter(None, passed_over))
+        and not any(getattr(module, hooks) for module in passed_over if module is not None for hooks in HOOKS)
     )
 
 

@@ -7,19 +7,17 @@ of the batch over all pixels (Ioffe, Szegedy 2015, arXiv:1502.03167), of those o
 ones. Statistics, sums and all that lies between the maps are float32; torch rounds a bf16 map after each operation,
 which is the only difference. The order of a sum depends on shapes alone, so results are the same every time.
 
-Passes over a map, of an element each, by what s is: nothing, a map, a map with a norm. Beside them those of batch-norm,
-sum and ReLU as operations of their own:
+Passes over a map, reading or writing it once, beside those of torch's three operations:
 
-    forward     x (and the map with a norm) is read for its statistics; all are read again, and y     3, 4, 5
-                is written                                                                   (apart: 5, 8, 11)
-    backward    nothing: the gradient and x are read twice, that of x is written; from x it is seen
-                what ReLU let through
-                a map: the gradient, x and y are read and g written, what ReLU lets through, which
-                is the gradient of s; g and x are read, the gradient of x is written
-                a map with a norm: g and the map twice more, and its gradient is written          5, 7, 12
-                                                                                             (apart: 8, 8, 13)
+    s                   forward   apart   backward   apart
+    nothing                3        5         5        8
+    a map                  4        8         7        8
+    a map with a norm      5       11        12       13
 
-Nothing is kept for the gradient but x, y and the map that has a norm; y is what the next layer keeps, too.
+Forward, x and a map with a norm are read for their statistics, and once more with what is added, to write y. Backward,
+the gradient and x are read for two sums and once more to write that of x; what ReLU let through is seen from x. With an
+s it is seen from y, and written, since it is the gradient of s. Nothing is kept but x, y and a map with a norm, and the
+next layer keeps y, too.
 """
 
 from __future__ import annotations

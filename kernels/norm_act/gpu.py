@@ -237,7 +237,7 @@ def _settle(name: str, **chosen) -> Target:
     types = dict.fromkeys(("parts", "weight", "bias", "running_mean", "running_var", "table"), "*fp32")
     types |= dict(count="i32", channels="i32", momentum="fp32", eps="fp32")
     constants = dict(PARTS=PARTS, COLUMNS=COLUMNS) | chosen
-    return Target(f"norm_act {name}", settle_kernel, types, constants, 96, 4, 4, num_warps=SETTLE_WARPS)
+    return Target(f"norm_act {name}", settle_kernel, types, constants, 112, 4, 4, num_warps=SETTLE_WARPS)
 
 
 AOT = [

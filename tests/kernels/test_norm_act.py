@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
-import sys
 
+import norm_act_check
 import pytest
 import torch
+from test_builds import script
 from torch import nn
 
 from fastmix import config, models
@@ -18,10 +19,6 @@ from fastmix.kernels.norm_act.reference import table
 from fastmix.models import fused_norm
 from helpers import ROOT
 from helpers.processes import two_processes
-
-sys.path.insert(0, str(ROOT / "tests" / "kernels"))
-import norm_act_check  # noqa: E402
-from test_builds import script  # noqa: E402
 
 CHECK = ROOT / "tests" / "kernels" / "norm_act_check.py"
 
