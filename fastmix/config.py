@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 
 import yaml
 
-from fastmix.ranges import RISING, Range, cast, fill
+from fastmix.ranges import RISING, SIZE, Range, cast, fill
 from fastmix.yaml12 import parse
 
 Share = Annotated[float, Range(0, 1)]
@@ -48,6 +48,10 @@ class Data:
     val: str | list[str] = ""
     locality: Literal["none", "shard"] = "none"
     """shard: each machine reads its own shards of `train` alone, which mixes images less; see docs/data.md."""
+    window: Count | None = None
+    """With locality=shard, of how many of its shards a machine mixes the images at a time; null: of all."""
+    cache_size: Annotated[str, SIZE] | None = None
+    """Of `train` elsewhere, what copies of shards may take of a machine's disk (50GiB); null: all are copied first."""
     split: Annotated[float, Range(0, 0.9)] = 0.0
     """Share of each class of `train` that is kept for validation, by the seed; then `val` stays empty."""
     balance: Literal["none", "sqrt", "equal"] = "none"
@@ -272,7 +276,7 @@ class Config:
 
 
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
-FREE_TO_CHANGE += ("track", "log_grad_norm", "log_mixed", "log_clean")
+FREE_TO_CHANGE += ("data.cache_size", "track", "log_grad_norm", "log_mixed", "log_clean")
 FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting", "column.gpu_batch")
 """Keys in which a resumed run may differ."""
 
@@ -342,6 +346,10 @@ def from_tree(tree: dict, where: str) -> Config:
         raise ValueError(f"{where}: data.val_resize is {data.val_resize}; it must be at least {size}, or null")
     if data.split and data.val:
         raise ValueError(f"{where}: data.split keeps images of data.train for validation: set it to 0 to use data.val")
+    if data.window and data.locality != "shard":
+        raise ValueError(f"{where}: data.window is {data.window}; it needs data.locality=shard")
+    if data.cache_size and (data.split or data.bad == "skip"):
+        raise ValueError(f"{where}: data.cache_size is {data.cache_size}; it needs data.split=0 and data.bad=raise")
     if data.balance != "none" and data.repeats > 1:
         raise ValueError(f"{where}: data.balance is {data.balance}; it needs data.repeats=1, not {data.repeats}")
     if cfg.batch_total % cfg.accum:
