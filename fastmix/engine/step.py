@@ -46,7 +46,7 @@ class Step:
         self.lr = cfg.optim.lr  # the model's, of the last step
         self.module, self.unsynced = task, nullcontext
         if world() > 1:
-            self.module = parallel(task, self.device)
+            self.module = parallel(task, self.device, **vars(cfg.ddp))
             self.unsynced = self.module.no_sync
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> list[Tensor]:

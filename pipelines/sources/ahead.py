@@ -49,7 +49,7 @@ class Ahead:
         self.at_work: set[int] = set()
         self.rests: dict[int, float] = {}  # until when a shard is not looked at,
         self.shelved: dict[int, float] = {}  # and until when not, unless a step needs it
-        self.full: tuple[int, float] | None = None  # a shard without room, and since when
+        self.full: tuple[int, float] | None = None  # a shard without room, and since when a step needs it
         self.failed: dict[int, Exception] = {}
         self.threads: list[threading.Thread] = []
         weakref.finalize(self, _close, self.held)
@@ -172,9 +172,9 @@ class Ahead:
         self.rests[k] = now + POLL
         if why != FULL:
             return
-        if not self.full or self.full[0] != k:
+        if not near or not self.full or self.full[0] != k:
             self.full = k, now
-        elif near and now - self.full[1] > (limit := Tries().limit):
+        elif now - self.full[1] > (limit := Tries().limit):
             self.failed[k] = OSError(
                 f"{self.copies.folder}: no room for a shard in {limit:g} s, as other processes read those that are "
                 "there: set a larger data.cache_size, or FASTMIX_CACHE to a folder of this run's own"
