@@ -3,7 +3,8 @@
     CACHE/remote/<hash of the URL>/tables/NAME.beton   as long as the file, a hole but for tables and the first image
                                           NAME.beton.source.json, .classes.json, .sums   as beside a copy
 
-They are used as long as size and version are those of the server, and where the server cannot be reached.
+They are used as long as size and version are those of the server, which is asked once a minute and not by each process
+of a machine; and where the server cannot be reached.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from fastmix.pipelines.sources import cache, remote
 from fastmix.pipelines.sources.download import Tries
 from fastmix.pipelines.sources.streams import Failure, shown, stream
 
+RECENT = 60.0  # seconds in which the server is not asked again
 HEAD = 1 << 16  # bytes of the first request: the header, and often all that stands before the images
 
 
@@ -59,12 +62,16 @@ def fetch(source: str) -> Tables:
     url, digest = remote.parse(source)
     path = remote.place(url, "tables")
     with cache.alone(path):
-        kept = _kept(path)
+        kept, note = _kept(path), remote.note_path(path)
+        if kept and 0 <= time.time() - note.stat().st_mtime < RECENT:
+            return Tables(url, digest, path, *kept)
         try:
             head = read(url, 0, HEAD)
             if not kept or (head.size, head.version) != kept:
                 _copy(url, path, head)
                 kept = head.size, head.version
+            with suppress(OSError):  # a cache that may only be read
+                os.utime(note)
         except Failure as failure:
             if not kept:
                 raise OSError(f"{shown(url)}: {failure}") from None
