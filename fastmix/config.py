@@ -17,7 +17,8 @@ from typing import Annotated, Literal
 
 import yaml
 
-from fastmix.ranges import RISING, Range, cast, fill
+from fastmix import bases
+from fastmix.ranges import RISING, SIZE, Range, cast, fill
 from fastmix.yaml12 import parse
 
 Share = Annotated[float, Range(0, 1)]
@@ -48,6 +49,10 @@ class Data:
     val: str | list[str] = ""
     locality: Literal["none", "shard"] = "none"
     """shard: each machine reads its own shards of `train` alone, which mixes images less; see docs/data.md."""
+    window: Count | None = None
+    """With locality=shard, of how many of its shards a machine mixes the images at a time; null: of all."""
+    cache_size: Annotated[str, SIZE] | None = None
+    """Of `train` elsewhere, what copies of shards may take of a machine's disk (50GiB); null: all are copied first."""
     split: Annotated[float, Range(0, 0.9)] = 0.0
     """Share of each class of `train` that is kept for validation, by the seed; then `val` stays empty."""
     balance: Literal["none", "sqrt", "equal"] = "none"
@@ -206,6 +211,23 @@ class Ema:
 
 
 @dataclass
+class Ddp:
+    """How several processes average their gradients: options of torch's DistributedDataParallel, see docs/scale.md."""
+
+    compression: Literal["none", "bf16", "fp16", "powersgd"] = "none"
+    """What is sent of a gradient: all of it, half of its bits, or a matrix of rank `powersgd_rank`."""
+    powersgd_rank: Annotated[int, Range(1, 1024)] = 1
+    powersgd_start: Annotated[int, Range(2, 1_000_000)] = 1000
+    """Steps of which all is sent, before powersgd begins."""
+    bucket_mb: Annotated[int, Range(1, 10_000)] | None = None
+    """Megabytes of gradients that are sent together; null: torch's 25, and 1 for the first."""
+    static_graph: bool = False
+    """Every step computes its loss in the same way; for methods that only plan."""
+    bucket_view: bool = False
+    """Gradients lie in the memory that is sent, which saves as much as they take."""
+
+
+@dataclass
 class Column:
     """The column of the published tables that a file stands for, in their words (configs/published.csv); a label."""
 
@@ -271,11 +293,13 @@ class Config:
     schedule: Schedule = field(default_factory=Schedule)
     loss: Loss = field(default_factory=Loss)
     ema: Ema = field(default_factory=Ema)
+    ddp: Ddp = field(default_factory=Ddp)
     column: Column = field(default_factory=Column)
 
 
 FREE_TO_CHANGE = ("out", "log_every", "save_every", "val_every", "data.workers", "device", "data.train", "data.val")
-FREE_TO_CHANGE += ("track", "log_grad_norm", "log_mixed", "log_clean", "model.fused_norm")
+FREE_TO_CHANGE += ("data.cache_size", "track", "log_grad_norm", "log_mixed", "log_clean", "model.fused_norm")
+FREE_TO_CHANGE += ("ddp.bucket_mb", "ddp.static_graph", "ddp.bucket_view")
 FREE_TO_CHANGE += ("cuda_graph", "column.table", "column.backbone", "column.setting", "column.gpu_batch")
 """Keys in which a resumed run may differ."""
 
@@ -286,7 +310,7 @@ def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
     What the file says of the chosen `mix` under `rows:` goes over the rest of the file, and the words over that.
     """
     path = find(path)
-    tree = _read(path, ())
+    tree = bases.read(path)
     rows, known = (
         cast(tree.pop("rows", {}), dict, str(path), "rows"),
         cast(tree.get("mixers", {}), dict, str(path), "mixers"),
@@ -294,7 +318,7 @@ def load(path: str | Path, words: list[str] | tuple[str, ...] = ()) -> Config:
     if unknown := [name for name in rows if name not in known or not isinstance(rows[name], dict)]:
         raise ValueError(f"{path}: rows.{unknown[0]} must be settings of a row, which is one of {', '.join(known)}")
     mix = str([tree.get("mix", ""), *(word[4:] for word in words if word.startswith("mix="))][-1])
-    return from_tree(over(_merge(tree, rows.get(mix, {})), words), str(path))
+    return from_tree(over(bases.merged(tree, rows.get(mix, {})), words), str(path))
 
 
 def over(tree: dict, words: list[str] | tuple[str, ...]) -> dict:
@@ -345,6 +369,10 @@ def from_tree(tree: dict, where: str) -> Config:
         raise ValueError(f"{where}: data.val_resize is {data.val_resize}; it must be at least {size}, or null")
     if data.split and data.val:
         raise ValueError(f"{where}: data.split keeps images of data.train for validation: set it to 0 to use data.val")
+    if data.window and data.locality != "shard":
+        raise ValueError(f"{where}: data.window is {data.window}; it needs data.locality=shard")
+    if data.cache_size and (data.split or data.bad == "skip"):
+        raise ValueError(f"{where}: data.cache_size is {data.cache_size}; it needs data.split=0 and data.bad=raise")
     if data.balance != "none" and data.repeats > 1:
         raise ValueError(f"{where}: data.balance is {data.balance}; it needs data.repeats=1, not {data.repeats}")
     if cfg.batch_total % cfg.accum:
@@ -398,33 +426,6 @@ def differences(a: Config, b: Config, ignore: tuple[str, ...] = ()) -> list[str]
     flat_a, flat_b = dict(_flatten(to_tree(a))), dict(_flatten(to_tree(b)))
     keys = sorted(k for k in {*flat_a, *flat_b} if flat_a.get(k) != flat_b.get(k))
     return [k for k in keys if k not in ignore]
-
-
-def _read(path: Path, above: tuple[Path, ...]) -> dict:
-    if path in above:
-        raise ValueError(f"{path}: `base:` leads back to itself")
-    if not path.is_file():
-        raise ValueError(f"{above[-1]}: base {path} does not exist" if above else f"{path}: no such config file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8 (byte {error.start})") from error
-    tree = parse(text, str(path)) or {}
-    if not isinstance(tree, dict):
-        raise ValueError(f"{path}: a config is a mapping of keys to values")
-    bases = cast(tree.pop("base", []), str | list[str], str(path), "base")
-    merged: dict = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        merged = _merge(merged, _read(path.parent / base, (*above, path)))
-    return _merge(merged, tree)
-
-
-def _merge(low: dict, high: dict) -> dict:
-    out = dict(low)
-    for key, value in high.items():
-        both = isinstance(value, dict) and isinstance(out.get(key), dict)
-        out[key] = _merge(out[key], value) if both else value
-    return out
 
 
 def _plain(value):

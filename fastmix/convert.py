@@ -19,7 +19,7 @@ from pathlib import Path
 
 from fastmix.cli import Parser, number, run
 from fastmix.pipelines.jpeg.limits import MAX_PIXELS
-from fastmix.ranges import Range
+from fastmix.ranges import Range, size
 from fastmix.reading import shown
 
 
@@ -42,6 +42,12 @@ def parser() -> Parser:
     )
     p.add_argument(
         "--part", type=_part, metavar="I/N", help="write the I-th of N parts of the shards (default: a shard each)"
+    )
+    p.add_argument(
+        "--shuffle",
+        type=number(int, Range(0, 2**63 - 1)),
+        metavar="SEED",
+        help="write the images in a random order: for shards that are mixed a few at a time (data.window)",
     )
     p.add_argument(
         "--join", action="store_true", help="SOURCE is a pattern of finished shards: tell what they are together"
@@ -96,11 +102,12 @@ def main(argv: list[str] | None = None) -> int:
     from fastmix.pipelines.packing import series
     from fastmix.pipelines.packing.layouts import load_classes, scan
     from fastmix.pipelines.packing.pack import bad_path, pack
-    from fastmix.pipelines.packing.sharding import pack_shards, wanted
+    from fastmix.pipelines.packing.sharding import pack_shards, shuffled, wanted
     from fastmix.pipelines.packing.walk import summary
 
     start = time.perf_counter()
     listing = scan(args.source, load_classes(args.classes) if args.classes else None)
+    listing = listing if args.shuffle is None else shuffled(listing, args.shuffle)
     n = args.part[1] if args.part and not args.shards else args.shards
     n = wanted(listing, args.shard_size) if args.shard_size else n
     write = partial(pack_shards, n=n, part=args.part or (1, 1)) if n else pack
@@ -180,10 +187,10 @@ def _join(source: str, verify: bool, workers: int | None) -> int:
 
 def _size(text: str) -> int:
     """Bytes, of a number with a unit."""
-    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT])(i?)B?", text)
-    if not found or not float(found[1]):
+    found = size(text)
+    if found is None:
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is no size, such as 1GiB or 500MB")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2]) + 1))
+    return found
 
 
 def _part(text: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -62,11 +63,13 @@ def _join(launch: Launch, backend: str, options: dict) -> None:
             _find(address, port, limit)
         store, rank, world = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=limit))))
         first = launch.local == 0 or local_world() == 1
+        name, whole = _agreed(store, rank, world, limit), store
+        store = _under(name, whole)
         store.set(f"joined/{launch.rank}", socket.gethostname() if first else "")
         store.wait([f"joined/{k}" for k in range(world)], timedelta(seconds=limit))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, **options)
         if local_world() < world:
-            _watch(store, launch, first)
+            _watch(store, _under(name, whole.clone()), launch, first)
     except (RuntimeError, OSError) as error:  # torch's are RuntimeErrors
         raise OSError(
             f"process {launch.rank} of {launch.world} has not met the others at {address}:{port} in {limit:g} s "
@@ -74,8 +77,40 @@ def _join(launch: Launch, backend: str, options: dict) -> None:
         ) from None
 
 
-def _watch(store: dist.Store, launch: Launch, first: bool) -> None:
-    """Has a thread look after the other machines, which count in the store from now on."""
+def _agreed(store: dist.Store, rank: int, world: int, limit: float) -> str:
+    """A name under which no earlier start of these processes has written into the store; the same for all. Or "": there
+    was none.
+
+    torchrun's agents keep one store over restarts, where old addresses would be taken for new ones. So each process
+    asks under a word of its own, and the first one answers until all have heard it. Raises RuntimeError.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return ""
+    own, wait, end = uuid4().hex, timedelta(seconds=limit), time.monotonic() + limit
+    if rank:
+        store.set(f"asks/{rank}", own)
+        store.wait([f"answer/{own}"], wait)
+        name = store.get(f"answer/{own}").decode()
+        store.set(f"{name}/heard/{rank}", "")
+        return name
+    asks, answered = [f"asks/{k}" for k in range(1, world)], set()
+    store.wait(asks, wait)
+    while not store.check([f"{own}/heard/{k}" for k in range(1, world)]):
+        for word in {*store.multi_get(asks)} - answered:
+            store.set(f"answer/{word.decode()}", own)
+            answered.add(word)
+        if time.monotonic() > end:
+            raise RuntimeError("not all have answered")
+        time.sleep(0.02)
+    return own
+
+
+def _under(name: str, store: dist.Store) -> dist.Store:
+    return dist.PrefixStore(name, store) if name else store
+
+
+def _watch(store: dist.Store, other: dist.Store, launch: Launch, first: bool) -> None:
+    """Has a thread look after the other machines, which count in the store from now on; `other`: a connection more."""
     global _heartbeat
     hosts = [host.decode() for host in store.multi_get([f"joined/{k}" for k in range(launch.world)])]
     machines = {f"alive/{k}": f"{host} (process {k})" for k, host in enumerate(hosts) if host}
@@ -83,7 +118,7 @@ def _watch(store: dist.Store, launch: Launch, first: bool) -> None:
     if own:
         store.set(own, "0")
     limit = seconds("FASTMIX_SILENT_TIMEOUT", SILENT)
-    _heartbeat = Heartbeat(store.clone(), machines, own, limit)
+    _heartbeat = Heartbeat(other, machines, own, limit)
 
 
 def _find(address: str, port: int, limit: float) -> None:
@@ -134,14 +169,38 @@ def gather(value: object) -> list:
     return found or []
 
 
-def parallel(module: nn.Module, device: torch.device) -> DistributedDataParallel:
-    """The module with gradients averaged over the processes; each has its own buffers between validations."""
+def parallel(
+    module: nn.Module,
+    device: torch.device,
+    compression: str = "none",
+    powersgd_rank: int = 1,
+    powersgd_start: int = 1000,
+    bucket_mb: int | None = None,
+    static_graph: bool = False,
+    bucket_view: bool = False,
+) -> DistributedDataParallel:
+    """The module with gradients averaged over the processes; each has its own buffers between validations.
+
+    The options are those of config.Ddp. powersgd: Vogels et al. 2019, torch's, with error feedback, which begins anew,
+    as do the steps before it, wherever a module is made again.
+    """
     known = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # torch 2.13 renamed it
     # Else it would begin by overwriting them with the first process's, which may have other shapes.
     names = [name for name, _ in module.named_buffers()]
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(module, names)
-    return DistributedDataParallel(module, [device] if device.type == "cuda" else None, **{sync: False})
+    options = {sync: False, "bucket_cap_mb": bucket_mb, "static_graph": static_graph}
+    options |= {"gradient_as_bucket_view": bucket_view}
+    made = DistributedDataParallel(module, [device] if device.type == "cuda" else None, **options)
+    if compression != "none":
+        from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+
+        if compression == "powersgd":
+            state = powerSGD_hook.PowerSGDState(None, powersgd_rank, powersgd_start)
+            made.register_comm_hook(state, powerSGD_hook.powerSGD_hook)
+        else:
+            made.register_comm_hook(None, getattr(default_hooks, f"{compression}_compress_hook"))
+    return made
 
 
 def average_buffers(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -52,6 +53,33 @@ class Rising:
 
 
 RISING = Rising()
+
+
+class Size:
+    """Texts that say a number of bytes."""
+
+    def __contains__(self, value: str) -> bool:
+        return size(value) is not None
+
+    def __str__(self) -> str:
+        return "that is a size, such as 50GiB or 500MB"
+
+
+SIZE = Size()
+
+
+def size(text: str) -> int | None:
+    """Bytes, of a number with a unit, such as 1.5GiB or 500MB; None where it is none."""
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT])(i?)B?", text)
+    if not found or not float(found[1]):
+        return None
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2]) + 1))
+
+
+def as_size(count: int) -> str:
+    """The text of a number of bytes that `size` reads, rounded up to a thousandth of its unit."""
+    power = max(1, min(4, (max(count, 1).bit_length() - 1) // 10))
+    return f"{math.ceil(count / 1024**power * 1000) / 1000:.7g}{'KMGT'[power - 1]}iB"
 
 
 def fill(kind: type, tree: dict, where: str, prefix: str = ""):

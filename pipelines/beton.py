@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import numpy as np
 from numpy import ndarray
+from torch import Tensor
 
 from fastmix import system
 from fastmix.pipelines import sampling
@@ -13,7 +17,11 @@ from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.packing.shards import Shards
-from fastmix.pipelines.sources.resolve import packed, resolve
+from fastmix.pipelines.sources.ahead import BEHIND, LEAD, NEVER, Ahead, Plan
+from fastmix.pipelines.sources.bounded import Bounded
+from fastmix.pipelines.sources.resolve import packed, resolve, tables
+from fastmix.ranges import as_size
+from fastmix.reading import shown
 
 OS_CACHES = ("auto", "memory", "disk")
 SHARE = 0.8  # of the available memory, that a file may have to be kept in it
@@ -30,25 +38,43 @@ class Beton(Jpegs):
     os_cache  "memory": the file is left to the system's cache, which keeps all of it once it was read
               "disk": it is larger than memory: nothing is read ahead but what is announced, record by record
               "auto": disk for a file larger than 80 % of the available memory
+    window    of how many of its shards a machine mixes the images at a time (sampling.windowed); None: of all
+    cache_size  bytes of this machine's disk that shards elsewhere may take: copies are made in the order of an epoch,
+              and removed again; None: all are copied before it begins
     """
 
-    def __init__(self, source: str | list[str], batch: int, *, os_cache: str = "auto", machines: int = 1, **options):
+    def __init__(
+        self,
+        source: str | list[str],
+        batch: int,
+        *,
+        os_cache: str = "auto",
+        machines: int = 1,
+        window: int | None = None,
+        cache_size: int | None = None,
+        **options,
+    ):
         if os_cache not in OS_CACHES:
             raise ValueError(f"os_cache is {os_cache!r}; choose one of {', '.join(OS_CACHES)}")
-        self.os_cache, self.machines = os_cache, machines
+        self.os_cache, self.machines, self.window, self.cache_size = os_cache, machines, window, cache_size
         super().__init__(source, batch, **options)
-        if machines > 1:
+        if machines > 1 or window:
             self._require_machines()
+        self.fetched = self._bounded() if cache_size else None
 
     def open(self) -> None:
         super().open()
-        self.file = Shards([resolve(file) for file in packed(self.given)])
+        paths = packed(self.given)
+        self.tables = tables(paths) if self.cache_size else []
+        self.file = Shards([str(table.path) for table in self.tables] or [resolve(path) for path in paths])
+        for file, table in zip(self.file.files, self.tables, strict=False):
+            file.name = shown(table.url)
         need(self.source, (self.file.modes != RAW).any())
         self.labels = self.file.labels
         self.class_names, self.warnings = names(self.labels, self.file.classes), self.file.warnings
         if self.os_cache == "auto":
             self.os_cache = "disk" if self.file.size / self.machines > SHARE * system.available_memory() else "memory"
-        if self.os_cache == "disk":
+        if self.os_cache == "disk" and not self.tables:
             for file in self.file.descriptors.tolist():
                 system.read_at_random(file)
 
@@ -58,14 +84,41 @@ class Beton(Jpegs):
         images = np.bincount(self._homes(self.rows), minlength=self.machines)
         return int(images.min()) // (self.batch * self.world // self.machines)
 
+    def epoch(self, epoch: int, first: int = 0, res: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        batches = super().epoch(epoch, first, res)
+        return self.fetched.followed(batches, epoch, first) if self.fetched else batches
+
     def entries(self, epoch: int) -> tuple[ndarray, ndarray]:
         if self.machines == 1:
             return super().entries(epoch)
-        machine, rank = divmod(self.rank, self.world // self.machines)
+        processes = self.world // self.machines
+        return sampling.shard(self._own(epoch), self.batch, self.rank % processes, processes, True)
+
+    def order(self, epoch: int) -> ndarray:
+        if not self.window:
+            return super().order(epoch)
+        homes = np.arange(len(self.file.files)) % self.machines
+        return self.rows[sampling.windowed(self.file.shard(self.rows), homes, self.window, self.seed, epoch)]
+
+    def _own(self, epoch: int) -> ndarray:
+        """The entries of an epoch that this machine shows, in order."""
         entries = self.order(epoch)
-        own = entries[self._homes(entries % self.n) == machine]
-        together = self.batch * self.world // self.machines
-        return sampling.shard(own[: len(self) * together], self.batch, rank, self.world // self.machines, True)
+        if self.machines > 1:
+            entries = entries[self._homes(entries % self.n) == self.rank // (self.world // self.machines)]
+        return entries[: len(self) * self._together]
+
+    @property
+    def _together(self) -> int:
+        """Images of a step on this machine."""
+        return self.batch * self.world // self.machines
+
+    def _plan(self, epoch: int) -> Plan:
+        """The first and the last step in which this machine reads each shard."""
+        entries = self._own(epoch)
+        shards, steps = self.file.shard(entries % self.n), np.arange(len(entries)) // self._together
+        first, last = np.full(len(self.file.files), NEVER), np.full(len(self.file.files), -1)
+        first[shards[::-1]], last[shards] = steps[::-1], steps  # of several the last one stays
+        return first, last
 
     def _homes(self, rows: ndarray) -> ndarray:
         """Which machine shows each of these rows."""
@@ -75,12 +128,42 @@ class Beton(Jpegs):
         if not self.train or self.world % self.machines:
             raise ValueError(f"{self.world} processes cannot train on {self.machines} machines, as many on each")
         if self.repeats > 1 or self.balance != "none":
-            raise ValueError("shards that stay on their machines need data.repeats=1 and data.balance=none")
+            raise ValueError("an order by shards needs data.repeats=1 and data.balance=none")
         if len(self.file.files) < self.machines:
             few = f"{len(self.file.files)} shards for {self.machines} machines, of which each is to have its own"
             raise ValueError(f"{self.source}: {few}; convert with --shards, or set data.locality=none")
         if not len(self):
             raise ValueError(f"{self.source}: a machine's own shards have fewer images than its batches take in a step")
+
+    def _bounded(self) -> Ahead:
+        if not self.train or self.bad != "raise":
+            raise ValueError("data.cache_size is for training with data.bad=raise: substitutes may lie in any shard")
+        beside = sum(table.taken() for table in self.tables)
+        copies = Bounded(self.tables, self.file.files, self.cache_size - beside)
+        self._require_room(np.array(copies.sizes), copies.limit, beside)
+        return Ahead(copies, self._plan, len(self))
+
+    def _require_room(self, sizes: ndarray, limit: int, beside: int) -> None:
+        """Raises ValueError where the shards that are read at a time, and those of the next steps, do not fit."""
+        whole = int(np.bincount(np.arange(len(sizes)) % self.machines, sizes).max())
+        if whole <= limit:
+            return
+        rows = np.bincount(self.file.shard(self.rows), minlength=len(sizes))
+        spare = 1 + math.ceil(1.5 * (LEAD + BEHIND + 2) * self._together / rows[rows > 0].min())
+        most = limit // int(sizes.max()) - spare
+        if self.window and self.window <= most:
+            return
+        held, need = "all shards of a machine, whose images are in random order", whole
+        if self.window:
+            held = (
+                f"data.window={self.window} and {spare} more of up to {as_size(int(sizes.max()))} that are on their way"
+            )
+            need = (self.window + spare) * int(sizes.max())
+        fewer = f"data.locality=shard and data.window={most}, or fewer, or " if most > 0 else ""
+        raise ValueError(
+            f"{self.source}: data.cache_size={as_size(self.cache_size)} does not hold {held}: set {fewer}"
+            f"data.cache_size={as_size(need + beside)}"
+        )
 
     def record(self, row: int) -> Record:
         (_, (height,), (width,), (raw,), data), _ = self.stored(np.array([row]))
@@ -89,12 +172,14 @@ class Beton(Jpegs):
     def stored(self, rows: ndarray) -> tuple[list, dict[int, str]]:
         file = self.file
         heights, widths = (column[rows].astype(np.int64) for column in (file.heights, file.widths))
-        data = Extents(file.descriptors[file.shard(rows)], file.offsets[rows], file.sizes[rows])
+        shards = file.shard(rows)
+        files = self.fetched.files(shards) if self.fetched else file.descriptors[shards]
+        data = Extents(files, file.offsets[rows], file.sizes[rows])
         return [rows, heights, widths, file.modes[rows] == RAW, data], {}
 
     def announce(self, rows: ndarray) -> None:
         """Has the disk read these rows, if need be; neighbours in the file as one."""
-        if self.os_cache != "disk":
+        if self.os_cache != "disk" or self.fetched:
             return
         file = self.file
         starts, order = np.unique(file.begins[file.shard(rows)] + file.offsets[rows], return_index=True)

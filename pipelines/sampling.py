@@ -13,6 +13,7 @@ from numpy import ndarray
 ATTEMPTS = 10  # of the random resized crop, as in torchvision
 CROP_DRAWS = 2 * ATTEMPTS + 2  # uniforms that one random resized crop takes
 
+_WINDOWED = 3  # a stream of random numbers, beside that of `order` and those of selection.py
 _STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
 _MASK = 2**64 - 1
 
@@ -26,6 +27,25 @@ def order(n: int, seed: int, epoch: int, repeats: int = 1) -> ndarray:
     key = np.array([seed & _MASK, epoch & _MASK], np.uint64)
     rows = np.random.Generator(np.random.Philox(key=key)).permutation(n)
     return (rows[: -(-n // repeats), None] + n * np.arange(repeats)).reshape(-1)[:n]
+
+
+def windowed(shards: ndarray, machines: ndarray, window: int, seed: int, epoch: int) -> ndarray:
+    """An order in which only the images of a few shards are mixed at a time: a permutation of range(n), int64.
+
+    shards int64 [n]: of each image. machines int64 [shards]: whose a shard is. Each machine takes its own in a random
+    order, one a unit of time. The images of its k-th one come at random times from k + 1/2 - window / 2 to k + 1/2 +
+    window / 2, within the epoch: so at no time they are of more than `window` shards, and of half as many where an
+    epoch begins and ends. A function of (seed, epoch). MosaicML Streaming's order py1e likewise shifts each image by a
+    random part of a window.
+    """
+    rng = np.random.Generator(np.random.Philox(key=seed & _MASK, counter=[0, 0, epoch, _WINDOWED]))
+    place, count = np.empty(len(machines)), np.empty(len(machines))
+    for machine in np.unique(machines):
+        own = np.flatnonzero(machines == machine)
+        place[own], count[own] = rng.permutation(len(own)) + 0.5, len(own)
+    begin, end = (place - window / 2).clip(0), np.minimum(place + window / 2, count)
+    times = begin[shards] + rng.random(len(shards)) * (end - begin)[shards]
+    return np.argsort(times / count[shards], kind="stable")
 
 
 def shard(

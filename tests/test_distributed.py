@@ -1,6 +1,8 @@
 """How a process joins the group of torchrun; what groups do is tested where they are used."""
 
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import Mock
 
 import pytest
@@ -33,3 +35,28 @@ def test_nccl_is_told_the_device_of_the_process(cuda, captured, monkeypatch):
         assert chosen == [device] and device == torch.device("cuda", 1)
     else:
         assert words == ("gloo",) and options == {} and chosen == [] and device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("late", [0, 1, 2])
+def test_processes_that_are_started_again_meet_beside_what_the_last_ones_left(late, monkeypatch):
+    """In a store that torchrun's agents keep; whoever is late must not take an old answer for a new one."""
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    store, names = dist.HashStore(), []
+    for world in (3, 3, 2):
+        with ThreadPoolExecutor(world) as pool:
+            waiting = {
+                k: pool.submit(distributed._agreed, store, k, world, 20) for k in range(world) if k != late % world
+            }
+            time.sleep(0.1)
+            waiting[late % world] = pool.submit(distributed._agreed, store, late % world, world, 20)
+            (name,) = {each.result() for each in waiting.values()}
+        names.append(name)
+    assert len(set(names)) == 3 and all(names)
+
+
+def test_one_that_does_not_come_is_told(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    store = dist.HashStore()
+    store.set("asks/1", "of an earlier start")
+    with pytest.raises(RuntimeError, match="not all have answered"):
+        distributed._agreed(store, 0, 2, 0.1)

@@ -1,15 +1,20 @@
-"""Training on several hosts: tasks of srun and mpirun are one run, and a host that is cut off does not hang others."""
+"""Training on several hosts: tasks of srun and mpirun are one run, and a host that is lost ends or shrinks the run."""
 
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 
+from fastmix import files
 from helpers import hosts
 from helpers.small_runs import SMALL, launch, rows, same
+from helpers.small_runs import run as train
 
 pytestmark = pytest.mark.long
 TRAIN = [sys.executable, "-m", "fastmix.train", "small.yaml", "mix=cutmix"]
@@ -48,6 +53,41 @@ def test_tasks_of_mpirun_are_one_run(folder):
     done = run(words, hosts.environment())
     assert done.returncode == 0, done.stderr[-2000:]
     same(folder / "two/last.pt", folder / "mpirun/last.pt")
+
+
+def test_a_process_that_dies_is_started_again_and_the_run_is_the_same(folder):
+    """By torchrun's --max-restarts, from the last checkpoint."""
+    lost, again = ("faults.during", "lost", "9"), ("--max-restarts=1",)
+    launch("mix=cutmix", "out=again", "save_every=7", "--resume", before=lost, options=again)
+    assert files.read_torch(folder / "again/left.pt")["run"]["step"] == 7
+    same(folder / "two/last.pt", folder / "again/last.pt")
+
+
+def test_a_machine_that_is_lost_shrinks_the_run(folder):
+    """By torchrun's --nnodes=1:2: the other goes on with the whole batch, as one process does from that checkpoint."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    elastic = ["--nnodes=1:2", "--nproc_per_node=1", "--max-restarts=2", "--rdzv-backend=c10d", "--rdzv-id=less"]
+    elastic += [f"--rdzv-endpoint=127.0.0.1:{port}"]
+    words = ["-m", "faults.during", "gone", "9", *TRAIN[2:], "out=less", "save_every=7", "--resume"]
+    agents = []
+    for k in range(2):  # the first one keeps the store in which they meet
+        conf = f"--rdzv-conf=is_host={1 - k},last_call_timeout=5,keep_alive_interval=2"
+        command = [sys.executable, "-m", "torch.distributed.run", *elastic, conf, *words]
+        with open(folder / f"less.{k}", "w") as log:
+            agents.append(subprocess.Popen(command, env=hosts.environment(), stdout=log, stderr=log))
+    assert agents[0].wait(timeout=240) == 0, (folder / "less.0").read_text()
+    assert agents[1].wait(timeout=60) == -signal.SIGKILL
+    shutil.copytree(folder / "less", folder / "alone")
+    os.replace(folder / "alone/left.pt", folder / "alone/last.pt")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes
+    try:
+        assert train("mix=cutmix", "out=alone", resume=True) == 0
+    finally:
+        torch.set_num_threads(threads)
+    same(folder / "less/last.pt", folder / "alone/last.pt")
+    assert files.read_torch(folder / "less/last.pt")["run"]["step"] == 10
 
 
 def run(words: list[str], env: dict[str, str]) -> subprocess.CompletedProcess:

@@ -25,6 +25,8 @@ BENCHES = {
     "loader": "the loaders against each other",
     "shards": "a data set in many packed files against the same in one",
     "locality": "how much less images mix where each machine reads its own shards",
+    "remote": "what it costs to fetch a shard into a bounded cache",
+    "scale": "what a run on many GPUs asks of cores, networks and object stores, worked out",
     "decode": "JPEG decoders, and what fast decoding costs",
     "convert": "packing images, against ffcv's writer",
     "crop": "the crop pass against torchvision and Pillow",

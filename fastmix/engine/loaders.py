@@ -16,6 +16,7 @@ from fastmix.pipelines.loader import Loader
 from fastmix.pipelines.selection import held_out
 from fastmix.pipelines.sources.resolve import exists, name, words
 from fastmix.pipelines.view import View
+from fastmix.ranges import size
 
 
 def training(cfg: Config, device: torch.device) -> Loader:
@@ -156,9 +157,13 @@ def _loader(cfg: Config, split: str, batch: int, view: View, device: torch.devic
     kernels.check(device)
     require(cfg, split)
     options = {"os_cache": cfg.data.os_cache} if cfg.data.loader == "beton" else {}
+    for key, given in {"locality=shard": cfg.data.locality == "shard", "cache_size": cfg.data.cache_size}.items():
+        if given and cfg.data.loader != "beton":
+            raise ValueError(f"data.{key} is the loader beton's, not that of data.loader={cfg.data.loader}")
+    if cfg.data.cache_size and split == "train":
+        options["cache_size"] = size(cfg.data.cache_size)
     if cfg.data.locality == "shard" and split == "train":
-        if cfg.data.loader != "beton":
-            raise ValueError(f"data.locality=shard is the loader beton's, not that of data.loader={cfg.data.loader}")
+        options["window"] = cfg.data.window
         if world() > 1 and world() % local_world():
             raise ValueError(
                 f"data.locality=shard needs as many processes on each machine, not {world()} by {local_world()} on one"

@@ -71,7 +71,7 @@ class Step:
 
     def shared(self, module: nn.Module) -> nn.Module:
         """The same with gradients averaged over the processes."""
-        return parallel(module, self.device)
+        return parallel(module, self.device, **vars(self.cfg.ddp))
 
     def generators(self, step: int, part: int) -> list[np.random.Generator]:
         """What a part draws from; with fidelity openmixup its mix from another one, which all processes share."""

@@ -18,6 +18,7 @@ from fastmix.engine.ema import Ema
 from fastmix.engine.log import Log
 from fastmix.engine.task import Task, precision
 from fastmix.errors import foreign, words
+from fastmix.mixers.base import Mixer
 from fastmix.models import pretrained, seen
 from fastmix.models.info import Info
 from fastmix.runs import data_seen, follower, run_folder
@@ -47,6 +48,7 @@ def train(cfg: Config, name: str, resume: bool = False, quiet: bool = False) -> 
         begun = replace(cfg.model, weights="" if resumed else cfg.model.weights)
         model, told = pretrained.build(begun, info.classes, cfg.seed, device)
         require_compiler(cfg)
+        require_ddp(cfg, mixer, device)
         models.require_sizes(model, cfg.model, loaders.sizes(cfg))
         export.require(model, cfg.model.name)
         task = Task(model, mixer, cfg).to(device)
@@ -150,6 +152,22 @@ def class_weights(asked: str | list[float], labels: np.ndarray, classes: int) ->
     if isinstance(asked, list) and len(asked) != classes:
         raise ValueError(f"loss.class_weights has {len(asked)} values; there are {classes} classes")
     return asked
+
+
+def require_ddp(cfg: Config, mixer: Mixer, device: torch.device) -> None:
+    """Raises ValueError where gradients cannot be averaged as the config says."""
+    if cfg.ddp.static_graph and not mixer.replayable:
+        name = type(mixer).__name__
+        raise ValueError(f"ddp.static_graph: {name} does more than plan, so steps may differ; leave it false")
+    if cfg.ddp.static_graph and cfg.accum > 1:  # torch learns the graph in the first backward pass, and averages in it
+        raise ValueError(f"ddp.static_graph: torch has it for steps of one part alone, and accum is {cfg.accum}")
+    if cfg.ddp.compression in ("bf16", "powersgd") and device.type != "cuda":  # gloo knows no order of powersgd's parts
+        raise ValueError(f"ddp.compression is {cfg.ddp.compression}, which torch sends between GPUs alone; take fp16")
+    if cfg.ddp.compression == "powersgd" and cfg.precision == "fp16":
+        raise ValueError(
+            "ddp.compression is powersgd, which adds to a step what it did not send of the last one: with fp16 that "
+            "may be infinite; set precision to bf16 or fp32"
+        )
 
 
 def require_compiler(cfg: Config) -> None:

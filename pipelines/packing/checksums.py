@@ -50,11 +50,33 @@ def load(beton: Beton) -> np.ndarray | None:
         raise ValueError(f"{shown(path)}: no checksums of version {VERSION}, or cut short; remove it or convert again")
     if (header["rows"], header["size"]) != (len(beton), beton.size):
         raise ValueError(f"{shown(path)}: belongs to another file than {beton.name}; remove it or convert again")
-    ends = beton.offsets + beton.sizes
-    first, last = (int(beton.offsets.min()), int(ends.max())) if len(beton) else (header["size"], header["size"])
-    if _index(beton.file, first, last) != header["index"]:
+    if _index(beton.file, *_images(beton)) != header["index"]:
         raise ValueError(f"{beton.name}: its labels, sizes or offsets are not those that were written; convert again")
     return np.frombuffer(data, "<u4", offset=HEADER.itemsize)
+
+
+def differs(path: str | Path, tables: Beton) -> str:
+    """How a `.beton` file differs from one that is open and may have its tables alone; empty where it does not.
+
+    The tables are compared, and with the checksums beside `tables`, if there are any, the image of each row.
+    """
+    sums, place = load(tables), _images(tables)
+    with open(path, "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != tables.size or _index(file.fileno(), *place) != _index(
+            tables.file, *place
+        ):
+            return "its labels, sizes or offsets are others"
+        for row, (offset, size) in enumerate(zip(tables.offsets.tolist(), tables.sizes.tolist(), strict=True)):
+            if sums is not None and zlib.crc32(pread(file.fileno(), size, offset)) != sums[row]:
+                return f"row {row}: its bytes are not those that were written (checksum)"
+    return ""
+
+
+def _images(beton: Beton) -> tuple[int, int]:
+    """The bytes from the first image to the end of the last one."""
+    if not len(beton):
+        return beton.size, beton.size
+    return int(beton.offsets.min()), int((beton.offsets + beton.sizes).max())
 
 
 def _index(file: int, first: int, last: int) -> int:

@@ -13,10 +13,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from fastmix import files
 from fastmix.pipelines.packing import note
 from fastmix.pipelines.packing.entries import Member, Pixels, home, name_of
 from fastmix.pipelines.packing.layouts import Listing
+from fastmix.pipelines.packing.layouts.parquet import Cell
 from fastmix.pipelines.packing.note import Note
 from fastmix.pipelines.packing.pack import Packed, pack
 from fastmix.pipelines.packing.series import shard
@@ -38,6 +41,14 @@ def cut(images: int, n: int) -> list[range]:
     """The rows of each of n shards: as many in one as in another, or one more."""
     ends = [images * k // n for k in range(n + 1)]
     return [range(*pair) for pair in zip(ends, ends[1:], strict=False)]
+
+
+def shuffled(listing: Listing, seed: int) -> Listing:
+    """The images in a random order, a function of the seed and their number. Raises ValueError for parquet."""
+    if listing.files and isinstance(listing.files[0], Cell):
+        raise ValueError(f"{shown(home(listing.files[0]))}: parquet can be read in order only, so not be shuffled")
+    order = np.random.Generator(np.random.Philox(key=seed)).permutation(len(listing.files)).tolist()
+    return listing._replace(files=[listing.files[k] for k in order], labels=[listing.labels[k] for k in order])
 
 
 def wanted(listing: Listing, size: int) -> int:

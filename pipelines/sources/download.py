@@ -32,8 +32,27 @@ def sha256(path: Path) -> str:
         return _sha256(file).hexdigest()
 
 
+class Tries:
+    """Failures in a row, and the waits between them; `limit`: seconds without progress that are too many."""
+
+    def __init__(self):
+        self.limit = system.seconds("FASTMIX_REMOTE_TIMEOUT", LIMIT)
+        self.progress()
+
+    def progress(self) -> None:
+        self.failures, self.last = 0, time.monotonic()
+
+    def again(self, failure: Failure) -> None:
+        """Waits for the next try, or raises the failure."""
+        self.failures += 1
+        pause = PAUSE * 2 ** (self.failures - 1)
+        if not failure.again or self.failures >= TRIES or time.monotonic() + pause - self.last > self.limit:
+            raise failure
+        time.sleep(pause)
+
+
 class Download:
-    """A file elsewhere on its way to `part`.
+    """A file elsewhere on its way to `part`; quiet: its progress is not shown.
 
     begin()   opens it; then `there` says its size and version. Raises Failure with the reason
     close()   ends it where it is not to be copied
@@ -43,21 +62,21 @@ class Download:
     drop()    removes it
     """
 
-    def __init__(self, url: str, part: Path):
-        self.url, self.part, self.limit = url, part, system.seconds("FASTMIX_REMOTE_TIMEOUT", LIMIT)
+    def __init__(self, url: str, part: Path, quiet: bool = False):
+        self.url, self.part, self.quiet, self.tries = url, part, quiet, Tries()
         self.note = _note(part)
         self.at, self.version, self.size = self._left()
         self.digest = hashlib.sha256()
-        self.most, self.failures, self.last = self.at, 0, time.monotonic()
+        self.most = self.at
         self.there: Stream | None = None
 
     def begin(self) -> Stream:
         while self.there is None:
             try:
                 start = 0 if self.at == self.size else self.at
-                self.there = stream(self.url, start, self.version, self.limit)
+                self.there = stream(self.url, start, self.version, self.tries.limit)
             except Failure as failure:
-                self._again(failure)
+                self.tries.again(failure)
         return self.there
 
     def close(self) -> None:
@@ -70,7 +89,8 @@ class Download:
         try:
             with open(self.part, "r+b" if self.at else "w+b", buffering=0) as target:
                 self.digest = _sha256(target)
-                with tqdm(desc=f"copying {self.part.stem}", unit="B", unit_scale=True, disable=None) as bar:
+                silent = self.quiet or None  # None: where nobody looks
+                with tqdm(desc=f"copying {self.part.stem}", unit="B", unit_scale=True, disable=silent) as bar:
                     while not self._copy(target, bar):
                         pass
                 os.fsync(target.fileno())
@@ -125,7 +145,7 @@ class Download:
         except Failure as failure:
             self.close()
             bar.set_postfix_str(str(failure))
-            self._again(failure)
+            self.tries.again(failure)
             return False
 
     def _whole(self, there: Stream) -> bool:
@@ -148,19 +168,12 @@ class Download:
             raise OSError(errno.ENOSPC, f"{shown(self.url)} needs {need}", str(self.part.parent))
 
     def _progress(self) -> None:
-        now, least = time.monotonic(), PROGRESS if self.size is None else min(PROGRESS, self.size // 16)
+        least = PROGRESS if self.size is None else min(PROGRESS, self.size // 16)
         if self.at - self.most >= least:
-            self.most, self.failures, self.last = self.at, 0, now
-        elif now - self.last > self.limit:
-            raise Failure(f"less than {least} bytes in {self.limit:g} s", again=False)
-
-    def _again(self, failure: Failure) -> None:
-        """Waits for the next try, or raises the failure."""
-        self.failures += 1
-        pause = PAUSE * 2 ** (self.failures - 1)
-        if not failure.again or self.failures >= TRIES or time.monotonic() + pause - self.last > self.limit:
-            raise failure
-        time.sleep(pause)
+            self.most = self.at
+            self.tries.progress()
+        elif time.monotonic() - self.tries.last > self.tries.limit:
+            raise Failure(f"less than {least} bytes in {self.tries.limit:g} s", again=False)
 
     def _left(self) -> tuple[int, str, int | None]:
         """Bytes, version and size of what an earlier run left, if it can be taken up."""

@@ -59,9 +59,9 @@ def fetch(source: str) -> str:
     written.
     """
     url, digest = parse(source)
-    path = _path(url)
+    path = place(url)
     with cache.alone(path) as locked:
-        kept = _kept(path)
+        kept = kept_note(path)
         if kept and digest and kept["sha256"] == digest:
             return str(path)
         job = Download(url, _part(path, locked))
@@ -80,11 +80,12 @@ def fetch(source: str) -> str:
     return str(path)
 
 
-def _path(url: str) -> Path:
+def place(url: str, *below: str) -> Path:
+    """Where what is kept of a URL lies."""
     name = (split(url).path if is_http(url) else url).rstrip("/").rsplit("/", 1)[-1]
     if name in ("", ".", "..") or name.endswith(".lock") or "\0" in name or len(name.encode()) > 200:
         name = "data.beton"
-    return cache.kept("remote", hashlib.sha256(url.encode()).hexdigest()[:16], name)
+    return cache.kept("remote", hashlib.sha256(url.encode()).hexdigest()[:16], *below, name)
 
 
 def _part(path: Path, locked: bool) -> Path:
@@ -100,7 +101,7 @@ def _copy(job: Download, path: Path, digest: str) -> dict:
         if digest and found != digest:
             raise ValueError(f"{shown(job.url)}: has the SHA-256 {found}, not the {digest} that was asked for")
         for name in BESIDE:
-            _fetch_beside(_beside(job.url, name("").name), name(part))
+            fetch_beside(job.url, name("").name, name(part))
         _check(part, job.url)
         for name in BESIDE:
             if name(part).exists():
@@ -117,15 +118,21 @@ def _copy(job: Download, path: Path, digest: str) -> dict:
     finally:
         for name in BESIDE:
             drop(name(part))
+    return write_note(job, path, size, found)
+
+
+def write_note(job: Download, path: Path, size: int, found: str) -> dict:
+    """Writes, and returns, what is known of a copy: `found` is its SHA-256."""
     note = {"url": shown(job.url), "sha256": found, "version": job.version, "size": size, "disk": _disk(path)}
-    files.write_text(part, json.dumps(note))  # the name that is this process's own
-    os.replace(part, _note(path))
+    files.write_text(job.part, json.dumps(note))  # the name that is this process's own
+    os.replace(job.part, note_path(path))
     return note
 
 
-def _fetch_beside(url: str, target: Path) -> None:
+def fetch_beside(url: str, ending: str, target: Path) -> None:
     """Copies a file that may not be there; some servers answer with a page then."""
-    job = Download(url, target)
+    url = _beside(url, ending)
+    job = Download(url, target, quiet=True)
     try:
         there = job.begin()
     except Failure as failure:
@@ -155,17 +162,17 @@ def _check(part: Path, url: str) -> None:
         raise ValueError(f"{reason} (this is what the server sends)") from None
 
 
-def _note(path: Path) -> Path:
+def note_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.source.json")
 
 
-def _kept(path: Path) -> dict | None:
+def kept_note(path: Path) -> dict | None:
     """The note of a copy whose bytes are those that arrived, or None.
 
     They are read again only where the disk names another size, time or place than when that was last done.
     """
     try:
-        note = json.loads(_note(path).read_text(encoding="utf-8"))
+        note = json.loads(note_path(path).read_text(encoding="utf-8"))
         digest, size = note["sha256"], note["size"]
         if not isinstance(note["version"], str) or not path.is_file() or path.stat().st_size != size:
             return None
@@ -177,7 +184,7 @@ def _kept(path: Path) -> dict | None:
             return None
         note["disk"] = disk
         with contextlib.suppress(OSError):  # a cache that may only be read
-            files.write_text(_note(path), json.dumps(note))
+            files.write_text(note_path(path), json.dumps(note))
     return note
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 from fastmix.pipelines.packing import layouts, series
 from fastmix.pipelines.sources import remote, shapes
+from fastmix.pipelines.sources.tables import Tables
+from fastmix.pipelines.sources.tables import fetch as fetch_tables
 from fastmix.reading import shown
 
 PACKED = ".beton"
+REQUESTS = 16  # to servers, at a time
 
 
 def words(source: str | list[str]) -> list[str]:
@@ -53,6 +57,14 @@ def resolve(source: str) -> str:
     if source.startswith(shapes.PREFIX):
         return shapes.resolve(source)
     return remote.fetch(source) if remote.is_url(source) else source
+
+
+def tables(files: list[str]) -> list[Tables]:
+    """The tables of files elsewhere, without their images. Raises ValueError or OSError."""
+    if here := [file for file in files if not remote.is_url(file)]:
+        raise ValueError(f"data.cache_size is for shards elsewhere, and {shown(here[0])} is none: leave it empty")
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        return list(pool.map(fetch_tables, files))
 
 
 def _files(word: str) -> list[str]:

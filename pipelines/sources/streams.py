@@ -76,18 +76,19 @@ def split(url: str) -> SplitResult:
     return parts
 
 
-def stream(url: str, start: int, version: str, limit: float) -> Stream:
+def stream(url: str, start: int, version: str, limit: float, stop: int | None = None) -> Stream:
     """Opens a file elsewhere, if possible at the byte `start` of this version.
 
-    limit: seconds without a byte that are too many. Raises Failure; ValueError for an address that cannot be one.
+    limit: seconds without a byte that are too many. stop: where no more bytes are needed; more may come. Raises
+    Failure; ValueError for an address that cannot be one.
     """
-    return (_http if is_http(url) else _fsspec)(url, start, version, limit)
+    return (_http if is_http(url) else _fsspec)(url, start, version, limit, stop)
 
 
-def _http(url: str, start: int, version: str, limit: float) -> Stream:
-    request = _request(url)
-    if start:
-        request.add_header("Range", f"bytes={start}-")
+def _http(url: str, start: int, version: str, limit: float, stop: int | None) -> Stream:
+    request, part = _request(url), start > 0 or stop is not None
+    if part:
+        request.add_header("Range", f"bytes={start}-{'' if stop is None else stop - 1}")
         if version and version.isascii() and not version.startswith("W/"):  # a weak ETag names no bytes
             request.add_header("If-Range", version)
     try:
@@ -96,8 +97,8 @@ def _http(url: str, start: int, version: str, limit: float) -> Stream:
         raise
     except HTTPError as error:
         error.close()
-        if error.code == 416 and start:  # shorter than it was
-            return _http(url, 0, "", limit)
+        if error.code == 416 and part:  # shorter than it was
+            return _http(url, 0, "", limit, None)
         said = f"the server answers {error.code} {str(error.reason).splitlines()[0] if error.reason else ''}".strip()
         later = error.code in LATER
         raise Failure(said, later, absent=error.code < 500 and not later) from None
@@ -105,16 +106,16 @@ def _http(url: str, start: int, version: str, limit: float) -> Stream:
         raise _why(error, limit, start) from None
     head, length = answer.headers, answer.length  # None of what comes in chunks
     named = head.get("ETag") or head.get("Last-Modified") or ""
-    if answer.status == 206 and not start:
+    if answer.status == 206 and not part:
         answer.close()
         raise Failure("the server sends a part of the file where all of it was asked for", again=False)
     if answer.status == 206:
-        part = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", head.get("Content-Range", "").strip())
-        if not part or int(part[1]) != start or (named and named != version):
+        sent = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", head.get("Content-Range", "").strip())
+        if not sent or int(sent[1]) != start or (start and named and named != version):
             answer.close()
-            return _http(url, 0, "", limit)
-        size = int(part[2]) if part[2] != "*" else None if length is None else start + length
-        named = version
+            return _http(url, 0, "", limit, None)
+        size = int(sent[2]) if sent[2] != "*" else None if length is None or stop is not None else start + length
+        named = version if start else named
     else:
         start, size = 0, length
     if (coding := head.get("Content-Encoding", "identity").lower()) != "identity":
@@ -165,7 +166,7 @@ def _why(error: Exception, limit: float, start: int) -> Failure:
     return Failure(text, again=start > 0)
 
 
-def _fsspec(url: str, start: int, version: str, limit: float) -> Stream:
+def _fsspec(url: str, start: int, version: str, limit: float, stop: int | None) -> Stream:
     import fsspec
 
     try:
@@ -181,7 +182,8 @@ def _fsspec(url: str, start: int, version: str, limit: float) -> Stream:
             raise Failure("no regular file", again=False)
         named = next((str(info[key]) for key in VERSIONS if info.get(key)), "")
         start = start if named == version else 0
-        file = _within(limit, fs.open, place, "rb", block_size=BLOCK)
+        block = BLOCK if stop is None else stop - start
+        file = _within(limit, fs.open, place, "rb", block_size=block)
         if start:
             _within(limit, file.seek, start)
     except (ValueError, Failure):
@@ -191,7 +193,7 @@ def _fsspec(url: str, start: int, version: str, limit: float) -> Stream:
 
     def read() -> bytes:
         try:
-            return _within(limit, file.read, BLOCK)
+            return _within(limit, file.read, block)
         except Failure:
             raise
         except Exception as error:

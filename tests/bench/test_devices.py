@@ -13,7 +13,7 @@ from fastmix.bench import BENCHES, main, measure, memory, mix, mix_whole, plan
 from fastmix.engine import captured_step
 from fastmix.mixers import MIXERS
 
-WITHOUT = ("convert", "decode", "floor", "roofline", "shards", "locality")  # no device is chosen
+WITHOUT = ("convert", "decode", "floor", "roofline", "shards", "locality", "remote", "scale")  # no device is chosen
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHES if name not in WITHOUT])

@@ -1,7 +1,8 @@
 """python -m faults.during WHAT STEP MODULE ARGUMENT ...: a module, and what befalls its training after that step.
 
 WHAT: names of signals, joined by +; nan (weights that are no numbers); full (no file may grow over 10,000 bytes, as on
-a full disk); die (the process is killed). STEP 0: before the first one.
+a full disk); die (the process is killed); lost, gone (of torchrun's processes number 1 is killed, when they are started
+for the first time, and with gone its agent too, as where a machine loses its power). STEP 0: before the first one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import resource
 import runpy
+import shutil
 import signal
 import sys
 
@@ -38,6 +40,11 @@ def befall(what: str, state: State | None) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
     elif what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif what in ("lost", "gone"):
+        if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
+            shutil.copy(state.last, state.folder / "left.pt")
+            for process in [os.getppid()] * (what == "gone") + [os.getpid()]:
+                os.kill(process, signal.SIGKILL)
     else:
         for name in what.split("+"):
             signal.raise_signal(signal.Signals[name])

@@ -23,6 +23,7 @@ class Request(BaseHTTPRequestHandler):
         with self.server.counting:
             self.server.asked.append((way, self.name, self.headers.get("Range")))
             self.count = sum(self.path == path for path in self.server.paths)
+            self.number = len(self.server.paths)
             self.server.paths.append(self.path)
         self.close_connection = True
         data = self.server.files.get(self.name)
@@ -41,6 +42,11 @@ class Request(BaseHTTPRequestHandler):
         """The first byte that is asked for."""
         return int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
 
+    def stop(self, data: bytes) -> int:
+        """Behind the last byte that is asked for."""
+        last = self.headers.get("Range", "bytes=0-").rpartition("-")[2]
+        return min(len(data), int(last) + 1) if last else len(data)
+
     def head(self, code: int = 200, **headers: str | int) -> None:
         self.send_response(code)
         for name, value in headers.items():
@@ -54,13 +60,15 @@ class Request(BaseHTTPRequestHandler):
     def part(self, data: bytes, send: int | None = None, tag: str | None = None) -> None:
         """What is asked for, as a server with ranges and versions answers; of it `send` bytes, then it ends."""
         start, tag = self.start(), tag or f'"{hashlib.sha256(data).hexdigest()[:8]}"'
+        data, length = data[: self.stop(data)], len(data)
         if start >= len(data):
-            self.head(416, Content_Range=f"bytes */{len(data)}", Content_Length=0)
+            self.head(416, Content_Range=f"bytes */{length}", Content_Length=0)
             return
         if start and self.headers.get("If-Range", tag) != tag:
             start = 0
-        shown = {"Content_Range": f"bytes {start}-{len(data) - 1}/{len(data)}"} if start else {}
-        self.head(206 if start else 200, ETag=tag, Content_Length=len(data) - start, **shown)
+        part = start > 0 or len(data) < length
+        shown = {"Content_Range": f"bytes {start}-{len(data) - 1}/{length}"} if part else {}
+        self.head(206 if part else 200, ETag=tag, Content_Length=len(data) - start, **shown)
         self.wfile.write(data[start:] if send is None else data[start : start + send])
 
     def drop(self) -> None:
@@ -101,6 +109,23 @@ def short(request, data):
 def crumbs(request, data):
     """No connection carries more than 1500 bytes."""
     request.part(data, 1500)
+
+
+@way
+def tenth(request, data):
+    """Each tenth request, whatever it is for, ends in the middle."""
+    request.part(data, (request.stop(data) - request.start()) // 2 if request.number % 10 == 9 else None)
+    if request.number % 10 == 9:
+        request.drop()
+
+
+@way
+def flipped(request, data):
+    """With one wrong bit in the middle, but for the third time that all of it is asked for."""
+    whole = request.headers.get("Range") is None and request.name.endswith(".beton")
+    wrong = whole and request.server.asked.count(("flipped", request.name, None)) < 3
+    place = len(data) // 2
+    request.part(data[:place] + bytes([data[place] ^ wrong]) + data[place + 1 :], tag='"a"')
 
 
 @way

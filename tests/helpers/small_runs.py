@@ -69,9 +69,12 @@ def stop_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(checkpoint.State, "record", recording)
 
 
-def launch(*words: str, processes: int = 2, before: tuple[str, ...] = (), says: str = "") -> None:
-    """Trains on several processes; `before` stands before the module's name. It is to succeed, or to say something."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+def launch(
+    *words: str, processes: int = 2, before: tuple[str, ...] = (), says: str = "", options: tuple[str, ...] = ()
+) -> None:
+    """Trains on several processes; `before` stands before the module's name, `options` before that. It is to
+    succeed, or to say something."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *options]
     command += ["-m", *before, "fastmix.train", "small.yaml", *words]
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)

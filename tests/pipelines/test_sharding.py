@@ -63,6 +63,18 @@ def test_shards_hold_the_rows_of_one_file(source, tmp_path, n):
     assert [path.name for path in shards(tmp_path / "x.beton")] == [f"x-{k:05}-of-{n:05}.beton" for k in range(n)]
 
 
+def test_shuffled_shards_hold_the_same_rows_in_an_order_of_their_seed(source, tmp_path):
+    run(source, tmp_path / "one.beton")
+    orders = []
+    for seed in (0, 0, 1):
+        (folder := tmp_path / str(len(orders))).mkdir()
+        for part in ("1/2", "2/2"):
+            run(source, folder / "x.beton", "--shards", 4, "--part", part, "--shuffle", seed)
+        orders.append([row for path in shards(folder / "x.beton") for row in rows(path)])
+    assert sorted(orders[0]) == sorted(orders[2]) == sorted(rows(tmp_path / "one.beton"))
+    assert orders[0] == orders[1] != orders[2] and orders[0] != rows(tmp_path / "one.beton")
+
+
 def test_rows_are_cut_evenly():
     for images, n in ((1_281_167, 128), (5, 5), (7, 3)):
         parts = sharding.cut(images, n)
