@@ -7,7 +7,7 @@ from numpy import ndarray
 
 from fastmix import system
 from fastmix.pipelines import sampling
-from fastmix.pipelines.chunk import Extents, Record
+from fastmix.pipelines.chunk import Extents, Located, Record, located
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.format import RAW
@@ -91,6 +91,11 @@ class Beton(Jpegs):
         heights, widths = (column[rows].astype(np.int64) for column in (file.heights, file.widths))
         data = Extents(file.descriptors[file.shard(rows)], file.offsets[rows], file.sizes[rows])
         return [rows, heights, widths, file.modes[rows] == RAW, data], {}
+
+    def locate(self, rows: ndarray) -> Located:
+        file = self.file
+        raw, files = file.modes[rows] == RAW, file.descriptors[file.shard(rows)]
+        return located(files, file.offsets[rows], file.sizes[rows], file.heights[rows], file.widths[rows], raw)
 
     def announce(self, rows: ndarray) -> None:
         """Has the disk read these rows, if need be; neighbours in the file as one."""
