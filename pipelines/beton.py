@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastmix import system
 from fastmix.pipelines import sampling
-from fastmix.pipelines.chunk import Extents, Record
+from fastmix.pipelines.chunk import Extents, Located, Record, located
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.nvjpeg import Jpegs
 from fastmix.pipelines.packing.format import RAW
@@ -176,6 +176,11 @@ class Beton(Jpegs):
         files = self.fetched.files(shards) if self.fetched else file.descriptors[shards]
         data = Extents(files, file.offsets[rows], file.sizes[rows])
         return [rows, heights, widths, file.modes[rows] == RAW, data], {}
+
+    def locate(self, rows: ndarray) -> Located:
+        file = self.file
+        raw, files = file.modes[rows] == RAW, file.descriptors[file.shard(rows)]
+        return located(files, file.offsets[rows], file.sizes[rows], file.heights[rows], file.widths[rows], raw)
 
     def announce(self, rows: ndarray) -> None:
         """Has the disk read these rows, if need be; neighbours in the file as one."""

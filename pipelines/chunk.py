@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from numpy import ndarray
 
 from fastmix.pipelines.packing.format import extent
@@ -36,6 +37,35 @@ class Extents(Sequence):
 
     def __getitem__(self, k: int) -> ndarray:
         return extent(int(self.files[k]), int(self.offsets[k]), int(self.sizes[k]))
+
+
+IN_MEMORY, BY_NAME, ELSEWHERE = -1, -2, -3
+FILE, NAME, AT, SIZE, HEIGHT, WIDTH, RAW = range(7)
+
+
+class Located(NamedTuple):
+    """Where compiled code finds stored images.
+
+    table   int64 [n,7], of each image
+            FILE    a descriptor, open for reading; or IN_MEMORY; or BY_NAME, which NAME is the address of, ended by 0;
+                    or ELSEWHERE: it cannot be had by compiled code
+            AT      its first byte in the file, or its address
+            SIZE    bytes; 0: all of the file
+            HEIGHT, WIDTH  pixels; 0: its header tells, if it is a JPEG to be seen as it is stored
+            RAW     1: pixels, not a JPEG
+    memory  what holds the bytes that addresses tell of
+    """
+
+    table: ndarray
+    memory: object
+
+
+def located(files, at, sizes, heights=0, widths=0, raw=0, names=0, memory: object = None) -> Located:
+    """A Located of columns, each [n] or one number for all."""
+    table = np.empty((len(sizes), 7), np.int64)
+    for k, column in enumerate((files, names, at, sizes, heights, widths, raw)):
+        table[:, k] = column
+    return Located(table, memory)
 
 
 class Chunk(NamedTuple):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import os
 
-from fastmix.pipelines.chunk import Record
+import numpy as np
+from numpy import ndarray
+
+from fastmix.pipelines.chunk import BY_NAME, ELSEWHERE, Located, Record, located
 from fastmix.pipelines.jpeg.codec import need
 from fastmix.pipelines.jpeg.decode import plain_size
 from fastmix.pipelines.nvjpeg import Jpegs
-from fastmix.pipelines.packing.entries import load
+from fastmix.pipelines.packing.entries import Member, load
 from fastmix.pipelines.packing.images import rgb
 from fastmix.pipelines.packing.labels import names
 from fastmix.pipelines.packing.layouts import Listing, scan, with_jpegs
@@ -49,5 +52,22 @@ class Folder(Jpegs):
         pixels = np.ascontiguousarray(rgb(data))
         return Record(*pixels.shape[:2], pixels.reshape(-1), True)
 
+    def locate(self, rows: ndarray) -> Located:
+        """By names; all but files and members of archives is left to `record`."""
+        parts = [_place(self.files[row]) for row in rows.tolist()]
+        names, at, sizes = zip(*parts, strict=True) if parts else [()] * 3
+        lengths = np.array([len(name) + 1 for name in names], np.int64)
+        together = np.frombuffer(b"\0".join([*names, b""]), np.uint8)
+        addresses = together.ctypes.data + np.cumsum(lengths) - lengths
+        files = np.where(lengths > 1, BY_NAME, ELSEWHERE)
+        return located(files, at, sizes, names=addresses, memory=together)
+
     def where(self, row: int) -> str:
         return f"{shown(str(self.files[row]))} (row {row})"
+
+
+def _place(entry) -> tuple[bytes, int, int]:
+    """The file in which an entry of a listing lies, from which byte on, and of how many, 0 for all; b"" for none."""
+    if isinstance(entry, str):
+        return os.fsencode(entry), 0, 0
+    return (os.fsencode(entry.archive), entry.at, entry.size) if isinstance(entry, Member) else (b"", 0, 0)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Lock
 
 import numpy as np
 import torch
@@ -21,8 +22,9 @@ from torch import Tensor
 from fastmix import system
 from fastmix.launch import local_world
 from fastmix.pipelines import sampling, selection
-from fastmix.pipelines.chunk import Chunk, Record
+from fastmix.pipelines.chunk import Chunk, Located, Record
 from fastmix.pipelines.decode_crop import develop
+from fastmix.pipelines.in_one_call import Work, able
 from fastmix.pipelines.sources.resolve import name
 from fastmix.pipelines.substitutes import Substitutes
 from fastmix.pipelines.transfer import Delivery, Slot, deliver
@@ -31,8 +33,21 @@ from fastmix.reading import reason
 
 AHEAD = 2  # batches in work beyond the one that the caller asked for
 ANNOUNCED = 8  # batches whose rows are announced before they are read
-CHUNKS = 4  # parts of a batch a thread, so that all finish at about the same time,
+CHUNKS = 4  # parts of a batch a thread, where it is not compiled code that shares it out: all finish together then,
 ENOUGH = 8  # but of so many images, while there is a part for each thread: a part costs 0.1 ms under Python's lock
+
+
+class Once:
+    """What the first thread that asks makes, for all of them."""
+
+    def __init__(self, make: Callable[[], object]):
+        self.make, self.lock, self.made = make, Lock(), None
+
+    def __call__(self):
+        with self.lock:
+            if self.made is None:
+                self.made = self.make()
+        return self.made
 
 
 class Loader:
@@ -62,6 +77,8 @@ class Loader:
     labels: ndarray
     class_names: list[str]
     warnings: list[str] = []
+    locate: Callable[[ndarray], Located] | None = None
+    """Of rows [n], where compiled code finds them; for a subclass that can tell. Otherwise `stored` gives each."""
 
     def __init__(
         self,
@@ -176,14 +193,30 @@ class Loader:
         substitutes = Substitutes(self, view, epoch)
         ring = [Slot(self.batch, view.size, self.device) for _ in range(AHEAD + 2)]
 
-        def begin(step: int) -> tuple[Slot, list[Callable[[], list[str]]]]:
-            slot = ring[step % len(ring)]
-            slot.begin(valid[step])
-            return slot, [partial(self._fill, slot, part, entries[step], substitutes) for part in self.parts()]
+        taken = np.zeros((len(ring), 1), np.int64)
 
-        for step, slot, skipped in self.ahead(first, entries, begin):
-            self.skipped += [line for lines in skipped for line in lines]
-            yield self.finish(slot, entries[step])
+        def begin(step: int) -> tuple[Slot, list[Callable[[], list[str]]]]:
+            slot, own = ring[step % len(ring)], taken[step % len(ring)]
+            slot.begin(valid[step])
+            if self.locate is None or not able():
+                return slot, [partial(self._fill, slot, part, entries[step], substitutes) for part in self.parts()]
+            own[0] = 0
+            work = Once(partial(self.work, own, slot, entries[step], view, epoch))
+            return slot, [partial(self._share, work, slot, entries[step], substitutes)] * min(self.workers, self.batch)
+
+        try:
+            for step, slot, skipped in self.ahead(first, entries, begin):
+                self.skipped += sorted(line for lines in skipped for line in lines)
+                yield self.finish(slot, entries[step])
+        finally:
+            taken[:] = self.batch
+
+    def work(self, taken: ndarray, slot: Slot, entries: ndarray, view: View, epoch: int) -> Work:
+        """What threads do of a batch in compiled code."""
+        images, valid = slot.images.numpy(), slot.valid.numpy()
+        images[~valid], places = 0, np.flatnonzero(valid)
+        where, draws = self.locate(entries[places] % self.n), view.draws(self.seed, epoch, entries[places])
+        return Work(where, view, places, images, draws=draws, taken=taken)
 
     def parts(self) -> list[ndarray]:
         """The places of a batch, int64, in parts for the threads."""
@@ -243,6 +276,13 @@ class Loader:
         if self.bad == "raise":
             raise ValueError(line)
         return line
+
+    def _share(self, work: Once, slot: Slot, entries: ndarray, substitutes: Substitutes) -> list[str]:
+        """A thread's share of a batch; as `_fill`, to which it gives what compiled code cannot do."""
+        lines = []
+        for left in work().left():
+            lines += self._fill(slot, work().places[left], entries, substitutes)
+        return lines
 
     def _fill(self, slot: Slot, part: ndarray, entries: ndarray, substitutes: Substitutes) -> list[str]:
         """Fills the places `part` of a batch, in a thread; returns what it had to leave out, and why.

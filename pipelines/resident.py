@@ -23,7 +23,7 @@ from fastmix import system
 from fastmix.kernels.crop import crop
 from fastmix.kernels.crop.table import WORDS, rows
 from fastmix.pipelines.beton import Beton
-from fastmix.pipelines.chunk import Record
+from fastmix.pipelines.chunk import ELSEWHERE, IN_MEMORY, Located, Record, located
 from fastmix.pipelines.folder import Folder
 from fastmix.pipelines.jpeg.decode import jpeg
 from fastmix.pipelines.loader import CHUNKS, Loader
@@ -100,6 +100,11 @@ class Resident(Loader):
         rows = np.delete(rows, list(failed))
         data = Parts(self.pixels, self.offsets[rows], self.sizes[rows])
         return [rows, self.heights[rows], self.widths[rows], np.ones(len(rows), bool), data], failed
+
+    def locate(self, rows: ndarray) -> Located:
+        sizes, addresses = self.sizes[rows], self.pixels.data_ptr() + self.offsets[rows]
+        files = np.where(sizes, IN_MEMORY, ELSEWHERE)
+        return located(files, addresses, sizes, self.heights[rows], self.widths[rows], 1, memory=self.pixels)
 
     def where(self, row: int) -> str:
         return self.files.where(row)

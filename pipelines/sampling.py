@@ -6,12 +6,14 @@ The same numbers come out on any number of workers and ranks, for any batch size
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
 
+from fastmix.pipelines.jit.cached import compiled
+
 ATTEMPTS = 10  # of the random resized crop, as in torchvision
-CROP_DRAWS = 2 * ATTEMPTS + 2  # uniforms that one random resized crop takes
 
 _WINDOWED = 3  # a stream of random numbers, beside that of `order` and those of selection.py
 _STEP = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd
@@ -69,74 +71,111 @@ def shard(
     return padded.reshape(steps, world, batch)[:, rank], valid.reshape(steps, world, batch)[:, rank]
 
 
-def _scramble(x: ndarray) -> ndarray:
+@compiled
+def _scramble(x):
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014; Stafford's variant 13), a bijection of uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
+@compiled
+def _uniforms(seed, epoch, indices, out):
+    step = np.uint64(_STEP)
+    key = _scramble((_scramble(seed + step) ^ epoch) + step)
+    for i in range(len(indices)):
+        own = _scramble((key ^ np.uint64(indices[i])) + step)
+        for j in range(out.shape[1]):
+            out[i, j] = (_scramble((own ^ np.uint64(j)) + step) >> np.uint64(11)) * 2.0**-53
+
+
 def uniforms(seed: int, epoch: int, indices: ndarray, k: int) -> ndarray:
     """float64 [len(indices), k] in [0, 1): entry (i, j) depends on (seed, epoch, indices[i], j) alone."""
-    x = np.zeros((1, 1), np.uint64)
-    words = (seed & _MASK, epoch & _MASK, np.asarray(indices).astype(np.uint64)[:, None], np.arange(k, dtype=np.uint64))
-    for word in words:
-        x = _scramble((x ^ np.asarray(word, np.uint64)) + np.uint64(_STEP))
-    return (x >> np.uint64(11)) * 2.0**-53
+    out = np.empty((len(indices), k))
+    _uniforms(np.uint64(seed & _MASK), np.uint64(epoch & _MASK), np.ascontiguousarray(indices, np.int64), out)
+    return out
 
 
-def random_resized_crop(
-    heights: ndarray, widths: ndarray, u: ndarray, scale: tuple[float, float], ratio: tuple[float, float]
-) -> ndarray:
-    """Windows (y, x, h, w) in pixels, int32 [n,4], of images of these sizes [n]; u [n, CROP_DRAWS] are uniforms.
+class Crop(NamedTuple):
+    """What of an image is shown, for nopython code.
 
-    torchvision's RandomResizedCrop: up to 10 times an area share uniform in `scale` and an aspect w/h log-uniform in
-    `ratio` are drawn until the window fits into the image; else the largest centred window with an aspect in `ratio`.
+    kind    int            RRC: random resized crop, torchvision's: up to 10 times an area share and an aspect w/h are
+                           drawn until the window fits into the image; else the largest centred window with an aspect
+                           from `low` to `high`
+                           PAD: size x size pixels, anywhere in the image with a border of `pad` pixels on each side,
+                           in the coordinates of the image without it
+                           CENTRE: the short side is resized to `resize` (0: as it is), the long one rounded down as in
+                           torchvision; the size x size pixels of the centre, put back into pixels of the source
+                           ALL: the whole image
+    smallest  int          pixels of the shortest side that an image may have
     """
-    n = len(heights)
-    area, tries = u[:, 2 : 2 + ATTEMPTS], u[:, 2 + ATTEMPTS : 2 + 2 * ATTEMPTS]
-    area = (heights * widths)[:, None] * (scale[0] + area * (scale[1] - scale[0]))
-    low, high = math.log(ratio[0]), math.log(ratio[1])
-    aspect = np.exp(low + tries * (high - low))
-    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-    fits = (w > 0) & (h > 0) & (w <= widths[:, None]) & (h <= heights[:, None])
-    at, found = (np.arange(n), fits.argmax(1)), fits.any(1)
-    full = widths / heights
-    h = np.where(found, h[at], np.where(full < ratio[0], np.rint(widths / ratio[0]), heights))
-    w = np.where(found, w[at], np.where(full > ratio[1], np.rint(heights * ratio[1]), widths))
-    y = np.where(found, np.floor(u[:, 0] * (heights - h + 1)), (heights - h) // 2)
-    x = np.where(found, np.floor(u[:, 1] * (widths - w + 1)), (widths - w) // 2)
-    return np.stack([y, x, h, w], 1).astype(np.int32)
+
+    kind: int
+    size: int
+    low: float
+    high: float
+    pad: int
+    resize: int
+    smallest: int
 
 
-def padded_crop(heights: ndarray, widths: ndarray, u: ndarray, size: int, pad: int) -> ndarray:
-    """Windows (y, x, size, size), int32 [n,4], uniform over the images padded by `pad` on each side; u [n,2].
+RRC, PAD, CENTRE, ALL = range(4)
+DRAWS = {RRC: 3 + 2 * ATTEMPTS, PAD: 3, CENTRE: 1, ALL: 1}
 
-    y and x are those of the image without its border, so they may be negative. Every image must be at least
-    size - 2 * pad on each side.
+
+def draws(crop: Crop, scale: tuple[float, float], seed: int, epoch: int, entries: ndarray) -> ndarray:
+    """What chance decides of each entry's crop, whatever its image: float64 [n, DRAWS].
+
+    Uniforms for the flip, for y and for x, then, for RRC, ATTEMPTS area shares uniform in `scale` and as many aspects
+    log-uniform from `low` to `high`.
     """
-    y = np.floor(u[:, 0] * (heights + 2 * pad - size + 1)) - pad
-    x = np.floor(u[:, 1] * (widths + 2 * pad - size + 1)) - pad
-    return np.stack([y, x, np.full(len(y), size), np.full(len(y), size)], 1).astype(np.int32)
+    u = uniforms(seed, epoch, entries, DRAWS[crop.kind])
+    if crop.kind == RRC:
+        shares, aspects = u[:, 3 : 3 + ATTEMPTS], u[:, 3 + ATTEMPTS :]
+        low, high = math.log(crop.low), math.log(crop.high)
+        shares[:] = scale[0] + shares * (scale[1] - scale[0])
+        aspects[:] = np.exp(low + aspects * (high - low))
+    return u
 
 
-def centre_crop(heights: ndarray, widths: ndarray, resize: int | None, crop: int) -> ndarray:
-    """Windows (y, x, h, w) in source pixels, float64 [n,4], of a resize of the short side followed by a centre crop.
+@compiled
+def window(crop, height, width, draw):
+    """The window (y, x, h, w), in pixels, of an image of this size for one row of `draws`: four float64."""
+    if crop.kind == RRC:
+        return _random_resized(crop, height, width, draw)
+    if crop.kind == PAD:
+        y = np.floor(draw[1] * (height + 2 * crop.pad - crop.size + 1)) - crop.pad
+        x = np.floor(draw[2] * (width + 2 * crop.pad - crop.size + 1)) - crop.pad
+        return y, x, float(crop.size), float(crop.size)
+    if crop.kind == CENTRE:
+        tall, wide, short = height, width, min(height, width)
+        if crop.resize:
+            tall, wide = height * crop.resize // short, width * crop.resize // short
+        y, x = np.rint((tall - crop.size) / 2), np.rint((wide - crop.size) / 2)
+        down, across = height / tall, width / wide
+        return y * down, x * across, crop.size * down, crop.size * across
+    return 0.0, 0.0, float(height), float(width)
 
-    With short side `resize` the image becomes H' x W' (the long side rounded down, as in torchvision); the window is
-    the crop x crop square at round((H' - crop) / 2), round((W' - crop) / 2) of it, put back into source pixels. None:
-    the image is not resized.
-    """
-    if resize is None:
-        tall, wide = heights, widths
-    else:
-        short = np.minimum(heights, widths)
-        tall, wide = heights * resize // short, widths * resize // short
-    y, x = np.rint((tall - crop) / 2), np.rint((wide - crop) / 2)
-    down, across = heights / tall, widths / wide
-    return np.stack([y * down, x * across, crop * down, crop * across], 1)
+
+@compiled
+def _random_resized(crop, height, width, draw):
+    for k in range(3, 3 + ATTEMPTS):
+        area, aspect = height * width * draw[k], draw[k + ATTEMPTS]
+        w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return np.floor(draw[1] * (height - h + 1)), np.floor(draw[2] * (width - w + 1)), h, w
+    full, h, w = width / height, float(height), float(width)
+    if full < crop.low:
+        h = np.rint(width / crop.low)
+    if full > crop.high:
+        w = np.rint(height * crop.high)
+    return np.floor((height - h) / 2), np.floor((width - w) / 2), h, w
 
 
-def flips(u: ndarray, probability: float) -> ndarray:
-    """Which images are mirrored left to right, bool [n]; u [n] are uniforms."""
-    return u < probability
+@compiled
+def windows(crop, heights, widths, draws):
+    """`window` of each of n images, int64 [n]: float64 [n,4]."""
+    out = np.empty((len(heights), 4))
+    for k in range(len(heights)):
+        out[k, 0], out[k, 1], out[k, 2], out[k, 3] = window(crop, heights[k], widths[k], draws[k])
+    return out

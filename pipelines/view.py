@@ -11,7 +11,7 @@ from fastmix.pipelines import sampling
 from fastmix.pipelines.jpeg.decode import DECODES
 from fastmix.pipelines.resize import INTERPOLATIONS
 
-CROPS = ("rrc", "pad", "centre", "none")
+CROPS = ("rrc", "pad", "centre", "none")  # in the order of sampling.RRC, ...
 PAD_MODES = ("zeros", "reflect")
 
 
@@ -87,18 +87,20 @@ class View:
             return max(self.size - 2 * self.pad, self.pad + 1 if self.reflects else 1)
         return self.size if self.crop == "centre" and self.resize is None else 1
 
+    @property
+    def window(self) -> sampling.Crop:
+        """The crop, for compiled code."""
+        kind = CROPS.index(self.crop)
+        return sampling.Crop(kind, self.size, *map(float, self.ratio), self.pad, self.resize or 0, self.smallest())
+
+    def draws(self, seed: int, epoch: int, rows: ndarray) -> ndarray:
+        """What chance decides for these rows, before their images are known: float64 [n,k], see sampling.draws."""
+        return sampling.draws(self.window, self.scale, seed, epoch, rows)
+
     def windows(
         self, heights: ndarray, widths: ndarray, seed: int, epoch: int, rows: ndarray
     ) -> tuple[ndarray, ndarray]:
         """Windows (y, x, h, w) in pixels, float64 [n,4], and flips, bool [n]; of images of these sizes, int64 [n]."""
-        u = sampling.uniforms(seed, epoch, rows, 1 + sampling.CROP_DRAWS)
-        mirrored, u = sampling.flips(u[:, 0], self.flip), u[:, 1:]
-        if self.crop == "rrc":
-            windows = sampling.random_resized_crop(heights, widths, u, self.scale, self.ratio)
-        elif self.crop == "pad":
-            windows = sampling.padded_crop(heights, widths, u, self.size, self.pad)
-        elif self.crop == "centre":
-            windows = sampling.centre_crop(heights, widths, self.resize, self.size)
-        else:
-            windows = np.stack([np.zeros_like(heights), np.zeros_like(widths), heights, widths], 1)
-        return windows.astype(np.float64), mirrored
+        draws = self.draws(seed, epoch, rows)
+        sides = (np.ascontiguousarray(side, np.int64) for side in (heights, widths))
+        return sampling.windows(self.window, *sides, draws), draws[:, 0] < self.flip

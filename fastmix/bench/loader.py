@@ -9,7 +9,8 @@ and its children, which other work on the machine disturbs less than images/s. T
 - "centre": the middle of every image, resized to 8/7 of the size: the same windows for everybody.
 
 Besides: seconds from making the loader to its first batch, after the imports; the largest memory of the process; how
-the time of one thread is spent (see loader_parts.py); and with --parity how far the pixels of the loaders differ.
+the time of one thread is spent (see loader_parts.py); with --parity how far the pixels of the loaders differ; and with
+--no-decode what is left of a loader when compiled code takes its images and does nothing: what Python's lock allows.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ PROVIDERS = {
     "torch DataLoader, Pillow": Provider("files", "", needs="torchvision"),
 }
 OURS = tuple(name for name, provider in PROVIDERS.items() if provider.loader)
+UNDECODED = ("fastmix beton, exact", "fastmix resident", "fastmix folder, exact")
 PEERS = {"ffcv": loader_peers.ffcv, "torch DataLoader, Pillow": loader_peers.torch}
 
 
@@ -69,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=PROVIDERS, help="these providers, not all")
     parser.add_argument(
+        "--no-decode", action="store_true", help="what Python takes: beton, resident and folder, which decode nothing"
+    )
+    parser.add_argument(
         "--parity", action="store_true", help="measure how far the pixels differ, not how long it takes"
     )
 
@@ -79,7 +84,8 @@ def run(args: argparse.Namespace) -> list[dict]:
 
     packed = args.source if is_packed(args.source) else None
     originals = args.originals if packed else args.source
-    names = [name for name in args.only or PROVIDERS if _present(PROVIDERS[name].needs, args.device)]
+    names = args.only or (UNDECODED if args.no_decode else PROVIDERS)
+    names = [name for name in names if _present(PROVIDERS[name].needs, args.device)]
     with tempfile.TemporaryDirectory() as folder:
         sources = {
             "beton": packed and repeated_beton(packed, args.rows, Path(folder)),
@@ -89,7 +95,7 @@ def run(args: argparse.Namespace) -> list[dict]:
         if args.parity:
             return _parity(names, sources, args)
         rows = _rows(_measure([(mode, name) for mode in args.modes for name in names], sources, args), args)
-        if sources["beton"]:
+        if sources["beton"] and not args.no_decode:
             rows += loader_parts.rows(sources["beton"], [view(mode, "exact", args) for mode in args.modes], args)
         return rows
 
@@ -104,7 +110,8 @@ def view(mode: str, decode: str, args: argparse.Namespace):
 
 def title(mode: str, args: argparse.Namespace) -> str:
     """The name of a row."""
-    return f"{mode} {args.label}".strip()
+    undecoded = f"nothing decoded, {args.workers} threads" if args.no_decode else ""
+    return " ".join(filter(None, (mode, args.label, undecoded)))
 
 
 def _present(needs: str, device: str) -> bool:
@@ -234,6 +241,8 @@ def _serve(pipe, mode: str, name: str, source: str, args: argparse.Namespace) ->
 
     import fastmix.pipelines.loader  # noqa: F401
 
+    if args.no_decode:
+        loader_parts.decode_nothing()
     epoch, k = None, 0
     while True:
         try:

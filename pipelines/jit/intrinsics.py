@@ -51,6 +51,17 @@ def pointer(typingctx, address):
     return types.CPointer(types.uint8)(types.int64), codegen
 
 
+@intrinsic
+def take(typingctx, counter):
+    """The int64 that an array begins with, which is then one more: to every thread another."""
+
+    def codegen(context, builder, signature, values):
+        array = context.make_array(signature.args[0])(context, builder, values[0])
+        return builder.atomic_rmw("add", array.data, ir.Constant(_I64, 1), "monotonic")
+
+    return types.int64(counter), codegen
+
+
 def _transposer(element: ir.Type, size: int):
     """transpose(source, pitch, target, stride) of n x n elements, of `size` bytes each and 16 bytes a row.
 

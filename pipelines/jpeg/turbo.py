@@ -28,7 +28,8 @@ from fastmix.pipelines.jpeg.restarts import cut
 
 # Of turbojpeg.h, which promises not to change them.
 _DECOMPRESS, _RGB = 1, 0
-_SUBSAMPLING, _WIDTH, _HEIGHT = 4, 5, 6
+_SUBSAMPLING, _WIDTH, _HEIGHT, _COLOURS = 4, 5, 6, 8
+_YCBCR, _GREY = 1, 2
 _MCU_WIDTH = (8, 16, 16, 8, 8, 32, 8)  # pixels of a block of all components, by subsampling
 
 
@@ -74,6 +75,18 @@ def turbo(owner: object) -> Turbo | None:
         return None
     weakref.finalize(owner, tj.tj3Destroy, handle)
     return Turbo(handle, *(ctypes.cast(getattr(tj, name), ctypes.c_void_p).value for name in _FUNCTIONS))
+
+
+@compiled
+def upright_size(turbo, data, size):
+    """(height, width) of the JPEG of `size` bytes at the address `data`; 0, 0 for none, or colours but UPRIGHT."""
+    if np.int32(call(turbo.header, (turbo.handle, data, size))) != 0:
+        return 0, 0
+    colours = np.int32(call(turbo.get, (turbo.handle, _COLOURS)))
+    if colours != _YCBCR and colours != _GREY:
+        return 0, 0
+    height, width = call(turbo.get, (turbo.handle, _HEIGHT)), call(turbo.get, (turbo.handle, _WIDTH))
+    return np.int64(np.int32(height)), np.int64(np.int32(width))
 
 
 @compiled

@@ -3,6 +3,8 @@
 import gc
 import multiprocessing
 import os
+import shutil
+import tarfile
 import time
 import tracemalloc
 import warnings
@@ -11,6 +13,7 @@ import weakref
 import numpy as np
 import pytest
 import simplejpeg
+from PIL import Image
 
 from fastmix import system
 from fastmix.pipelines import decode_crop
@@ -330,9 +333,39 @@ def test_fast_decoding_of_drawings_is_close_and_unbiased(tmp_path):
     assert off.any() and np.abs(off).mean() < 1.5 and np.abs(off).mean((1, 2, 3)).max() < 3 and abs(off.mean()) < 0.2
 
 
-def test_folder_takes_the_one_call_too(folder, monkeypatch):
-    if library() is None:
-        pytest.skip("needs TurboJPEG 3")
-    expected = copies(Folder(folder, 20, view=VIEW, train=True).epoch(0))
-    alone(monkeypatch)
-    assert equal(expected, copies(Folder(folder, 20, view=VIEW, train=True).epoch(0)))
+@needs_turbo
+@pytest.mark.parametrize("source", ["folder", "tar"])
+def test_files_are_opened_in_the_one_call_too(folder, packed, source, tmp_path, monkeypatch):
+    """Python is asked for none of them, and all are the images that a packed file has."""
+    if source == "tar":
+        with tarfile.open(tmp_path / "images.tar", "w") as archive:
+            archive.add(folder, "images")
+    monkeypatch.setattr(Folder, "record", None)
+    given = folder if source == "folder" else tmp_path / "images.tar"
+    assert equal(
+        *(copies(kind(path, 20, view=VIEW, train=True).epoch(0)) for kind, path in ((Beton, packed), (Folder, given)))
+    )
+
+
+@needs_turbo
+def test_only_images_that_compiled_code_cannot_do_are_python(folder, tmp_path, monkeypatch):
+    """A turned JPEG, a PNG, one cut short and one too large for a thread's first memory, among plain ones."""
+    shutil.copytree(folder, tmp_path / "images")
+    own = tmp_path / "images" / "class0"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    (own / "900.jpg").write_bytes(encoded(drawing(0), exif=exif))
+    (own / "901.png").write_bytes(encoded(drawing(1), "PNG"))
+    (own / "902.jpg").write_bytes(jpeg_of(drawing(2), "444")[:-9])
+    (own / "903.jpg").write_bytes(jpeg_of(np.tile(drawing(3), (25, 25, 1)), "420"))
+    asked, record = [], Folder.record
+    monkeypatch.setattr(
+        Folder, "record", lambda self, row: (asked.append(self.files[row][-7:-4]), record(self, row))[1]
+    )
+    loader = Folder(tmp_path / "images", 107, view=VIEW, train=False, bad="skip", workers=1)
+    ((images, _, valid),) = loader.epoch(0)
+    assert sorted(asked) == ["900", "901", "902", "903"]
+    names = [os.path.basename(file)[:3] for file in loader.files]
+    assert [name for name, good in zip(names, valid.tolist(), strict=True) if not good] == ["902"]
+    monkeypatch.setattr("fastmix.pipelines.jpeg.turbo.library", lambda: None)
+    assert equal([(images.clone(), valid)], [(b[0], b[2]) for b in copies(loader.epoch(0))])

@@ -175,14 +175,14 @@ def test_deleted_in_mid_epoch(case):
 
 def test_exception_while_a_batch_is_made(case, monkeypatch):
     before = warm(case)
-    windows = View.windows
+    draws = View.draws
 
-    def failing(self, heights, widths, seed, epoch, entries):
+    def failing(self, seed, epoch, entries):
         if 30 in entries:
             raise RuntimeError("the transform is on fire")
-        return windows(self, heights, widths, seed, epoch, entries)
+        return draws(self, seed, epoch, entries)
 
-    monkeypatch.setattr(View, "windows", failing)
+    monkeypatch.setattr(View, "draws", failing)
     taken = []
     with soon(), pytest.raises(RuntimeError, match="on fire"):
         for batch in case.make(view=VAL, train=False).epoch(0):

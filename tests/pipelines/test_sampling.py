@@ -5,13 +5,13 @@ import pytest
 from scipy import stats
 
 from fastmix.pipelines import sampling
+from fastmix.pipelines.view import View
 
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 
 
 def windows(height: int, width: int, n: int, scale=SCALE, ratio=RATIO, seed: int = 0) -> np.ndarray:
-    u = sampling.uniforms(seed, 0, np.arange(n), sampling.CROP_DRAWS)
-    return sampling.random_resized_crop(np.full(n, height), np.full(n, width), u, scale, ratio)
+    return View(224, scale=scale, ratio=ratio).windows(np.full(n, height), np.full(n, width), seed, 0, np.arange(n))[0]
 
 
 def test_order_is_a_permutation_of_its_own_seed_and_epoch():
@@ -106,8 +106,8 @@ def test_crop_reaches_every_place_equally():
 
 
 def test_padded_crop_reaches_every_place_equally():
-    u = sampling.uniforms(0, 0, np.arange(50000), 2)
-    boxes = sampling.padded_crop(np.full(50000, 32), np.full(50000, 32), u, 32, 4)
+    sides = np.full(50000, 32)
+    boxes, _ = View(32, crop="pad", pad=4).windows(sides, sides, 0, 0, np.arange(50000))
     assert (boxes[:, 2:] == 32).all()
     counts = np.histogram2d(boxes[:, 0], boxes[:, 1], bins=9, range=[(-4.5, 4.5)] * 2)[0]
     assert counts.sum() == 50000
@@ -122,7 +122,8 @@ def test_centre_crop_is_torchvisions_resize_and_centre_crop(height, width):
     functional = pytest.importorskip("torchvision.transforms.v2.functional")
     import torch
 
-    y, x, h, w = sampling.centre_crop(np.array([height]), np.array([width]), 256, 224)[0]
+    view = View(224, crop="centre", resize=256)
+    ((y, x, h, w),), _ = view.windows(np.array([height]), np.array([width]), 0, 0, np.arange(1))
     rows, columns = (torch.arange(n, dtype=torch.float64) + 0.5 for n in (height, width))
     image = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))
     image = functional.center_crop(functional.resize(image, [256], antialias=False), [224, 224])
@@ -135,9 +136,36 @@ def test_centre_crop_is_torchvisions_resize_and_centre_crop(height, width):
 
 
 def test_flips_have_their_probability():
-    u = sampling.uniforms(0, 0, np.arange(20000), 1)[:, 0]
-    assert not sampling.flips(u, 0.0).any() and sampling.flips(u, 1.0).all()
-    assert stats.binomtest(int(sampling.flips(u, 0.3).sum()), 20000, 0.3).pvalue > 1e-3
+    sides = np.full(20000, 8)
+    none, all_, some = (View(8, flip=p).windows(sides, sides, 0, 0, np.arange(20000))[1] for p in (0.0, 1.0, 0.3))
+    assert not none.any() and all_.all()
+    assert stats.binomtest(int(some.sum()), 20000, 0.3).pvalue > 1e-3
+
+
+def test_windows_are_the_formulas_in_numpy():
+    """Bit for bit: the sizes of crops, their places and the flips, each written once more for whole arrays."""
+    n, rng = 4000, np.random.default_rng(0)
+    heights, widths = rng.integers(40, 900, (2, n))
+    rows, scale, ratio = rng.integers(0, 1 << 40, n), (0.3, 0.9), (0.5, 1.2)
+    x = np.zeros(1, np.uint64)
+    for word in (np.uint64(7), np.uint64(2), rows.astype(np.uint64)[:, None], np.arange(23, dtype=np.uint64)):
+        x = (x ^ word) + np.uint64(0x9E3779B97F4A7C15)  # splitmix64
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    u = (x >> np.uint64(11)) * 2.0**-53
+    area = (heights * widths)[:, None] * (scale[0] + u[:, 3:13] * (scale[1] - scale[0]))
+    aspect = np.exp(np.log(ratio[0]) + u[:, 13:] * (np.log(ratio[1]) - np.log(ratio[0])))
+    w, h = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
+    fits = (w > 0) & (h > 0) & (w <= widths[:, None]) & (h <= heights[:, None])
+    first, some = fits.argmax(1), fits.any(1)
+    assert 0.7 < some.mean() < 1
+    h = np.where(some, h[np.arange(n), first], np.minimum(heights, np.rint(widths / ratio[0])))
+    w = np.where(some, w[np.arange(n), first], np.minimum(widths, np.rint(heights * ratio[1])))
+    top = np.where(some, np.floor(u[:, 1] * (heights - h + 1)), (heights - h) // 2)
+    left = np.where(some, np.floor(u[:, 2] * (widths - w + 1)), (widths - w) // 2)
+    windows, flips = View(224, scale=scale, ratio=ratio, flip=0.4).windows(heights, widths, 7, 2, rows)
+    assert (windows == np.stack([top, left, h, w], 1)).all() and (flips == (u[:, 0] < 0.4)).all()
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 103, 120])
