@@ -59,9 +59,7 @@ class Traffic(TorchDispatchMode):
         out = operation(*args, **given[1])
         name = operation._schema.name.removeprefix("aten::")
         outputs, inputs = _tensors(out), _tensors(given)
-        own = {tensor.untyped_storage()._cdata for tensor in inputs}
-        view = not operation._schema.is_mutable and all(t.untyped_storage()._cdata in own for t in outputs)
-        if view or name in EMPTY:
+        if is_free(operation, given, out):
             return out
         if name in UNREAD:
             inputs = inputs[1:]
@@ -73,6 +71,13 @@ class Traffic(TorchDispatchMode):
         else:
             self.fused += sum(map(_bytes, inputs)) + again + written
         return out
+
+
+def is_free(operation, given, out) -> bool:
+    """Whether an operation touches no memory: it gives views of what it was given, or empty tensors."""
+    own = {tensor.untyped_storage()._cdata for tensor in _tensors(given)}
+    view = not operation._schema.is_mutable and all(t.untyped_storage()._cdata in own for t in _tensors(out))
+    return view or operation._schema.name.removeprefix("aten::") in EMPTY
 
 
 @dataclass(frozen=True)

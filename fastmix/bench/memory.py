@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 
-WARM = 6  # calls until all is compiled, chosen and captured
+WARM = 6  # calls until all is compiled and chosen
+WARM_CAPTURED = 40  # and captured: a method may draw one of several graphs
 
 
 def held(device: torch.device) -> int:
@@ -48,6 +49,6 @@ def built(
     if shares and device.type == "cuda":
         before -= pooled()
     take = build()
-    for _ in range(WARM if device.type == "cuda" else 0):
+    for _ in range((WARM_CAPTURED if shares else WARM) if device.type == "cuda" else 0):
         take(*inputs)
     return take, held(device) - before

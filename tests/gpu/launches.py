@@ -36,11 +36,11 @@ class Launches:
     "variant" where the kernel's own constants or its types are new, "build" where only Triton tells it from another, by
     the value of a number or by where memory begins.
 
-    builds: (kernel, arguments, options) of the first launch of each build, by Triton's key.
+    builds: (kernel, arguments, options) of the first launch of each build, by Triton's key. made: how many launches.
     """
 
     def __init__(self, note: Callable[[str, str], None]):
-        self.note, self.steady, self.variants = note, False, set()
+        self.note, self.steady, self.variants, self.made = note, False, set(), 0
         self.builds: dict[tuple, tuple[JITFunction, tuple, dict]] = {}
 
     @contextmanager
@@ -55,6 +55,7 @@ class Launches:
             JITFunction.run = run
 
     def _take(self, run: Callable, kernel: JITFunction, args: tuple, grid, options: dict) -> None:
+        self.made += 1
         named = dict(zip(kernel.arg_names, args, strict=False)) | options
         for name, value in named.items():
             if isinstance(value, Tensor) and not value.is_cuda:

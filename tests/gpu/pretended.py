@@ -162,10 +162,10 @@ def _made_on_the_host(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @contextmanager
-def pretending() -> Iterator[Gpu]:
+def pretending(kind: type[Gpu] = Gpu) -> Iterator[Gpu]:
     """The GPU, after install(). Constants that an earlier one was sent are not its own."""
     host_to_device.constants.clear()
-    gpu, one_thread = Gpu(), torch.autograd.set_multithreading_enabled(False)
+    gpu, one_thread = kind(), torch.autograd.set_multithreading_enabled(False)
     heard = streams.listening(lambda what: gpu.note("wait", what))
     with one_thread, gpu.launches.watched(), heard, gpu.memory, gpu:
         yield gpu
