@@ -50,6 +50,8 @@ def check(cfg: Config, mixer: Mixer, opt: torch.optim.Optimizer, device: torch.d
         raise ValueError("cuda_graph: apex's optimiser cannot be captured; choose optim.fused=torch")
     if type(opt) is Lamb and cfg.precision == "fp16":
         raise ValueError("cuda_graph: lamb in fp16 waits for the device to see an overflow; choose precision=bf16")
+    if cfg.ddp.compression == "powersgd":
+        raise ValueError("cuda_graph: powersgd counts steps on the host; choose another ddp.compression")
 
 
 class SideStream:

@@ -156,7 +156,7 @@ def class_weights(asked: str | list[float], labels: np.ndarray, classes: int) ->
 
 def require_ddp(cfg: Config, mixer: Mixer, device: torch.device) -> None:
     """Raises ValueError where gradients cannot be averaged as the config says."""
-    if cfg.ddp.static_graph and not mixer.replayable:
+    if cfg.ddp.static_graph and not mixer.only_plans:
         name = type(mixer).__name__
         raise ValueError(f"ddp.static_graph: {name} does more than plan, so steps may differ; leave it false")
     if cfg.ddp.static_graph and cfg.accum > 1:  # torch learns the graph in the first backward pass, and averages in it

@@ -311,6 +311,7 @@ CUDA = torch.device("cuda")
         ("cutmix", ("model.compile=reduce-overhead",), CUDA, "model.compile=reduce-overhead captures graphs itself"),
         ("cutmix", ("model.compile=max-autotune",), CUDA, "model.compile=max-autotune captures graphs itself"),
         ("cutmix", ("optim.name=lamb", "precision=fp16"), CUDA, "lamb in fp16 waits for the device"),
+        ("cutmix", ("ddp.compression=powersgd",), CUDA, "powersgd counts steps on the host"),
     ],
 )
 def test_refused(mix, words, device, says):
