@@ -2,7 +2,8 @@
 
 A task of Ray lies on one machine with all its GPUs. Where its machine is lost Ray places it anew, and the run goes on
 from its last checkpoint; so it does where its processes were told to stop by somebody else than the sweep. Cancelling
-a task is a KeyboardInterrupt in it (one_run.train). If the sweep is killed, Ray ends its tasks, and the runs save.
+a task is a KeyboardInterrupt in it (one_run.train). If the sweep is killed, Ray ends its tasks, and the runs save where
+SAVES is set.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from fastmix.runs.queue import Job
 
 ALONG = ("FASTMIX_", "WANDB_", "MLFLOW_", "TRACKIO_", "HF_")
 """Variables of the sweep's environment that runs on other machines have too, by how they begin."""
+SAVES = "RAY_kill_child_processes_on_worker_exit"
+"""0 where a machine's Ray is started: the runs of a sweep that is killed are told to save, and not killed with it."""
 REACH = 5.0
 """Seconds to reach the head of a cluster."""
 
@@ -29,7 +32,7 @@ def connect(place: Ray) -> None:
     """Connects to the cluster, or starts one on this machine. Raises ValueError where there is none."""
     optional.need("Ray", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault(SAVES, "0")  # in a cluster that is started here
     import ray
 
     if place.address not in ("", "auto"):

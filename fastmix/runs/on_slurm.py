@@ -57,6 +57,8 @@ def script(place: Slurm, jobs: list[Job]) -> str:
 
 def submit(place: Slurm, jobs: list[Job], retry: bool) -> list[str]:
     """Submits the runs but those that wait or are trained already; returns what to tell. Raises ValueError."""
+    if not jobs:
+        return ["no run is left to train"]
     optional.need("Slurm", "submitit")
     import submitit
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -116,5 +118,5 @@ def _again() -> None:
 
     job = submitit.JobEnvironment().job_id
     state = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True).stdout.strip()
-    if state == "RUNNING":
-        subprocess.run(["scontrol", "requeue", job], check=True)
+    if state == "RUNNING" and subprocess.run(["scontrol", "requeue", job]).returncode:
+        print(f"job {job} cannot be queued again from here: call the sweep again", flush=True)

@@ -61,6 +61,7 @@ def test_a_sweep_finishes_what_a_search_gave_up(folder, monkeypatch, capsys):
     monkeypatch.setattr(one_run, "command", lambda *_: ["timeit", "-n", "1", "-r", "1", end])
     monkeypatch.setattr(sweep, "require", lambda jobs: None)
     assert sweep.main(argv) == 0 and job.state == "finished" and not (job.folder / run_folder.EARLY).exists()
+    assert sweep.main([*argv, "--on", "slurm"]) == 0 and "no run is left to train" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

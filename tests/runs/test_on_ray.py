@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +37,7 @@ def cluster(tmp_path_factory):
         patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv(on_ray.SAVES, "0")
         patch.setattr(scheduler, "POLL", 0.05)
         (folder / "small.yaml").write_text(SMALL + "device: cpu\n")
         (folder / "patient.py").write_text(PATIENT)
@@ -126,6 +129,31 @@ def test_ctrl_c_has_the_runs_save_and_leaves_nothing(cluster, capsys, monkeypatc
     finally:
         ray.shutdown()
     assert sweep.main([*words, *LAB, "--status"]) == 0
+
+
+@pytest.mark.parametrize("how", ["kill", "ctrl-c twice"])
+def test_the_run_of_a_killed_sweep_saves_and_a_second_ctrl_c_kills(cluster, how):
+    (job,) = queue.expand("small.yaml", ["mix=cutmix", f"epochs={len(how)}"], Path("runs"))
+    script = "from fastmix import sweep; from fastmix.runs import one_run; import sys; "
+    script += f"one_run.command = lambda job, *_: ['{how.split()[0].replace('-', '_')}', str(job.folder)]; sweep.main()"
+    Path("kill.py").write_text(PATIENT)
+    Path("ctrl_c.py").write_text(
+        PATIENT.replace('time.sleep(0.5), sys.exit(print("saving"))', "print('no', flush=True)")
+    )
+    sweeping = subprocess.Popen([sys.executable, "-c", script, "small.yaml", "mix=cutmix", f"epochs={len(how)}", *LAB])
+    wait((job.folder / "log.jsonl").exists)
+    if how == "kill":
+        sweeping.kill()
+        wait(lambda: job.state == "stopped")
+    else:
+        sweeping.send_signal(signal.SIGINT)
+        wait((job.folder / "train.log").read_text)
+        sweeping.send_signal(signal.SIGINT)
+    sweeping.wait(timeout=60)
+    wait(lambda: job.state != "running")
+    assert trainers() == {} and (job.state, (job.folder / "train.log").read_text()) == {
+        "kill": ("stopped", "saving\n"), "ctrl-c twice": ("failed", "no\n"),
+    }[how]  # fmt: skip
 
 
 def test_asha_gives_up_runs_that_are_behind_and_no_table_counts_them(cluster, capsys, monkeypatch):
