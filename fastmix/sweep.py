@@ -76,7 +76,7 @@ def would(jobs: list[Job], place: clusters.Ray | clusters.Slurm | None, slots: l
     if isinstance(place, clusters.Slurm):
         return on_slurm.script(place, jobs) if jobs else ""
     local = scheduler.Local(slots)
-    calls = [on_ray.call(place, job)[0] if place else local.words(job, slots[0]) for job in jobs]
+    calls = [clusters.call(place, job)[0] if place else local.words(job, slots[0]) for job in jobs]
     return "".join(f"python -m {' '.join(words)}\n" for words in calls)
 
 

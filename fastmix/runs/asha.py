@@ -20,7 +20,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from fastmix import files
 from fastmix.runs import on_ray, one_run, run_folder
-from fastmix.runs.clusters import Ray
+from fastmix.runs.clusters import Ray, call, gpus
 from fastmix.runs.queue import EARLY, Job
 from fastmix.runs.scheduler import Screen, status
 
@@ -86,8 +86,8 @@ def search(jobs: list[Job], place: Ray, retry: bool = False) -> int:
 def _trainable(jobs: list[Job], place: Ray, retry: bool):
     """Trials with what they need: one place for all that a run takes, on one machine."""
     more = place.extra.get("resources", {})
-    bundle = {"CPU": place.cpus_per_run, "GPU": on_ray.gpus(place, jobs[0]), **more}
-    known = {"jobs": jobs, "calls": [on_ray.call(place, job) for job in jobs], "retry": retry}
+    bundle = {"CPU": place.cpus_per_run, "GPU": gpus(place, jobs[0]), **more}
+    known = {"jobs": jobs, "calls": [call(place, job) for job in jobs], "retry": retry}
     known |= {"folder": os.getcwd(), "env": on_ray.environment()}
     return tune.with_resources(tune.with_parameters(Trial, **known), tune.PlacementGroupFactory([bundle]))
 

@@ -18,6 +18,8 @@ from typing import Annotated
 
 from fastmix import yaml12
 from fastmix.ranges import Range, cast, fill
+from fastmix.runs import one_run
+from fastmix.runs.queue import Job
 
 GPUs = Annotated[float, Range(0, 64)]
 CPUs = Annotated[int, Range(1, 1024)]
@@ -95,6 +97,12 @@ def load(name: str, file: Path | None = None) -> Ray | Slurm | None:
     return place
 
 
-def processes(gpus: float) -> int:
-    """Processes that train a run: one for each of its GPUs."""
-    return max(1, int(gpus))
+def gpus(place: Ray | Slurm, job: Job) -> float:
+    """GPUs that a run takes."""
+    return 0 if job.cfg.device == "cpu" else place.gpus_per_run
+
+
+def call(place: Ray | Slurm, job: Job) -> tuple[list[str], int]:
+    """The words of a run (one_run.command), and how many processes train it: one for each of its GPUs."""
+    count = max(1, int(gpus(place, job)))
+    return one_run.command(job, gpus(place, job) > 0, max(1, place.cpus_per_run // count)), count

@@ -16,7 +16,7 @@ from pathlib import Path
 from fastmix import optional
 from fastmix.errors import words
 from fastmix.runs import one_run
-from fastmix.runs.clusters import Ray, processes
+from fastmix.runs.clusters import Ray, call, gpus
 from fastmix.runs.one_run import Outcome
 from fastmix.runs.queue import Job
 
@@ -60,16 +60,6 @@ def environment() -> dict[str, str]:
     """What of this environment a run on another machine has too. Ray sets OMP_NUM_THREADS where it is not set."""
     names = [name for name in os.environ if name.startswith(ALONG) or name in ("PYTHONPATH", "OMP_NUM_THREADS")]
     return {name: os.environ[name] for name in names}
-
-
-def gpus(place: Ray, job: Job) -> float:
-    return 0 if job.cfg.device == "cpu" else place.gpus_per_run
-
-
-def call(place: Ray, job: Job) -> tuple[list[str], int]:
-    """The words of a run, and how many processes train it."""
-    count = processes(gpus(place, job))
-    return one_run.command(job, gpus(place, job) > 0, max(1, place.cpus_per_run // count)), count
 
 
 def enter(folder: str) -> None:

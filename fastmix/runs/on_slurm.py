@@ -19,7 +19,7 @@ from pathlib import Path
 from fastmix import cli, files, optional
 from fastmix.errors import words
 from fastmix.runs import one_run
-from fastmix.runs.clusters import Slurm, processes
+from fastmix.runs.clusters import Slurm, call, gpus
 from fastmix.runs.queue import Job
 
 SUBMITTED = "submitted.json"
@@ -33,9 +33,9 @@ def folder(jobs: list[Job]) -> Path:
 
 def arguments(place: Slurm, job: Job) -> dict:
     """What submitit is told; all in sbatch's own words, of which the last ones win."""
-    gpus = 0 if job.cfg.device == "cpu" else int(place.gpus_per_run)
+    count = int(gpus(place, job))
     said = {"partition": place.partition, "time": place.time, "gres": place.gres, "cpus-per-task": place.cpus_per_run}
-    said |= {"gpus-per-node": gpus} if gpus and not place.gres else {}
+    said |= {"gpus-per-node": count} if count and not place.gres else {}
     said |= {"requeue": True, "signal": f"TERM@{place.save_within}", **place.extra}
     given = {key: value for key, value in said.items() if value != ""}
     return {
@@ -66,21 +66,18 @@ def submit(place: Slurm, jobs: list[Job], retry: bool) -> list[str]:
     note = folder(jobs) / SUBMITTED
     before = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
     queued = _queued() if before else set()
-    new = [job for job in jobs if before.get(str(job.folder)) not in queued]
+    new = [job for job in jobs if before.get(job.folder.name) not in queued]
     told = [f"{len(jobs) - len(new)} runs are in the queue already"] * (len(new) < len(jobs))
     if not new:
         return told
-    gpus = 0 if jobs[0].cfg.device == "cpu" else place.gpus_per_run
-    count = processes(gpus)
-    calls = [one_run.command(job, gpus > 0, max(1, place.cpus_per_run // count)) for job in new]
     try:
         executor = submitit.SlurmExecutor(folder(jobs))
         executor.update_parameters(**arguments(place, jobs[0]))
         with redirect_stderr(io.StringIO()):  # sbatch's words are in the error, too
-            made = executor.map_array(_task, new, calls, [count] * len(new), [retry] * len(new))
+            made = executor.map_array(_task, new, [call(place, job) for job in new], [retry] * len(new))
     except (RuntimeError, FailedJobError, FailedSubmissionError, FileNotFoundError) as error:
         raise ValueError(f"Slurm takes no jobs from here: {words(error)[-300:]}") from error
-    ids = {str(job.folder): done.job_id for job, done in zip(new, made, strict=True)}
+    ids = {job.folder.name: done.job_id for job, done in zip(new, made, strict=True)}
     files.write_text(note, json.dumps(before | ids, indent=1) + "\n")
     whole = made[0].job_id.partition("_")[0]
     return [*told, f"{len(new)} runs submitted as job {whole} of Slurm; scancel {whole} has them save and end"]
@@ -95,10 +92,10 @@ def _queued() -> set[str]:
         raise ValueError(f"Slurm's queue cannot be read: {words(error)}") from None
 
 
-def _task(job: Job, told: list[str], count: int, retry: bool) -> None:
+def _task(job: Job, call: tuple[list[str], int], retry: bool) -> None:
     """What a job does. The exit code is that of the run."""
     signal.signal(signal.SIGTERM, _interrupt)
-    outcome = one_run.train(job, told, {}, count, retry)
+    outcome = one_run.train(job, call[0], {}, call[1], retry)
     print(f"{job.folder}: {outcome.text}", flush=True)
     if outcome.kind == "stopped":
         _again()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fastmix import cli, launch, sweep
-from fastmix.runs import clusters, draws, on_ray, on_slurm, one_run, queue, run_folder
+from fastmix.runs import clusters, draws, on_slurm, one_run, queue, run_folder
 from helpers import ROOT
 from helpers.small_runs import SMALL
 from helpers.sweeping import wait
@@ -153,10 +153,10 @@ def test_draws_have_their_distributions_and_more_samples_keep_the_first(folder):
 def test_several_gpus_are_as_many_processes_that_meet(folder, monkeypatch):
     place = clusters.load("a100", Path("clusters.yaml"))
     (job,) = queue.expand("small.yaml", ["mix=cutmix", "data.workers=null"], Path("runs"))
-    words, count = on_ray.call(place, job)
+    words, count = clusters.call(place, job)
     assert count == 4 and {"data.workers=8", "device=cuda"} <= set(words)  # 32 cores
     assert on_slurm.arguments(place, job)["additional_parameters"]["gpus-per-node"] == 4
-    assert on_ray.call(clusters.load("lab", Path("clusters.yaml")), job)[1] == 1
+    assert clusters.call(clusters.load("lab", Path("clusters.yaml")), job)[1] == 1
     monkeypatch.setenv("RANK", "7")  # of a launcher around the sweep
     tell = "import os; from fastmix.launch import launched; print(launched(), os.environ['MASTER_PORT'])"
     child = one_run.start(job, ["timeit", "-n", "1", "-r", "1", tell], job.lock(), {}, processes=2)
