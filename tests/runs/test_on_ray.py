@@ -76,7 +76,7 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_and_all_are_as_without_a_cluster
 
     def lose() -> None:
         """Kills a machine, with all that runs on it, while it trains."""
-        worker = wait(lambda: next(filter(None, map(begun, cluster.worker_nodes)), None))
+        worker = wait(lambda: next(filter(None, map(begun, cluster.worker_nodes)), None), 180)
         lost.append(Path(worker[1]))
         pids = [raylet(worker[0]), *parents(worker[2])[:1], worker[2]]
         for pid in pids:  # nobody is left to see another die
@@ -133,14 +133,14 @@ def test_ctrl_c_has_the_runs_save_and_leaves_nothing(cluster, capsys, monkeypatc
 
 @pytest.mark.parametrize("how", ["kill", "ctrl-c twice"])
 def test_the_run_of_a_killed_sweep_saves_and_a_second_ctrl_c_kills(cluster, how):
-    (job,) = queue.expand("small.yaml", ["mix=cutmix", f"epochs={len(how)}"], Path("runs"))
+    (job,) = queue.expand("small.yaml", ["mix=vanilla", f"epochs={len(how)}"], Path("runs"))
     script = "from fastmix import sweep; from fastmix.runs import one_run; import sys; "
     script += f"one_run.command = lambda job, *_: ['{how.split()[0].replace('-', '_')}', str(job.folder)]; sweep.main()"
     Path("kill.py").write_text(PATIENT)
     Path("ctrl_c.py").write_text(
         PATIENT.replace('time.sleep(0.5), sys.exit(print("saving"))', "print('no', flush=True)")
     )
-    sweeping = subprocess.Popen([sys.executable, "-c", script, "small.yaml", "mix=cutmix", f"epochs={len(how)}", *LAB])
+    sweeping = subprocess.Popen([sys.executable, "-c", script, "small.yaml", "mix=vanilla", f"epochs={len(how)}", *LAB])
     wait((job.folder / "log.jsonl").exists)
     if how == "kill":
         sweeping.kill()
