@@ -25,6 +25,8 @@ from fastmix.runs.queue import EARLY, Job
 from fastmix.runs.scheduler import Screen, status
 
 FACTOR, RUNGS = 3, 3
+LOST = 20
+"""Times that a run's machine may be lost, or does not see the sweep's folder."""
 LOOK = 0.5
 """Seconds between looks at a run's log."""
 
@@ -66,7 +68,7 @@ def search(jobs: list[Job], place: Ray, retry: bool = False) -> int:
                 run_config=tune.RunConfig(
                     storage_path=str(Path(storage).absolute()),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # runs have their own
-                    failure_config=tune.FailureConfig(max_failures=-1),  # a lost machine; a run's own failure is none
+                    failure_config=tune.FailureConfig(max_failures=LOST),  # a run's own failure is none
                     callbacks=[Told(jobs, screen)],
                     stop=Asked(signals),
                     verbose=0,
@@ -183,6 +185,9 @@ class Told(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list, trial, **info) -> None:
         self.screen.say(f"{self.jobs[trial.config['number']].folder}: started")
+
+    def on_trial_error(self, iteration: int, trials: list, trial, **info) -> None:
+        self.screen.say(f"{self.jobs[trial.config['number']].folder}: not trained, see Ray's error above")
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info) -> None:
         job = self.jobs[trial.config["number"]]
