@@ -36,7 +36,7 @@ class Ray:
     """A part, such as 0.5, lets runs share a GPU; several train one run together, on one machine."""
     cpus_per_run: CPUs = 1
     extra: dict = field(default_factory=dict)
-    """Further options of a task of Ray: resources, accelerator_type, scheduling_strategy, ..."""
+    """Further options of a task of Ray: resources, accelerator_type, ...; with --stop asha only resources."""
 
 
 @dataclass
