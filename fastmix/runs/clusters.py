@@ -47,7 +47,7 @@ class Slurm:
     time: str = ""
     """Of a job, as 24:00:00; a run that needs longer goes on in the next."""
     gres: str = ""
-    """Instead of --gpus-per-node, such as gpu:a100:2."""
+    """Instead of --gpus-per-node, such as gpu:a100:2; gpus_per_run says how many processes use them."""
     gpus_per_run: GPUs = 1.0
     """Several train one run together, on one machine."""
     cpus_per_run: CPUs = 1
