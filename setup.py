@@ -68,6 +68,9 @@ setup(
         "wandb": ["wandb>=0.19"],
         "trackio": ["trackio>=0.40"],
         "mlflow": ["mlflow-skinny>=3"],
+        # Sweeps on clusters: `sweep --on ray`, with Tune for `--stop asha`, and `--on slurm`.
+        "ray": ["ray[tune]>=2.40"],
+        "slurm": ["submitit>=1.5"],
         "export": ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"],
         "parquet": ["pyarrow>=17"],
         "figures": ["matplotlib>=3.9"],

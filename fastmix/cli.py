@@ -21,7 +21,7 @@ VERBS = {
     "supermix": "write images that SuperMix mixes into a .beton file",
     "migrate": "turn a config of OpenMixup or timm into one of this program",
     "train": "train a model from a config",
-    "sweep": "train many runs, one after another or on several GPUs",
+    "sweep": "train many runs, one after another, on several GPUs, or on a cluster",
     "report": "tell what runs reached, beside the published numbers",
     "validate": "measure a trained model on validation data",
     "robustness": "measure calibration, and top-1 under corruptions, attacks and occlusion",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 
 from fastmix.launchers import SAID, as_torchrun
@@ -51,6 +52,24 @@ def alone() -> dict[str, str]:
     """The environment for a process of its own, without what a launcher says of this one."""
     said = (*TOGETHER, *SAID, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return {name: value for name, value in os.environ.items() if name not in said}
+
+
+def several(count: int) -> list[dict[str, str]]:
+    """What torchrun would set for each of `count` processes of one run on this machine; nothing for a single one.
+
+    They meet at a port that is free now.
+    """
+    if count == 1:
+        return [{}]
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    together = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    return [together | {"RANK": str(k), "LOCAL_RANK": str(k)} for k in range(count)]
 
 
 def local_world() -> int:

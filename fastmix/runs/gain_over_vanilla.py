@@ -42,7 +42,7 @@ def gains(found: Iterable[Run], column: str = "") -> tuple[list[dict], list[str]
         kept = one_a_seed(run for run in group if run.whole)
         parts += [kept] * bool(kept)
         for run in (run for run in group if run not in kept):
-            why = "another run has its seed and settings" if run.whole else f"{run.epochs} of {run.cfg.epochs} epochs"
+            why = "another run has its seed and settings" if run.whole else run.so_far
             notes.append(f"{run.folder}: {why}; not counted")
     if not parts:
         raise ValueError(

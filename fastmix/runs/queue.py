@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastmix import config
-from fastmix.runs import run_folder
+from fastmix.runs import draws, run_folder
 
 FAILED = "failed.txt"
 """In a run's folder: the last line of the error that ended it."""
+EARLY = "stopped early"
+"""State of a run that a search gave up (run_folder.EARLY)."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +37,30 @@ class Job:
 
 
 def state(folder: Path, finished: bool) -> str:
-    """finished, failed, running (some process holds the lock), stopped (has a log), or waiting."""
+    """finished, failed, running (some process holds the lock), stopped early, stopped (has a log), or waiting."""
     if finished:
         return "finished"
     if run_folder.is_locked(folder):
         return "running"
     if (folder / FAILED).exists():
         return "failed"
+    if run_folder.early(folder):
+        return EARLY
     return "stopped" if (folder / "log.jsonl").exists() else "waiting"
 
 
-def why(folder: Path) -> str:
-    """The last line of the error that ended a failed run."""
-    return (folder / FAILED).read_text(encoding="utf-8").strip()
+def why(folder: Path, state: str) -> str:
+    """Of a failed run the last line of its error, of one that a search gave up what was noted; of others nothing."""
+    if state == "failed":
+        return (folder / FAILED).read_text(encoding="utf-8").strip()
+    return run_folder.early(folder) if state == EARLY else ""
 
 
-def expand(source: str, words: list[str], base: Path) -> list[Job]:
+def expand(source: str, words: list[str], base: Path, samples: int = 0, seed: int = 0) -> list[Job]:
     """The runs of a config and key=value words, in which a value may be a list: a,b,c, and mix=all every row.
+
+    Values like loguniform(.01,1) are drawn (draws.draw), `samples` times for each combination of the others, and the
+    same for all of these; what is drawn twice is one run.
 
     The folder is base/<config>/<mix>_s<seed>, and behind it the other settings. Raises ValueError, naming the run, for
     a setting that the config does not take, and where the folder holds a run of another config.
@@ -65,17 +74,28 @@ def expand(source: str, words: list[str], base: Path) -> list[Job]:
             raise ValueError(f"{key} is given twice: write {key}=a,b for several values")
         if key == "out":
             raise ValueError("out is the sweep's to choose: give --runs FOLDER")
-        choices[key] = _split(text)
+        choices[key] = draws.split(text)
+    drawn = {key for key, values in choices.items() if any(map(draws.is_draw, values))}
+    if samples and not drawn:
+        raise ValueError("--samples goes with a key whose values are drawn, such as optim.lr=loguniform(.01,1)")
+    for key in sorted(drawn):
+        text = f"{key}={','.join(choices[key])}"
+        if not samples:
+            raise ValueError(f"{text} is drawn: give --samples N")
+        if len(choices[key]) > 1 or key == "mix":
+            raise ValueError(f"{text}: a list, and mix, hold values as they are; choice(a,b) draws one of several")
     if choices.get("mix") == ["all"]:
-        first = [f"{key}={values[0]}" for key, values in choices.items() if key != "mix"]
+        first = [f"{key}={values[0]}" for key, values in choices.items() if key not in ("mix", *drawn)]
         cfg = config.load(source, first)
         choices["mix"] = list(cfg.mixers)
     jobs: dict[Path, Job] = {}
-    for values in itertools.product(*choices.values()):
-        settings = tuple(f"{key}={value}" for key, value in zip(choices, values, strict=True))
-        job = _job(source, settings, base, {key for key in choices if len(choices[key]) > 1})
-        if job.folder in jobs:
-            raise ValueError(f"{' '.join(settings)}: this run comes twice in the sweep")
+    varied = drawn | {key for key in choices if len(choices[key]) > 1}
+    for values, number in itertools.product(itertools.product(*choices.values()), range(samples or 1)):
+        named = dict(zip(choices, values, strict=True))
+        named |= {key: draws.draw(key, named[key], number, seed) for key in drawn}
+        job = _job(source, tuple(f"{key}={value}" for key, value in named.items()), base, varied)
+        if job.folder in jobs and not drawn:
+            raise ValueError(f"{' '.join(job.settings)}: this run comes twice in the sweep")
         jobs[job.folder] = job
     return list(jobs.values())
 
@@ -106,20 +126,3 @@ def _same(job: Job) -> None:
         raise ValueError(
             f"{job.folder} holds a run of another config, these keys differ: {', '.join(keys)}; choose another --runs"
         )
-
-
-def _split(text: str) -> list[str]:
-    """At the commas that are not inside brackets or quotes."""
-    parts, depth, quote = [""], 0, ""
-    for mark in text:
-        if quote:
-            quote = "" if mark == quote else quote
-        elif mark in "\"'":
-            quote = mark
-        else:
-            depth += (mark in "[{(") - (mark in "]})")
-        if mark == "," and depth == 0 and not quote:
-            parts.append("")
-        else:
-            parts[-1] += mark
-    return parts

@@ -29,7 +29,8 @@ def by_run(rows: list[dict], script: bool) -> tuple[list[str], list[list[str]]]:
     lines = []
     for row in rows:
         seed = f"mean of {row['n']}" if row["run"] == "mean" else str(row["seed"])
-        epochs = f"{row['epochs']}/{row['of_epochs']}" + " unfinished" * (not row["finished"])
+        how = "" if row["finished"] else " stopped early" if row.get("stopped_early") else " unfinished"
+        epochs = f"{row['epochs']}/{row['of_epochs']}{how}"
         cells = [percent(row.get(key), row.get("std", {}).get(key), row.get(key) == best[key]) for key in shown]
         pace = "–" if row.get("images_per_s") is None else f"{row['images_per_s']:.0f}"
         lines.append(

@@ -56,7 +56,7 @@ def compare(cells: list[Cell], found: Iterable[Run], metric: str) -> tuple[list[
         if run.finished:
             by_cell[column.backbone, column.setting, method].append(run)
         else:
-            notes.append(f"{run.folder}: not finished, {run.epochs} of {run.cfg.epochs} epochs; not counted")
+            notes.append(f"{run.folder}: not finished, {run.so_far}; not counted")
     rows = []
     for cell in cells:
         group, departs = _one_setting(by_cell[cell.backbone, cell.setting, cell.method], notes)
@@ -120,7 +120,8 @@ def _row(run: Run) -> dict:
     return {
         "run": str(run.folder), "column": where, "mix": run.cfg.mix, "fidelity": run.cfg.fidelity,
         "seed": run.cfg.seed, "n": 1,
-        "epochs": run.epochs, "of_epochs": run.cfg.epochs, "finished": run.finished, **scores(run),
+        "epochs": run.epochs, "of_epochs": run.cfg.epochs, "finished": run.finished, "stopped_early": run.early,
+        **scores(run),
         "hours": run.seconds / 3600, "images_per_s": run.images_per_s,
     }  # fmt: skip
 

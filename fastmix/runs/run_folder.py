@@ -21,6 +21,8 @@ from fastmix import config, system
 from fastmix.runs import data_seen
 
 LOCK, INHERITED = "lock", "FASTMIX_LOCK"
+EARLY = "stopped_early.txt"
+"""In the folder of a run that a search gave up: by what, and after which epoch."""
 TAIL = 1 << 20
 """Bytes at a log's end that hold its last lines of both kinds."""
 
@@ -41,11 +43,18 @@ class Run:
     """Log lines that are none, with file and number: a kill may leave half a line, to which the next is joined."""
     data: dict | None = None
     """What data it had, as it wrote it down (data_seen)."""
+    early: str = ""
+    """Of a run that a search gave up: by what, and after which epoch. No table counts it."""
 
     @property
     def epochs(self) -> int:
         """Whole epochs done."""
         return int(max([0.0, *self.val, *(row["epoch"] for row in self.train[-1:])]))
+
+    @property
+    def so_far(self) -> str:
+        """How far a run is that does not count, and why it went no further."""
+        return f"{self.epochs} of {self.cfg.epochs} epochs" + f" (stopped early {self.early})" * bool(self.early)
 
     @property
     def whole(self) -> bool:
@@ -162,9 +171,8 @@ def read(folder: str | Path) -> Run:
     rows, passed = _rows(folder / "log.jsonl")
     val = {row["epoch"]: row for row in rows if row["kind"] == "val"}
     train = [row for row in rows if row["kind"] == "train"]
-    return Run(
-        folder, cfg, train, val, _exported(folder) and cfg.epochs in val, _seconds(rows), passed, data_seen.read(folder)
-    )
+    whole = _exported(folder) and cfg.epochs in val
+    return Run(folder, cfg, train, val, whole, _seconds(rows), passed, data_seen.read(folder), early(folder))
 
 
 def find(folder: str | Path) -> list[Path]:
@@ -201,6 +209,21 @@ def last(folder: Path) -> dict[str, dict]:
             if len(found) == 2:
                 break
     return found
+
+
+def top1(folder: Path) -> str:
+    """Newest top-1 in percent of the weights that are saved: of their average, where there is one."""
+    val = last(folder).get("val", {})
+    score = val.get("ema_top1", val.get("top1"))
+    return "–" if score is None else f"{score:.2f}"
+
+
+def early(folder: Path) -> str:
+    """What is noted of a run that a search gave up; of others nothing."""
+    try:
+        return (folder / EARLY).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def minutes_left(cfg: config.Config, train: dict) -> int | None:

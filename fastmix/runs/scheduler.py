@@ -1,35 +1,92 @@
-"""The runs of a sweep trained: a process each, one a GPU at a time, told on the terminal as they go."""
+"""The runs of a sweep trained by an engine, told on the terminal as they go; and the engine that is this machine."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
+from typing import Protocol
 
-from fastmix import cli, launch, system
-from fastmix.runs import queue, run_folder, tables
-from fastmix.runs.queue import FAILED, Job
+from fastmix import system
+from fastmix.runs import one_run, queue, run_folder, tables
+from fastmix.runs.one_run import Child, Outcome
+from fastmix.runs.queue import Job
 
 POLL = 0.5
-"""Seconds between looks at the processes."""
+"""Seconds between looks at the runs."""
 REDRAW = 5.0
 """Seconds between status tables on a terminal."""
 
 
-@dataclass
-class Child:
-    """A run that is being trained."""
+class Engine(Protocol):
+    """What trains runs: this machine's slots, or a cluster."""
 
-    job: Job
-    device: str | None
-    process: subprocess.Popen
-    lock: run_folder.Lock
-    log_begin: int
+    goes_on: bool
+    """Whether a run that was stopped, and not by this sweep, is to be continued by it: its place was taken away."""
+
+    def busy(self) -> bool:
+        """Whether it trains any."""
+
+    def room(self) -> bool:
+        """Whether it takes another run now."""
+
+    def begin(self, job: Job, retry: bool) -> str:
+        """Takes a run, and says so; nothing where another process has it."""
+
+    def ended(self) -> list[tuple[Job, Outcome]]:
+        """The runs that have ended since it was asked."""
+
+    def stop(self) -> None:
+        """Has all runs save and end; called a second time, end."""
+
+    def close(self) -> None:
+        """Leaves nothing behind."""
+
+
+class Local:
+    """This machine: a run a slot at a time. `slots`: of devices(), each as often as it takes runs at a time."""
+
+    goes_on = False
+
+    def __init__(self, slots: list[str | None]):
+        self.slots, self.free = slots, list(slots)
+        self.running: list[tuple[Child, str | None]] = []
+
+    def words(self, job: Job, device: str | None) -> list[str]:
+        """Runs at a time share the cores."""
+        several = len(self.slots) > 1
+        return one_run.command(job, device is not None, max(1, system.cores() // len(self.slots)) if several else None)
+
+    def busy(self) -> bool:
+        return bool(self.running)
+
+    def room(self) -> bool:
+        return bool(self.free)
+
+    def begin(self, job: Job, retry: bool) -> str:
+        lock = one_run.take(job, retry)
+        if lock is None:
+            return ""
+        device = self.free.pop(0)
+        env = {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
+        self.running.append((one_run.start(job, self.words(job, device), lock, env), device))
+        return "started" + f" on GPU {device}" * bool(device)
+
+    def ended(self) -> list[tuple[Job, Outcome]]:
+        over = [(child, device) for child, device in self.running if child.ended()]
+        self.running = [pair for pair in self.running if pair not in over]
+        self.free += [device for _, device in over]
+        return [(child.job, one_run.end(child)) for child, _ in over]
+
+    def stop(self) -> None:
+        for child, _ in self.running:
+            child.stop()
+
+    def close(self) -> None:
+        self.stop()
 
 
 def devices(gpus: str | None, device: str = "auto") -> list[str | None]:
@@ -51,57 +108,46 @@ def devices(gpus: str | None, device: str = "auto") -> list[str | None]:
     return list(dict.fromkeys(chosen))
 
 
-def command(job: Job, device: str | None, slots: list) -> list[str]:
-    """The module that trains the run, and its words. Runs at a time share the cores, if the config says nothing."""
-    words = list(job.settings)
-    if job.cfg.data.workers is None and len(slots) > 1:
-        words.append(f"data.workers={max(1, system.cores() // len(slots))}")
-    if device is not None and job.cfg.device == "auto":
-        words.append("device=cuda")  # never the CPU instead
-    return ["fastmix.train", job.source, *words, f"out={job.folder}", "--resume"]
+def to_do(retry: bool) -> tuple[str, ...]:
+    """The states of runs that a sweep trains."""
+    return ("waiting", "stopped", queue.EARLY, *["failed"] * retry)
 
 
-def sweep(jobs: list[Job], slots: list[str | None], retry: bool = False) -> int:
-    """Trains the jobs, one a slot at a time; 0: all finished, 1: not all, 128 + signal where one stopped the sweep."""
-    waiting = [job for job in jobs if job.state not in ("finished", *["failed"] * (not retry))]
-    free, running, signals = list(slots), [], []
+def sweep(jobs: list[Job], engine: Engine, retry: bool = False) -> int:
+    """Trains the jobs; 0: all finished, 1: not all, 128 + signal where one stopped the sweep."""
+    begun = to_do(retry)
+    waiting = [job for job in jobs if job.state in (*begun, "running")]
+    signals, told = [], 0
     kinds = (signal.SIGINT, signal.SIGTERM)
     handlers = {kind: signal.signal(kind, lambda got, _: signals.append(got)) for kind in kinds}
     screen = Screen(jobs)
     try:
-        while (waiting or running) and not signals:
-            for job in list(waiting):
-                if not free:
+        while engine.busy() or (waiting and not signals):
+            for job in [] if signals else list(waiting):
+                if not engine.room():
                     break
-                lock = job.lock()
-                if lock is None:
+                state = job.state
+                if state == "running":
                     continue  # another sweep trains it; if that one ends early, this one goes on
                 waiting.remove(job)
-                failed = (job.folder / FAILED).exists() and not retry
-                if run_folder.finished(job.folder, job.cfg.epochs) or failed:  # by another sweep, in between
-                    lock.release()
-                    continue
-                running.append(start(job, free.pop(0), slots, lock))
-                screen.say(f"{job.folder}: started" + f" on GPU {running[-1].device}" * bool(running[-1].device))
-            for child in [child for child in running if child.process.poll() is not None]:
-                running.remove(child)
-                free.append(child.device)
-                end(child, screen)
+                if state not in begun:
+                    continue  # another sweep has ended it
+                if text := engine.begin(job, retry):
+                    screen.say(f"{job.folder}: {text}")
+                else:
+                    waiting.append(job)
+            if told < len(signals):
+                engine.stop()
+                told += 1
+            for job, outcome in engine.ended():
+                if outcome.kind == "busy" or (outcome.kind == "stopped" and engine.goes_on and not signals):
+                    waiting.append(job)
+                if outcome.kind != "busy":
+                    screen.say(f"{job.folder}: {outcome.text}")
             screen.show()
-            time.sleep(POLL)
-        for child in running:
-            child.process.terminate()  # it saves and ends
-        while running:
-            if len(signals) > 1:  # asked twice
-                for child in running:
-                    child.process.kill()
-            for child in [child for child in running if child.process.poll() is not None]:
-                running.remove(child)
-                end(child, screen)
-            time.sleep(POLL / 5)
+            time.sleep(POLL / 5 if signals else POLL)
     finally:
-        for child in running:
-            child.process.terminate()
+        engine.close()
         for kind, handler in handlers.items():
             signal.signal(kind, handler)
     screen.clear()
@@ -109,42 +155,6 @@ def sweep(jobs: list[Job], slots: list[str | None], retry: bool = False) -> int:
     if signals:
         return 128 + signals[0]
     return int(any(job.state != "finished" for job in jobs))
-
-
-def start(job: Job, device: str | None, slots: list, lock: run_folder.Lock) -> Child:
-    """Begins or continues a run. Its process holds the lock, and gets SIGTERM should the sweep die (Linux)."""
-    (job.folder / FAILED).unlink(missing_ok=True)
-    env = launch.alone() | {run_folder.INHERITED: str(lock.file.fileno())}
-    env |= {} if device is None else {"CUDA_VISIBLE_DEVICES": device}
-    with open(job.folder / "train.log", "ab") as log:
-        begin = log.tell()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "fastmix.runs.end_with_parent", str(os.getpid()), *command(job, device, slots)],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=[lock.file.fileno()],
-            start_new_session=True,  # Ctrl-C reaches the sweep alone, which then ends its runs in order
-        )
-    return Child(job, device, process, lock, begin)
-
-
-def end(child: Child, screen: Screen) -> None:
-    """Notes how a run ended."""
-    job, code = child.job, child.process.returncode
-    if code == 0 and run_folder.finished(job.folder, job.cfg.epochs):
-        screen.say(f"{job.folder}: finished, top-1 {_top1(run_folder.last(job.folder))} %")
-    elif code in (0, cli.TRY_AGAIN):
-        screen.say(f"{job.folder}: stopped, saved")
-    else:
-        with open(job.folder / "train.log", "rb") as log:
-            log.seek(child.log_begin)
-            lines = log.read().decode(errors="replace").strip().splitlines() or ["no output"]
-        killed = f"killed by {signal.Signals(-code).name}; last: " if code < 0 else ""
-        (job.folder / FAILED).write_text(f"{killed}{lines[-1]}\n", encoding="utf-8")
-        screen.say(f"{job.folder}: failed, {killed}{lines[-1]} (see train.log there)")
-    child.lock.release()
 
 
 class Screen:
@@ -181,23 +191,17 @@ def status(jobs: list[Job], only: str = "") -> str:
     rows = []
     for job, state in zip(jobs, states, strict=True):
         if only in ("", state):
-            found = run_folder.last(job.folder)
-            train = found.get("train")
+            train = run_folder.last(job.folder).get("train")
             epoch = f"{train['epoch']:.1f}" if train else "0"
             pace = f"{train['images_per_s']:.0f}" if train else "–"
             left = _left(job, train) if train and state == "running" else "–"
-            why = queue.why(job.folder) if state == "failed" else ""
-            rows.append([str(job.folder), state, f"{epoch}/{job.cfg.epochs}", _top1(found), pace, left, why])
+            why = queue.why(job.folder, state)
+            rows.append(
+                [str(job.folder), state, f"{epoch}/{job.cfg.epochs}", run_folder.top1(job.folder), pace, left, why]
+            )
     header = ["run", "state", "epoch", "top-1", "images/s", "left", ""]
     count = ", ".join(f"{number} {state}" for state, number in Counter(states).items())
     return tables.markdown(header, rows) + f"{len(jobs)} runs: {count}\n"
-
-
-def _top1(found: dict[str, dict]) -> str:
-    """Of the weights that are saved: their average, where there is one."""
-    val = found.get("val", {})
-    score = val.get("ema_top1", val.get("top1"))
-    return "–" if score is None else f"{score:.2f}"
 
 
 def _left(job: Job, train: dict) -> str:

@@ -6,23 +6,16 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from fastmix import cli, report, sweep
-from fastmix.runs import queue, run_folder, scheduler
+from fastmix.runs import one_run, queue, run_folder, scheduler
 from helpers import ROOT
 from helpers.small_runs import SMALL, same
-
-PATIENT = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), sys.exit(print("saving"))))
-open(sys.argv[1] + "/log.jsonl", "w").close()
-time.sleep(60)
-"""
+from helpers.sweeping import PATIENT, trainers, wait
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,26 +44,6 @@ def launch(*words: str) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait(what, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.02)
-
-
-def pid_of(job: queue.Job) -> int | None:
-    """The process that trains a run."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"fastmix.runs.end_with_parent" in words and f"out={job.folder}".encode() in words:
-            if os.readlink(path.with_name("cwd")) == os.getcwd():
-                return int(path.parent.name)
-    return None
-
-
 @pytest.mark.long
 def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsys, monkeypatch):
     words = ("mix=cutmix", "epochs=1", "data.val=shapes:val?n=43&size=32,broken.beton")
@@ -89,7 +62,7 @@ def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsy
 
     kept = (good.folder / "last.pt").stat().st_mtime_ns
     started = []
-    monkeypatch.setattr(scheduler, "start", lambda job, *_: started.append(job))
+    monkeypatch.setattr(one_run, "start", lambda job, *_: started.append(job))
     assert sweep.main(["small.yaml", *words]) == 1 and started == []
     assert sweep.main(["small.yaml", *words, "--dry-run"]) == 0
     assert "broken" not in capsys.readouterr().out.splitlines()[-1]
@@ -98,7 +71,7 @@ def test_two_sweeps_share_the_runs_and_a_failure_stops_only_itself(folder, capsy
     assert last.startswith("python -m fastmix.train small.yaml mix=cutmix") and f"out={bad.folder}" in last
     monkeypatch.undo()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr(scheduler, "command", lambda job, *_: ["timeit", "-n", "1", "raise SystemExit('broken again')"])
+    monkeypatch.setattr(one_run, "command", lambda job, *_: ["timeit", "-n", "1", "raise SystemExit('broken again')"])
     assert sweep.main(["small.yaml", *words, "--retry"]) == 1
     assert "broken again" in capsys.readouterr().out and bad.state == "failed"
     assert (good.folder / "last.pt").stat().st_mtime_ns == kept
@@ -112,7 +85,7 @@ def test_killed_and_continued_equals_uninterrupted(folder, capsys):
     (job,) = expand(*words)
     process = launch(*words)
     wait(lambda: (job.folder / "last.pt").exists())
-    child = pid_of(job)
+    child = trainers()[str(job.folder)]
     process.kill()
     os.kill(child, signal.SIGKILL)
     process.communicate()
@@ -133,8 +106,8 @@ def test_killed_and_continued_equals_uninterrupted(folder, capsys):
 def test_the_run_of_a_killed_sweep_saves_and_ends(folder, how):
     (folder / "patient.py").write_text(PATIENT)
     (job,) = expand("mix=cutmix")
-    script = "from fastmix import sweep; from fastmix.runs import scheduler; "
-    script += "scheduler.command = lambda job, *_: ['patient', str(job.folder)]; sweep.main()"
+    script = "from fastmix import sweep; from fastmix.runs import one_run; "
+    script += "one_run.command = lambda job, *_: ['patient', str(job.folder)]; sweep.main()"
     command = [sys.executable, "-c", script, "small.yaml", "mix=cutmix"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
     wait((job.folder / "log.jsonl").exists)
@@ -152,7 +125,7 @@ def test_the_run_of_a_killed_sweep_saves_and_ends(folder, how):
 
 def test_sigterm_and_ctrl_c_end_the_sweep_in_order(folder, capsys, monkeypatch):
     (folder / "patient.py").write_text(PATIENT)
-    monkeypatch.setattr(scheduler, "command", lambda job, *_: ["patient", str(job.folder)])
+    monkeypatch.setattr(one_run, "command", lambda job, *_: ["patient", str(job.folder)])
     first, second = expand("mix=cutmix", "seed=0,1")
     for kind in (signal.SIGTERM, signal.SIGINT):
         (first.folder / "log.jsonl").unlink(missing_ok=True)
@@ -172,7 +145,7 @@ def test_sigterm_and_ctrl_c_end_the_sweep_in_order(folder, capsys, monkeypatch):
 
 def test_a_run_whose_process_is_killed_has_failed(folder, capsys, monkeypatch):
     kill = "import os, signal; print('halfway', flush=True); os.kill(os.getpid(), signal.SIGKILL)"
-    monkeypatch.setattr(scheduler, "command", lambda *_: ["timeit", "-n", "1", kill])
+    monkeypatch.setattr(one_run, "command", lambda *_: ["timeit", "-n", "1", kill])
     assert sweep.main(["small.yaml", "mix=cutmix"]) == 1
     assert "failed, killed by SIGKILL; last: halfway" in capsys.readouterr().out
 
@@ -210,13 +183,13 @@ def test_gpus_are_shared_out(folder, monkeypatch):
     (folder / "small.yaml").write_text(SMALL.replace(", workers: 2", ""))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
     (job,) = expand("mix=cutmix")
-    words = scheduler.command(job, "4", ["4", "6"] * 2)
+    words = scheduler.Local(["4", "6"] * 2).words(job, "4")
     assert {"data.workers=4", "device=cuda"} <= set(words)  # 16 cores, four runs at a time
-    assert not {"data.workers=16", "device=cuda"} & set(scheduler.command(job, None, [None]))
+    assert not {"data.workers=16", "device=cuda"} & set(scheduler.Local([None]).words(job, None))
 
     # Three runs on two GPUs: the third waits for a place, and each process sees its own GPU alone.
     tell = "import os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
-    monkeypatch.setattr(scheduler, "command", lambda *_: ["timeit", "-n", "1", tell])
+    monkeypatch.setattr(one_run, "command", lambda *_: ["timeit", "-n", "1", tell])
     assert sweep.main(["small.yaml", "mix=cutmix", "seed=0,1,2", "--gpus", "4,6"]) == 1  # none of them trains
     seen = [(job.folder / "train.log").read_text().split()[0] for job in expand("mix=cutmix", "seed=0,1,2")]
     assert seen[:2] == ["4", "6"] and seen[2] in ("4", "6")

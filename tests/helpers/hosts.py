@@ -128,15 +128,15 @@ def can_have_slurm() -> bool:
 
 
 @contextmanager
-def slurm(folder: Path, nodes: int = 2) -> Iterator[dict[str, str]]:
-    """A cluster whose nodes are all this machine; what its commands need in their environment."""
+def slurm(folder: Path, nodes: int = 2, more: str = "") -> Iterator[dict[str, str]]:
+    """A cluster whose nodes are all this machine; what its commands need in their environment. more: of slurm.conf."""
     host = socket.gethostname().partition(".")[0]
     ports = free_ports(nodes + 1)
     listed = "\n".join(f"NodeName=n{k} NodeHostname={host} Port={ports[k]} CPUs=1 State=UNKNOWN" for k in range(nodes))
     for name in ("state", *(f"n{k}" for k in range(nodes))):
         (folder / name).mkdir()
     conf = folder / "slurm.conf"
-    conf.write_text(CONF.format(host=host, control=ports[-1], folder=folder, nodes=listed))
+    conf.write_text(CONF.format(host=host, control=ports[-1], folder=folder, nodes=listed) + more)
     key = folder / "munge.key"
     key.write_bytes(os.urandom(1024))
     for path, mode in ((key, 0o600), (folder, 0o755)):

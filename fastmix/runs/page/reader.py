@@ -11,13 +11,13 @@ from fastmix.runs import data_seen, queue, run_folder
 from fastmix.runs.curves import Curve, curve
 from fastmix.runs.run_folder import Run
 
-READ = ("config.yaml", "log.jsonl", "model.safetensors", data_seen.FILE)
+READ = ("config.yaml", "log.jsonl", "model.safetensors", data_seen.FILE, run_folder.EARLY)
 """Files of which a run is made."""
 
 
 BARE = "without weights"
 """State of a run whose last epoch is in the log, and whose weights are elsewhere."""
-ENDED = ("finished", "failed", BARE)
+ENDED = ("finished", "failed", queue.EARLY, BARE)
 LOSS = "train/loss"
 
 
@@ -33,9 +33,9 @@ class Seen:
 
     run: Run
     state: str
-    """finished, failed, running, stopped, waiting (queue.state) or BARE."""
+    """of queue.state, or BARE."""
     why: str
-    """Of a failed one: the last line of its error."""
+    """Of a failed one the last line of its error, of one that was stopped early by what (queue.why)."""
     top1: Curve
     """Percent."""
     loss: Curve
@@ -58,7 +58,7 @@ class Reader:
         state = queue.state(folder, run.finished)
         if state == "stopped" and run.whole:
             state = BARE
-        return Seen(run, state, queue.why(folder) if state == "failed" else "", top1, loss)
+        return Seen(run, state, queue.why(folder, state), top1, loss)
 
 
 def _signs(folder: Path, names: Iterable[str]) -> tuple:

@@ -141,9 +141,9 @@ def notes(lines: Sequence[str]) -> Html | None:
 
 
 def remarks(lines: Sequence[Line]) -> list[str]:
-    """Why runs failed, and what of their logs was passed over."""
-    failed = [f"{line.name} failed: {line.seen.why}" for line in lines if line.seen.state == "failed"]
-    return failed + [f"{passed} is no log line; passed over" for line in lines for passed in line.seen.run.passed]
+    """Why runs failed or were stopped early, and what of their logs was passed over."""
+    ended = [f"{line.name} {line.seen.state}: {line.seen.why}" for line in lines if line.seen.why]
+    return ended + [f"{passed} is no log line; passed over" for line in lines for passed in line.seen.run.passed]
 
 
 def subtitle(lines: Sequence[Line], now: float, watch: float | None) -> Html:

@@ -52,7 +52,7 @@ class Page:
             if run_folder.is_locked(folder):
                 ended = False
             elif (folder / queue.FAILED).is_file():
-                told.append(f"{folder}: failed before it began: {queue.why(folder)}")
+                told.append(f"{folder}: failed before it began: {queue.why(folder, 'failed')}")
         self.found, self.told = found, told
         return ended and bool(found)
 
