@@ -278,6 +278,33 @@ def test_tables_are_asked_for_once_a_minute_and_fetched_again_where_the_file_is_
     assert tables([one]) == [other]
 
 
+FAILS = {
+    "always_dropped": "bytes arrived of",
+    "silent": "no byte for 1 s",
+    "drip": r"less than \d+ bytes in 1 s",
+    "no_range": "sends no parts of files",
+    "no_length": "sends no parts of files",
+    "broken": "the server answers 500",
+    "forbidden": "the server answers 403",
+    "page": "not a .beton file",
+    "empty": "0 bytes are shorter than its header",
+}
+
+
+@pytest.mark.parametrize("way", [*FAILS, "dropped", "crumbs", "moved", "weak", "busy", "unnamed"])
+def test_tables_arrive_whole_or_one_line_says_why_not(way, server, monkeypatch):
+    monkeypatch.setenv("FASTMIX_REMOTE_TIMEOUT", "1")
+    one, began = server.url(way, "x-00000-of-00012.beton"), time.monotonic()
+    if way not in FAILS:
+        assert tables([one])[0].size == len(server.files["x-00000-of-00012.beton"])
+        return
+    with pytest.raises((OSError, ValueError), match=FAILS[way]) as error:
+        tables([one])
+    assert str(error.value).startswith(f"{one}: ") and "\n" not in str(error.value)
+    left = {name for _, _, found in os.walk(os.environ["FASTMIX_CACHE"]) for name in found}
+    assert all(name.endswith(".lock") for name in left) and time.monotonic() - began < 8
+
+
 def test_a_server_that_is_gone_matters_only_when_a_step_needs_a_shard(made, server, monkeypatch):
     far = loader(names("good", server), cache_size=bound(6, server))
     wanted = copies(loader(str(made / "x-*.beton")).epoch(0))
