@@ -3,11 +3,13 @@
 import math
 import multiprocessing
 import os
+import shutil
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from zlib import crc32
 
 import numpy as np
@@ -363,6 +365,15 @@ def test_the_config_refuses_what_does_not_go_together():
 @pytest.mark.parametrize("count", [1, 1000, 1024, 123_456, 50 << 30, (1 << 40) + 1, 999 << 40])
 def test_sizes_are_read_as_they_are_shown(count):
     assert count <= size(as_size(count)) <= max(count * 1.0011, count + 2)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(few, monkeypatch):
+    few.take(0, int).close()
+    free = few.limit - few.sizes[0]  # besides the copy that is there
+    for lacks in (0, 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, lacks=lacks: SimpleNamespace(free=free - lacks))
+        with pytest.raises(ValueError, match="by data.cache_size, and the disk has") if lacks else nullcontext():
+            Bounded(few.tables, few.betons, few.limit)
 
 
 def test_without_locks_there_is_no_such_cache(few, monkeypatch):
