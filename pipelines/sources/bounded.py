@@ -118,6 +118,7 @@ class Bounded:
     def _fetch(self, k: int) -> None:
         """Copies a shard whose lock is held, and whose part is there."""
         table, path = self.tables[k], self.paths[k]
+        path.unlink(missing_ok=True)  # one that was altered
         for _ in range(ARRIVALS):
             job = Download(table.url, _part(path), quiet=True)
             with closing(job):

@@ -258,6 +258,14 @@ def test_a_wrong_bit_on_the_way_costs_a_request_and_for_ever_is_a_line(few, serv
         damaged.take(0, int)
 
 
+def test_a_copy_that_was_altered_is_made_again(few, server):
+    few.take(0, int).close()
+    with open(few.paths[0], "r+b") as file:
+        file.write(b"altered")
+    few.take(0, int).close()
+    assert few.paths[0].read_bytes() == server.files["x-00000-of-00012.beton"]
+
+
 def test_another_file_than_when_the_run_began_is_a_line(few, server):
     server.files["x-00000-of-00012.beton"] = server.files["x-00001-of-00012.beton"]
     with pytest.raises(ValueError, match="x-00000-of-00012.beton: another file than when the run began"):
