@@ -57,6 +57,7 @@ class Beton(Jpegs):
         if os_cache not in OS_CACHES:
             raise ValueError(f"os_cache is {os_cache!r}; choose one of {', '.join(OS_CACHES)}")
         self.os_cache, self.machines, self.window, self.cache_size = os_cache, machines, window, cache_size
+        self.orders: dict[int, ndarray] = {}
         super().__init__(source, batch, **options)
         if machines > 1 or window:
             self._require_machines()
@@ -97,8 +98,12 @@ class Beton(Jpegs):
     def order(self, epoch: int) -> ndarray:
         if not self.window:
             return super().order(epoch)
-        homes = np.arange(len(self.file.files)) % self.machines
-        return self.rows[sampling.windowed(self.file.shard(self.rows), homes, self.window, self.seed, epoch)]
+        kept = self.orders  # of two epochs: a thread plans the next one
+        if epoch not in kept:
+            shards, homes = self.file.shard(self.rows), np.arange(len(self.file.files)) % self.machines
+            order = self.rows[sampling.windowed(shards, homes, self.window, self.seed, epoch)]
+            self.orders = kept = {k: kept[k] for k in kept if k == epoch - 1} | {epoch: order}
+        return kept[epoch]
 
     def _own(self, epoch: int) -> ndarray:
         """The entries of an epoch that this machine shows, in order."""

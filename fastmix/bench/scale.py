@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=128, help="images of a GPU in a step")
     parser.add_argument("--rows", type=int, default=1_281_167, help="images: ImageNet's")
     parser.add_argument("--bytes", type=int, default=115_440, help="of an image: ImageNet's tar by its images")
-    parser.add_argument("--shards", type=int, default=1024)
+    parser.add_argument("--shards", type=int, default=512)
     parser.add_argument("--parameters", type=int, default=RESNET50, help="of the model: ResNet-50's")
     parser.add_argument("--loader", type=Path, default=RESULTS / "loader_cpu.csv", help="measured decoding")
     parser.add_argument("--remote", type=Path, default=RESULTS / "remote_cpu.csv", help="measured fetching")

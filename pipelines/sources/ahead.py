@@ -20,7 +20,8 @@ from fastmix.pipelines.sources.bounded import FULL, Bounded, Copy
 from fastmix.pipelines.sources.download import Tries
 
 THREADS = 4  # that fetch, of a process
-LEAD, BEHIND = 4, 2  # shards are open from so many steps before the first that reads them, to so many after the last
+LEAD, BEHIND = 6, 2  # shards are open from so many steps before the first that reads them, to so many after the last:
+# from as many as a loader has in work beyond that of the caller
 POLL = 0.1  # seconds until a shard that another process is at, or that has no room, is looked at again
 REST = 5.0  # seconds until one that failed is tried again, before a step needs it
 NEVER = 1 << 60  # the first step of a shard that no step reads
@@ -41,7 +42,9 @@ class Ahead:
         self.copies, self.plan, self.steps = copies, plan, steps
         count, self.sizes = len(copies.sizes), np.array(copies.sizes)
         self.changed = threading.Condition()
-        self.step, self.following, self.plans = 0, False, {}
+        self.epoch, self.step, self.following = 0, 0, False
+        self.plans: dict[int, Plan] = {}  # of this epoch and of the next one, once a thread has made it
+        self.planning = False
         self.first, self.last, self.later = (np.full(count, NEVER) for _ in range(3))
         self.descriptors = np.full(count, -1)
         self.held: dict[int, Copy] = {}
@@ -76,17 +79,18 @@ class Ahead:
                     if k in self.failed:
                         raise self.failed[k]
                     if not self.following:
-                        raise OSError("the epoch was left")
+                        raise OSError("data.cache_size has images in an epoch of training alone; leave it empty")
                     self.changed.wait(1.0)
                 found = self.descriptors[shards]
         return found
 
     def _begin(self, epoch: int, step: int) -> None:
-        self.plans = {e: self.plans.get(e) or self.plan(e) for e in (epoch, epoch + 1)}
-        (first, last), (later, _) = self.plans.values()
+        plan = self.plans.get(epoch) or self.plan(epoch)
         with self.changed:
-            self.first, self.last, self.later = first, last, np.minimum(later + self.steps, NEVER)
-            self.step, self.following = step, True
+            self.plans = {e: made for e, made in self.plans.items() if e == epoch + 1} | {epoch: plan}
+            self.first, self.last = plan
+            self.epoch, self.step, self.following = epoch, step, True
+            self._look_further()
             for state in (self.there, self.rests, self.shelved, self.failed):
                 state.clear()
             self._let_go()
@@ -104,6 +108,19 @@ class Ahead:
             self.step = step
             self._let_go()
             self.changed.notify_all()
+
+    def _look_further(self) -> None:
+        """Notes when the next epoch reads each shard, if that is known."""
+        first = self.plans[self.epoch + 1][0] if self.epoch + 1 in self.plans else NEVER
+        self.later = np.minimum(first + self.steps, NEVER)
+
+    def _plan_next(self, epoch: int) -> None:
+        plan = self.plan(epoch)
+        with self.changed:
+            self.planning = False
+            if epoch == self.epoch + 1:
+                self.plans[epoch] = plan
+                self._look_further()
 
     def _need(self) -> ndarray:
         """The step that reads each shard next, int64 [shards]; those of the next epoch are numbered on."""
@@ -132,7 +149,13 @@ class Ahead:
         return None
 
     def see_to_one(self) -> None:
-        """Fetches or opens the next shard, or waits for a change."""
+        """Fetches or opens the next shard, or waits for a change; or plans the next epoch."""
+        with self.changed:
+            epoch = self.epoch + 1
+            if plans := not self.planning and epoch not in self.plans and self.step > BEHIND:
+                self.planning = True
+        if plans:
+            self._plan_next(epoch)
         with self.changed:
             need = self._need()
             k = self._next(need)

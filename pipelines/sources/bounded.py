@@ -15,6 +15,7 @@ import hashlib
 import math
 import os
 import re
+import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,7 @@ from fastmix.pipelines.sources import cache, remote
 from fastmix.pipelines.sources.download import Download, drop
 from fastmix.pipelines.sources.streams import Failure, shown
 from fastmix.pipelines.sources.tables import Tables
+from fastmix.ranges import as_size
 from fastmix.reading import open_regular
 
 MORE = 1 << 14  # bytes that a copy takes besides: its note, and blocks that are not full
@@ -50,7 +52,7 @@ class Bounded:
     """At most `limit` bytes of copies of these shards: `tables` from the addresses, `betons` those tables opened.
 
     sizes  bytes that each shard takes
-    Raises ValueError where the cache folder knows no locks.
+    Raises ValueError where the cache folder knows no locks, or its disk has less room than they may take.
     """
 
     def __init__(self, tables: list[Tables], betons: list[Beton], limit: int):
@@ -63,6 +65,12 @@ class Bounded:
                 raise ValueError(
                     f"{self.folder}: data.cache_size needs file locks; {cache.SETS} on a disk that has them"
                 )
+            free = shutil.disk_usage(self.folder).free + sum(map(_bytes, self._found()))
+        if free < (most := min(limit, sum(self.sizes))):
+            raise ValueError(
+                f"{self.folder}: copies of shards may take {as_size(most)} by data.cache_size, and the disk has "
+                f"{as_size(free)} for them: set less, or FASTMIX_CACHE to a folder on a larger disk"
+            )
 
     def take(self, k: int, need: Callable[[int], float]) -> Copy | str:
         """Shard k, copied now if need be; or BUSY or FULL, after which to try again.
@@ -92,9 +100,9 @@ class Bounded:
         """Makes room for shard k, and has it counted from now on, whose lock is held; whether that could be done."""
         known = {path: j for j, path in enumerate(self.paths)}
         with cache.alone(self.folder / "room.lock"):
-            found = {self.folder / name[1] for entry in os.scandir(self.folder) if (name := NAME.fullmatch(entry.name))}
-            free = self.limit - sum(map(_bytes, found - {self.paths[k]}))
-            urgency = {path: need(known[path]) if path in known else math.inf for path in found - {self.paths[k]}}
+            others = self._found() - {self.paths[k]}
+            free = self.limit - sum(map(_bytes, others))
+            urgency = {path: need(known[path]) if path in known else math.inf for path in others}
             for path in sorted(urgency, key=urgency.get, reverse=True):
                 if free >= self.sizes[k] or urgency[path] <= need(k):
                     break
@@ -103,9 +111,14 @@ class Bounded:
                 _part(self.paths[k]).touch()
             return free >= self.sizes[k]
 
+    def _found(self) -> set[Path]:
+        """The copies that are there or on their way, of any data."""
+        return {self.folder / name[1] for entry in os.scandir(self.folder) if (name := NAME.fullmatch(entry.name))}
+
     def _fetch(self, k: int) -> None:
         """Copies a shard whose lock is held, and whose part is there."""
         table, path = self.tables[k], self.paths[k]
+        path.unlink(missing_ok=True)  # one that was altered
         for _ in range(ARRIVALS):
             job = Download(table.url, _part(path), quiet=True)
             with closing(job):

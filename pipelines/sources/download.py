@@ -33,14 +33,22 @@ def sha256(path: Path) -> str:
 
 
 class Tries:
-    """Failures in a row, and the waits between them; `limit`: seconds without progress that are too many."""
+    """Failures in a row, and the waits between them; `limit`: seconds without progress that are too many.
 
-    def __init__(self):
+    at: bytes that are there; `most` were there when there last was progress.
+    """
+
+    def __init__(self, at: int = 0):
         self.limit = system.seconds("FASTMIX_REMOTE_TIMEOUT", LIMIT)
-        self.progress()
+        self.most, self.failures, self.last = at, 0, time.monotonic()
 
-    def progress(self) -> None:
-        self.failures, self.last = 0, time.monotonic()
+    def arrived(self, at: int, size: int | None) -> None:
+        """Notes how many bytes, of `size`, are there. Raises Failure where they come too slowly."""
+        now, least = time.monotonic(), PROGRESS if size is None else min(PROGRESS, size // 16)
+        if at - self.most >= least:
+            self.most, self.failures, self.last = at, 0, now
+        elif now - self.last > self.limit:
+            raise Failure(f"less than {least} bytes in {self.limit:g} s", again=False)
 
     def again(self, failure: Failure) -> None:
         """Waits for the next try, or raises the failure."""
@@ -63,11 +71,11 @@ class Download:
     """
 
     def __init__(self, url: str, part: Path, quiet: bool = False):
-        self.url, self.part, self.quiet, self.tries = url, part, quiet, Tries()
+        self.url, self.part, self.quiet = url, part, quiet
         self.note = _note(part)
         self.at, self.version, self.size = self._left()
         self.digest = hashlib.sha256()
-        self.most = self.at
+        self.tries = Tries(self.at)
         self.there: Stream | None = None
 
     def begin(self) -> Stream:
@@ -138,7 +146,7 @@ class Download:
                 self.digest.update(block)
                 self.at += len(block)
                 bar.update(len(block))
-                self._progress()
+                self.tries.arrived(self.at, self.size)
             if self.size in (None, self.at):
                 return True
             raise Failure(f"{self.at:,} bytes arrived of {self.size:,}", again=True)
@@ -159,21 +167,13 @@ class Download:
             target.truncate(0)
         target.seek(self.at)
         if there.version != self.version:
-            self.most = 0
+            self.tries.most = 0
         self.version, self.size = there.version, there.size
         bar.total, bar.n = there.size, self.at
         free = shutil.disk_usage(self.part.parent).free
         if there.size and there.size - self.at > free:
             need = f"{(there.size - self.at) / 1e9:.1f} GB more, but there are {free / 1e9:.1f} GB free"
             raise OSError(errno.ENOSPC, f"{shown(self.url)} needs {need}", str(self.part.parent))
-
-    def _progress(self) -> None:
-        least = PROGRESS if self.size is None else min(PROGRESS, self.size // 16)
-        if self.at - self.most >= least:
-            self.most = self.at
-            self.tries.progress()
-        elif time.monotonic() - self.tries.last > self.tries.limit:
-            raise Failure(f"less than {least} bytes in {self.tries.limit:g} s", again=False)
 
     def _left(self) -> tuple[int, str, int | None]:
         """Bytes, version and size of what an earlier run left, if it can be taken up."""

@@ -95,7 +95,7 @@ def read(url: str, start: int, stop: int, version: str = "") -> Part:
                 size, version, stop = there.size, there.version, min(stop, there.size)
                 while start + len(data) < stop and (block := there.read()):
                     data += block
-                    tries.progress()
+                    tries.arrived(len(data), stop - start)
             finally:
                 there.close()
             if start + len(data) >= stop:

@@ -3,11 +3,13 @@
 import math
 import multiprocessing
 import os
+import shutil
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from zlib import crc32
 
 import numpy as np
@@ -256,6 +258,14 @@ def test_a_wrong_bit_on_the_way_costs_a_request_and_for_ever_is_a_line(few, serv
         damaged.take(0, int)
 
 
+def test_a_copy_that_was_altered_is_made_again(few, server):
+    few.take(0, int).close()
+    with open(few.paths[0], "r+b") as file:
+        file.write(b"altered")
+    few.take(0, int).close()
+    assert few.paths[0].read_bytes() == server.files["x-00000-of-00012.beton"]
+
+
 def test_another_file_than_when_the_run_began_is_a_line(few, server):
     server.files["x-00000-of-00012.beton"] = server.files["x-00001-of-00012.beton"]
     with pytest.raises(ValueError, match="x-00000-of-00012.beton: another file than when the run began"):
@@ -276,6 +286,33 @@ def test_tables_are_asked_for_once_a_minute_and_fetched_again_where_the_file_is_
     Bounded([other], Shards([str(other.path)]).files, 1 << 20).take(0, int).close()
     server.files = {}
     assert tables([one]) == [other]
+
+
+FAILS = {
+    "always_dropped": "bytes arrived of",
+    "silent": "no byte for 1 s",
+    "drip": r"less than \d+ bytes in 1 s",
+    "no_range": "sends no parts of files",
+    "no_length": "sends no parts of files",
+    "broken": "the server answers 500",
+    "forbidden": "the server answers 403",
+    "page": "not a .beton file",
+    "empty": "0 bytes are shorter than its header",
+}
+
+
+@pytest.mark.parametrize("way", [*FAILS, "dropped", "crumbs", "moved", "weak", "busy", "unnamed"])
+def test_tables_arrive_whole_or_one_line_says_why_not(way, server, monkeypatch):
+    monkeypatch.setenv("FASTMIX_REMOTE_TIMEOUT", "1")
+    one, began = server.url(way, "x-00000-of-00012.beton"), time.monotonic()
+    if way not in FAILS:
+        assert tables([one])[0].size == len(server.files["x-00000-of-00012.beton"])
+        return
+    with pytest.raises((OSError, ValueError), match=FAILS[way]) as error:
+        tables([one])
+    assert str(error.value).startswith(f"{one}: ") and "\n" not in str(error.value)
+    left = {name for _, _, found in os.walk(os.environ["FASTMIX_CACHE"]) for name in found}
+    assert all(name.endswith(".lock") for name in left) and time.monotonic() - began < 8
 
 
 def test_a_server_that_is_gone_matters_only_when_a_step_needs_a_shard(made, server, monkeypatch):
@@ -336,6 +373,15 @@ def test_the_config_refuses_what_does_not_go_together():
 @pytest.mark.parametrize("count", [1, 1000, 1024, 123_456, 50 << 30, (1 << 40) + 1, 999 << 40])
 def test_sizes_are_read_as_they_are_shown(count):
     assert count <= size(as_size(count)) <= max(count * 1.0011, count + 2)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(few, monkeypatch):
+    few.take(0, int).close()
+    free = few.limit - few.sizes[0]  # besides the copy that is there
+    for lacks in (0, 1):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, lacks=lacks: SimpleNamespace(free=free - lacks))
+        with pytest.raises(ValueError, match="by data.cache_size, and the disk has") if lacks else nullcontext():
+            Bounded(few.tables, few.betons, few.limit)
 
 
 def test_without_locks_there_is_no_such_cache(few, monkeypatch):
