@@ -107,7 +107,7 @@ def robust(folder: Path) -> str:
 
 
 def agreement(path: Path, conditions: dict[str, str]) -> str:
-    """Top-1 at each severity, ours and a generator's, as a Markdown table: a line a corruption, and the mean of several."""
+    """Top-1 at each severity, ours and a generator's, as a Markdown table: a line a corruption; the mean of several."""
     with open(path, newline="", encoding="utf-8") as f:
         rows = [row for row in csv.DictReader(f) if all(row[k] == v for k, v in conditions.items())]
     lines, means = [], []
