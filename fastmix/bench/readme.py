@@ -107,7 +107,7 @@ def robust(folder: Path) -> str:
 
 
 def agreement(path: Path, conditions: dict[str, str]) -> str:
-    """Top-1 at each severity, ours and a generator's, as a Markdown table: a line a corruption, and their mean."""
+    """Top-1 at each severity, ours and a generator's, as a Markdown table: a line a corruption; the mean of several."""
     with open(path, newline="", encoding="utf-8") as f:
         rows = [row for row in csv.DictReader(f) if all(row[k] == v for k, v in conditions.items())]
     lines, means = [], []
@@ -120,7 +120,8 @@ def agreement(path: Path, conditions: dict[str, str]) -> str:
         each = (" ".join(f"{value:.1f}" for value in values) for values in (here, there))
         lines.append([name.replace("_", " "), severities, *each, f"{means[-1][0] - means[-1][1]:+.2f}", differ])
     ours, theirs = (fmean(column) for column in zip(*means, strict=True))
-    lines.append(["mean", "", f"{ours:.2f}", f"{theirs:.2f}", f"{ours - theirs:+.2f}", ""])
+    if len(lines) > 1:
+        lines.append(["mean", "", f"{ours:.2f}", f"{theirs:.2f}", f"{ours - theirs:+.2f}", ""])
     header = [
         "",
         "severity",
