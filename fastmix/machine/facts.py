@@ -91,11 +91,14 @@ class Compiler:
 
 @dataclass(frozen=True)
 class Cores:
-    """present in the machine; allowed to this process; quota: cores' worth of time that its cgroup grants, or None."""
+    """present in the machine; allowed to this process; quota: cores' worth of time that its cgroup grants, or None;
+    busy: the mean number of processes that ran or waited to run, over the last minute; None: not known, or threads
+    do not spin while they wait."""
 
     present: int
     allowed: int
     quota: float | None = None
+    busy: float | None = None
 
 
 @dataclass(frozen=True)

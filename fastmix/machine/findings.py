@@ -18,6 +18,7 @@ WORKERS_SHM = 8 * GIB  # a few float32 batches for each process of torch's DataL
 LITTLE_DISK = 5 * GIB  # for last.pt, best.pt, one of them written anew, and the weights, of a large network
 LITTLE_MEMORY = 4 * GIB
 FEW_FILES = 256
+BUSY = 0.5  # processes for each core, from which on threads are kept waiting by others
 
 INSTALL_GPU = {  # a torch for a driver, by the driver's major version of CUDA
     12: "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126",
@@ -261,7 +262,10 @@ def _cores(facts: Facts) -> list[Finding]:
         return []
     seen = f"{cores.allowed} of {cores.present}" if cores.allowed < cores.present else str(cores.present)
     if cores.quota is None or cores.quota >= cores.allowed:
-        return [Finding(OK, "cores", seen)]
+        if (cores.busy or 0) < BUSY * cores.present:
+            return [Finding(OK, "cores", seen)]
+        text = f"{seen}, and {cores.busy:.1f} processes want them: threads that wait for one another keep cores busy"
+        return [Finding(WARNING, "cores", text, command="OMP_WAIT_POLICY=passive python -m fastmix.train CONFIG")]
     n = max(1, int(cores.quota))
     text = f"the cgroup grants {cores.quota:g} of {seen}: a thread for each that is seen would wait for the others"
     command = f"OMP_NUM_THREADS={n} python -m fastmix.train CONFIG data.workers={n}"

@@ -237,7 +237,8 @@ def cpu_bf16() -> bool:
 
 
 def cores() -> Cores:
-    return Cores(os.cpu_count() or 1, systems.cores(), cgroup_quota())
+    spins = hasattr(os, "getloadavg") and os.environ.get("OMP_WAIT_POLICY", "").lower() != "passive"
+    return Cores(os.cpu_count() or 1, systems.cores(), cgroup_quota(), os.getloadavg()[0] if spins else None)
 
 
 def memory(root: Path = Path("/")) -> Memory:

@@ -1,21 +1,19 @@
 """The mixing pass on the CPU: numba, one row at a time, samples spread over a few threads.
 
-Rows are made piece by piece, each normalised straight from its source, or blended from two; 16-bit outputs are rounded
-from a row in fp32. Of images that lie channel by channel each channel is an image of one value a pixel, which has the
-row of the plan of its sample. Bit for bit equal to `kernels.mix.reference`.
+Rows are made piece by piece, each normalised straight from its source, or blended from two, and rounded as it is
+written. Of images that lie channel by channel each channel is an image of one value a pixel, which has the row of the
+plan of its sample. Bit for bit equal to `kernels.mix.reference`.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import torch
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic, overload
+from numba import njit
 from torch import Tensor
 
 from fastmix.kernels.compiled import compiled
 from fastmix.kernels.erase import LEVELS, Erase
+from fastmix.kernels.mix.values import as_numpy, pixel, put
 from fastmix.kernels.plan import (
     BLEND,
     BLOCKS,
@@ -36,35 +34,6 @@ from fastmix.kernels.plan import (
 from fastmix.kernels.threads import share
 
 UNIT = np.float32(1 / ONE)
-INFINITE = np.uint32(0x7F800000)
-
-
-@intrinsic
-def _as_float(typing, word):
-    """The fp32 number of 32 bits."""
-    return types.float32(types.uint32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
-
-
-def pixel(value):
-    """A source's value in fp32: of uint8, fp32, or the bits of a bf16 as uint16, of an fp16 as int16."""
-    return np.float32(value)
-
-
-@overload(pixel)
-def _pixel(value):
-    if value == types.uint16:
-        return lambda value: _as_float(np.uint32(value) << np.uint32(16))
-    if value == types.int16:
-        return _half
-    return lambda value: np.float32(value)
-
-
-def _half(value):
-    size = np.uint32(value & np.int16(0x7FFF)) << np.uint32(13)
-    number = _as_float(size) * np.float32(2.0**112)  # the exponent's bias goes from 15 to 127; subnormals are exact
-    if size >= np.uint32(0x0F800000):  # infinite, or none
-        number = _as_float(size | INFINITE)
-    return -number if value < 0 else number
 
 
 @njit(nogil=True)
@@ -83,16 +52,23 @@ def put_row(line, at, images, boxes, fill, image, y, start, stop, mean, scale, c
     Beyond the end of the row its last pixel is repeated.
     """
     end = min(stop, images.shape[2])
-    source, target = images[image, y, start:end], line[at : at + end - start]
-    shift, factor = mean[at : at + end - start], scale[at : at + end - start]
-    for e in range(len(source)):
-        target[e] = (pixel(source[e]) - shift[e]) * factor[e]
+    source, to, first = images[image, y], np.uint64(at), np.uint64(start)
+    for k in range(np.uint64(end - start)):  # an index that may be negative takes a fifth more time
+        e = to + k
+        put(line, e, (pixel(source[first + k]) - mean[e]) * scale[e])
     if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
         for e in range(max(start, 3 * boxes[image, 2]), min(end, 3 * boxes[image, 3])):
             noise = _noise(fill, y * images.shape[2] + e, e % 3, boxes[image, 4])
-            line[at + e - start] = (noise - mean[at + e - start]) * scale[at + e - start]
+            put(line, at + e - start, (noise - mean[at + e - start]) * scale[at + e - start])
     for e in range(at + end - start, at + stop - start):
         line[e] = line[e - channels]
+
+
+@njit(nogil=True)
+def _whole_row(line, source, mean, scale):
+    """As put_row does where nothing is erased, without the cost of its call."""
+    for e in range(len(line)):
+        put(line, e, (pixel(source[e]) - mean[e]) * scale[e])
 
 
 @njit(nogil=True)
@@ -100,12 +76,12 @@ def _put_window(line, across, images, boxes, fill, image, y, start, stop, mean, 
     """Normalises elements across[start:stop] of row y of a source image, erased likewise, into line[start:stop]."""
     source = images[image, y]
     for e in range(start, stop):
-        line[e] = (pixel(source[across[e]]) - mean[e]) * scale[e]
+        put(line, e, (pixel(source[across[e]]) - mean[e]) * scale[e])
     if len(boxes) and boxes[image, 0] <= y < boxes[image, 1]:
         for e in range(start, stop):
             if 3 * boxes[image, 2] <= across[e] < 3 * boxes[image, 3]:
                 noise = _noise(fill, y * images.shape[2] + across[e], e % 3, boxes[image, 4])
-                line[e] = (noise - mean[e]) * scale[e]
+                put(line, e, (noise - mean[e]) * scale[e])
 
 
 @njit(nogil=True)
@@ -114,32 +90,7 @@ def blend_row(line, a, b, weight, mean, scale):
     for e in range(len(line)):
         first, second = pixel(a[e]), pixel(b[e])
         mixed = second + weight[e] * (first - second)
-        line[e] = ((first if weight[e] == 1 else mixed) - mean[e]) * scale[e]
-
-
-@njit(nogil=True)
-def to_bfloat16(out, row):
-    """Rounds to nearest, ties to even, by integer arithmetic; the results are bits in uint16."""
-    word = row.view(np.uint32)
-    for e in range(len(out)):
-        even = (word[e] >> np.uint32(16)) & np.uint32(1)
-        out[e] = np.uint16(np.uint32(word[e] + np.uint32(0x7FFF) + even) >> np.uint32(16))
-
-
-@njit(nogil=True)
-def to_float16(out, row):
-    """Likewise; below 2**-14 the fp32 adder rounds to the fixed step of subnormals, from 65520 on all is infinite."""
-    word = row.view(np.uint32)
-    for e in range(len(out)):
-        sign, size = (word[e] >> np.uint32(16)) & np.uint32(0x8000), word[e] & np.uint32(0x7FFFFFFF)
-        even = (size >> np.uint32(13)) & np.uint32(1)
-        rebased = np.uint32(size + np.uint32(0xC8000FFF) + even)  # the exponent's bias goes from 127 to 15
-        half = rebased >> np.uint32(13)
-        if size >= np.uint32(0x47800000):
-            half = np.uint32(0x7C00)
-        elif size < np.uint32(0x38800000):
-            half = np.uint32((abs(row[e]) + np.float32(0.5) - np.float32(0.5)) * np.float32(1 << 24))
-        out[e] = np.uint16(sign | half)
+        put(line, e, ((first if weight[e] == 1 else mixed) - mean[e]) * scale[e])
 
 
 @njit(nogil=True)
@@ -163,7 +114,8 @@ def _put_stretched(line, start, stop, over, under, left, right, across, down, me
     for e in range(start, stop):
         first = over[left[e]] * (steps - across[e]) + over[right[e]] * across[e]
         second = under[left[e]] * (steps - across[e]) + under[right[e]] * across[e]
-        line[e] = ((first * (steps - down) + second * down) * np.float32(1 / STEPS**2) - mean[e]) * scale[e]
+        mixed = (first * (steps - down) + second * down) * np.float32(1 / STEPS**2)
+        put(line, e, (mixed - mean[e]) * scale[e])
 
 
 @njit(nogil=True)
@@ -270,30 +222,35 @@ def _copy(out, own, other, box, channels):
     start = min(channels * max(box[2], 0), n)
     stop = max(start, min(channels * box[3], n))
     for y in range(len(out)):
-        if box[0] <= y < box[1]:
-            out[y, :start] = own[y, :start]
-            out[y, start:stop] = other[y, start:stop]
-            out[y, stop:] = own[y, stop:]
-        else:
-            out[y] = own[y]
+        inside = box[0] <= y < box[1]
+        first, last = (start, stop) if inside else (n, n)
+        _move(out[y], own[y], 0, first)
+        _move(out[y], other[y], first, last)
+        _move(out[y], own[y], last, n)
+
+
+@njit(nogil=True)
+def _move(line, source, first, last):
+    for e in range(np.uint64(first), np.uint64(last)):  # a slice, which may begin behind 0, takes half as long again
+        line[e] = source[e]
 
 
 @compiled()
 def _mix(
     first, last, images, table, floats, profiles, bank, blocks, maps, above, below, down, left, right, across,
-    boxes, fill, mean, scale, planes, same, out, bits, half,
+    boxes, fill, mean, scale, planes, same, out,
 ):  # fmt: skip
-    """Images first..last, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16).
+    """Images first..last, to out[0:].
 
     Images and outputs are [B,H,W*3], with planes 1, or [B*3,H,W], with planes 3: the channels of a sample in turn.
     same: whether the output has their type, and mean and scale change nothing.
     above, below, down [H] and left, right, across [W]: where each pixel lies in a map (kernels.plan.map_places).
-    Whichever output is not wanted, and what the plan does not use, is empty.
+    What the plan does not use is empty.
     """
     height, n = images.shape[1], images.shape[2]
     channels = 3 // planes
     width = n // channels
-    a, b, scratch = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
+    a, b = np.empty(n, np.float32), np.empty(n, np.float32)
     weight, along_x = np.empty(n, np.float32), np.empty(n, np.float32)
     zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)  # normalising by these leaves pixels as they are
     pixels, nowhere = np.empty(width, np.float32), np.zeros(4, np.int32)
@@ -306,10 +263,7 @@ def _mix(
         kind, partner = row[0], row[1] * planes + plane
         if same and (kind == PLAIN or kind == BOX):
             box = row[4:8] if kind == BOX else nowhere
-            if bits.size:
-                _copy(bits[i - first], images[i], images[partner], box, channels)
-            else:
-                _copy(out[i - first], images[i], images[partner], box, channels)
+            _copy(out[i - first], images[i], images[partner], box, channels)
             continue
         weighs = kind == BLEND or kind == PROFILE or kind == RANKS or kind == CELLS or kind == MAP
         if kind == BLEND:
@@ -329,7 +283,7 @@ def _mix(
         elif kind == BLOCKS:
             _cell_places(edges, places, blocks[sample], row[4], row[5], height, width, channels, planes, plane)
         for y in range(height):
-            line = scratch if bits.size else out[i - first, y]
+            line = out[i - first, y]
             if kind == BLOCKS:
                 _put_blocks(
                     line, a, b, weight, images, boxes, fill, y, edges, places, blocks[sample], row[4],
@@ -357,8 +311,10 @@ def _mix(
                     blend_row(line, a, b, weight, mean, scale)
                 else:
                     blend_row(line, images[i, y], images[partner, y], weight, mean, scale)
-            else:
+            elif len(boxes):
                 put_row(line, 0, images, boxes, fill, i, y, 0, n, mean, scale)
+            else:
+                _whole_row(line, images[i, y], mean, scale)
             if (kind == BOX or kind == WINDOW or kind == RESIZED) and row[4] <= y < row[5]:  # the row is in the cache
                 start = min(channels * max(row[6], 0), n)
                 stop = max(start, channels * min(row[7], width))
@@ -376,10 +332,6 @@ def _mix(
                     put_row(a, x0, images, boxes, fill, partner, over_y, x0, x1, zero, one)
                     put_row(b, x0, images, boxes, fill, partner, under_y, x0, x1, zero, one)
                     _put_stretched(line, start, stop, a, b, from_x, to_x, along_x, share, mean, scale)
-            if bits.size and half:
-                to_float16(bits[i - first, y], scratch)
-            elif bits.size:
-                to_bfloat16(bits[i - first, y], scratch)
 
 
 def mix_cpu(
@@ -410,24 +362,13 @@ def mix_cpu(
         np.tile(v, width)[: shape[2]] for v in (mean, scale)
     ]  # all channels have the same where there are planes
     tables = (table, table.view(np.float32), profiles, bank, blocks, maps, *places)
-    args = (sources(images).reshape(shape), *tables, boxes, fill, *constants, planes, images.dtype == out.dtype)
-    floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
-    results = out.view(shape)
+    args = (as_numpy(images).reshape(shape), *tables, boxes, fill, *constants, planes, images.dtype == out.dtype)
+    results = as_numpy(out).reshape(shape)
 
     def work(first: int, last: int) -> None:
-        target = results[first:last]
-        if out.dtype == torch.float32:
-            _mix(first, last, *args, target.numpy(), bits, False)
-        else:
-            _mix(first, last, *args, floats, target.view(torch.uint16).numpy(), out.dtype == torch.float16)
+        _mix(first, last, *args, results[first:last])
 
     share(work, shape[0], images.numel())
-
-
-def sources(images: Tensor) -> np.ndarray:
-    """The images as numpy has them: see `pixel`."""
-    bits = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
-    return images.view(bits[images.dtype]).numpy() if images.dtype in bits else images.numpy()
 
 
 def as_array(tensor: Tensor | None, dtype, dimensions: int) -> np.ndarray:

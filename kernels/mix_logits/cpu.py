@@ -10,7 +10,8 @@ from torch import Tensor
 from fastmix.kernels.compiled import compiled
 from fastmix.kernels.erase import Erase
 from fastmix.kernels.exp import exp_
-from fastmix.kernels.mix.cpu import as_array, blend_row, pixel, put_row, sources, to_bfloat16, to_float16
+from fastmix.kernels.mix.cpu import as_array, blend_row, put_row
+from fastmix.kernels.mix.values import as_numpy, pixel
 from fastmix.kernels.threads import share
 from fastmix.kernels.upsample import places
 
@@ -39,12 +40,12 @@ def _sums(s):
 @compiled()
 def _mix_logits(
     start, stop, images, partner, logits, top, bottom, down, left, right, across, boxes, fill, mean, scale,
-    out, bits, half, sums,
+    out, sums,
 ):  # fmt: skip
-    """Samples start..stop, to out[0:] (fp32) or bits[0:] (fp16 if half, else bf16); images and outputs [B,H,W*3]."""
+    """Samples start..stop, to out[0:]; images and outputs [B,H,W*3]."""
     height, n = images.shape[1], images.shape[2]
     a, b = np.empty(n, np.float32), np.empty(n, np.float32)
-    scratch, weight = np.empty(n, np.float32), np.empty(n, np.float32)
+    weight = np.empty(n, np.float32)
     s, power = np.empty(n // 3, np.float32), np.empty(n // 3, np.int32)
     zero, one = np.zeros(n, np.float32), np.ones(n, np.float32)  # normalising by these leaves pixels as they are
     for i in range(start, stop):
@@ -56,17 +57,13 @@ def _mix_logits(
                     weight[3 * x] = weight[3 * x + 1] = weight[3 * x + 2] = s[x]
                 row_total, row_squares = _sums(s)
             total, squares = total + row_total, squares + row_squares
-            line = scratch if bits.size else out[i - start, y]
+            line = out[i - start, y]
             if len(boxes):
                 put_row(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
                 put_row(b, 0, images, boxes, fill, partner[i], y, 0, n, zero, one)
                 blend_row(line, b, a, weight, mean, scale)
             else:
                 blend_row(line, images[partner[i], y], images[i, y], weight, mean, scale)
-            if bits.size and half:
-                to_float16(bits[i - start, y], scratch)
-            elif bits.size:
-                to_bfloat16(bits[i - start, y], scratch)
         sums[0, i], sums[1, i] = total, squares
 
 
@@ -134,15 +131,10 @@ def mix_logits_cpu(
     sums = torch.empty(2, n)
     args = (*_sources(images, partner, logits), *_sides(images, logits, mode), *_erased(erase))
     args += tuple(np.tile(v, width) for v in (mean, scale))
-    floats, bits = np.empty((1, 1, 0), np.float32), np.empty((1, 1, 0), np.uint16)
+    results = as_numpy(out).reshape(n, height, 3 * width)
 
     def work(start: int, stop: int) -> None:
-        target, added = out[start:stop].view(stop - start, height, 3 * width), sums.numpy()
-        if out.dtype == torch.float32:
-            _mix_logits(start, stop, *args, target.numpy(), bits, False, added)
-        else:
-            half = target.view(torch.uint16).numpy(), out.dtype == torch.float16
-            _mix_logits(start, stop, *args, floats, *half, added)
+        _mix_logits(start, stop, *args, results[start:stop], sums.numpy())
 
     share(work, n, images.numel())
     return sums
@@ -162,7 +154,7 @@ def mix_logits_grad_cpu(
 
 def _sources(images, partner, logits):
     n, height, width, _ = images.shape
-    return sources(images).reshape(n, height, 3 * width), partner.numpy(), logits.detach().numpy()
+    return as_numpy(images).reshape(n, height, 3 * width), partner.numpy(), logits.detach().numpy()
 
 
 def _sides(images, logits, mode):

@@ -171,6 +171,11 @@ MACHINES = {  # facts; part, level, some of its text, some of its command; exit 
         replace(CPU, cores=Cores(64, 64, 0.5)),
         *("cores", "warning", "grants 0.5 of 64", "OMP_NUM_THREADS=1 python -m fastmix.train CONFIG data.workers=1", 0),
     ),
+    "cores that others use": (
+        replace(CPU, cores=Cores(2, 2, busy=3.0)),
+        *("cores", "warning", "2, and 3.0 processes want them", "OMP_WAIT_POLICY=passive python -m", 0),
+    ),
+    "a few of many cores that others use": (replace(CPU, cores=Cores(64, 64, busy=3.0)), "cores", "ok", "64", "", 0),
     "a quota above the cores": (replace(CPU, cores=Cores(64, 4, 8.0)), "cores", "ok", "4 of 64", "", 0),
     "1 GiB of 64": (
         replace(CPU, memory=Memory(64 * GIB, GIB)),
