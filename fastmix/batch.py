@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -74,7 +73,6 @@ class Batch:
     step's own generator, a function of (seed, step, rank). mean and std are per channel, of pixels in [0,1]; dtype is
     the model's input type.
     Images may also be of a float type, normalised by mean and std already; then they may be a view of [B,3,H,W].
-    run: what does the device's work that precedes a plan, see `now`; a captured step replays it.
     """
 
     images: Tensor
@@ -85,15 +83,6 @@ class Batch:
     dtype: torch.dtype = torch.float32
     erase: Erase | None = None
     buffers: Buffers | None = field(default=None, repr=False)
-    run: Callable | None = field(default=None, repr=False)
-
-    def now(self, of: object, work: Callable, *given: Tensor):
-        """work(batch, *given): what a method, `of`, asks a model before it plans. Tensors or tuples of them.
-
-        It is given this batch without a generator, and draws nothing: all of it is the device's.
-        """
-        still = replace(self, rng=None, run=None)
-        return work(still, *given) if self.run is None else self.run(of, work, still, *given)
 
     @property
     def size(self) -> tuple[int, int]:

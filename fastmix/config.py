@@ -284,7 +284,7 @@ class Config:
     keep: Annotated[int, Range(0, 10_000)] = 0
     """Checkpoints epoch_N.pt kept of the latest validated epochs, beside last.pt and best.pt."""
     cuda_graph: bool = False
-    """Replay the step as one CUDA graph (docs/design.md): on one GPU, with SGD or AdamW, for methods that only plan."""
+    """Replay the step as one CUDA graph (docs/design.md): with torch's optimisers or LAMB, for all but RecursiveMix."""
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
     erase: Erase = field(default_factory=Erase)

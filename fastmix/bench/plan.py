@@ -99,13 +99,15 @@ def _cases(name: str, mixer, batch, gradient) -> list[tuple[str, dict[str, Calla
 
     from fastmix.mixers.base import Mixer
     from fastmix.mixers.guided import GuidedMixer
+    from fastmix.mixers.judged import JudgedMixer
 
     if name == "puzzlemix":
         return [(f"{name} {b}x{b}", _puzzlemix(mixer, b, batch, gradient)) for b in BLOCKS]
     if name == "saliencymix":
         return [(name, {"fastmix": lambda: mixer.plan(batch), **_opencv(batch)})]
     if not isinstance(mixer, GuidedMixer):
-        if type(mixer).plan is Mixer.plan or type(mixer).forward is not Mixer.forward:
+        plans = mixer.only_plans or type(mixer).settle is Mixer.settle
+        if type(mixer).plan is Mixer.plan or not plans or isinstance(mixer, JudgedMixer):
             return []  # learned, or decided in the pass itself
         return [(name, {"fastmix": lambda: mixer.plan(batch)})]
     guide = gradient

@@ -2,7 +2,7 @@
 
 What a step draws on the host (plan, erased boxes, learning rates, the seed of dropout) is copied, without a wait, into
 tensors that stay where they are; the graph reads them. There is one graph for each signature: what of a batch and its
-plan decides which kernels run, and on how much. Where a method asks a model before it plans, that is a graph before.
+plan decides which kernels run, and on how much.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fastmix.mixers.settled import changed, rest, tensors
 
 WARM = 3  # steps of a signature before its graph: they compile, choose algorithms, make the optimiser's state
 WARM_SHARED = 11  # steps with DDP before any graph: until then it measures, and arranges its buckets
-MOST = 16  # graphs; what has further signatures is launched one kernel after the other
+MOST = 16  # graphs; steps of further signatures are launched one kernel after the other
 CONSTANT = ("bank",)  # tensors of a plan that no step changes
 CAPTURE_THEMSELVES = ("reduce-overhead", "max-autotune")
 
@@ -69,7 +69,7 @@ class SideStream:
         current.wait_stream(self.stream)
         return result
 
-    def capture(self, work: Callable[[], Any]) -> Callable[[], Any]:
+    def capture(self, work: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
         """What does the work whenever it is called, on the current stream; not done yet. Loader threads go on."""
         graph, pool = torch.cuda.CUDAGraph(), Pool.of(self.device)
         with torch.cuda.graph(graph, pool.handle, self.stream, capture_error_mode="thread_local"):
@@ -101,10 +101,10 @@ class Replay:
     """Calls do a captured work again and return its results, which the next call overwrites. It keeps the pool."""
 
     graph: torch.cuda.CUDAGraph
-    result: Any
+    result: list[Tensor]
     pool: Pool
 
-    def __call__(self) -> Any:
+    def __call__(self) -> list[Tensor]:
         self.graph.replay()
         return self.result
 
@@ -145,11 +145,11 @@ def constant(name: str) -> bool:
 
 @dataclass
 class Signature:
-    """The work of one signature: times done, and the graph once it is captured."""
+    """The steps of one signature: inputs, which stay where they are, steps taken, and the graph once it is captured."""
 
+    inputs: list[Inputs]
     taken: int = 0
-    replay: Callable[[], Any] | None = field(default=None, repr=False)
-    work: Callable[[], Any] | None = field(default=None, repr=False)  # the first: it keeps the tensors that all read
+    replay: Callable[[], list[Tensor]] | None = field(default=None, repr=False)
 
 
 class Loss(nn.Module):
@@ -161,7 +161,7 @@ class Loss(nn.Module):
 
     def forward(self, batch: Batch, settled: Any) -> Tensor:
         task = self.task
-        task.tally.restart()  # of what was asked before, in another graph
+        task.tally.restart()
         return task.active.loss(task.model, batch, settled, task.criterion)
 
 
@@ -202,18 +202,14 @@ class CapturedStep(Step):
 
     def take(self, parts: list[Part]) -> list[Tensor]:
         inputs = [self._settled(k, *part) for k, part in enumerate(parts)]
+        key, work = tuple(one.signature for one in inputs), partial(self._work, inputs)
         self.steps += 1
-        key = "step", *(one.signature for one in inputs)
-        return self._done(key, partial(self._descend, inputs))
-
-    def _done(self, key: tuple, work: Callable[[], Any]) -> Any:
-        """The work's results: launched for the first times of its key, then replayed."""
         found = self.signatures.get(key)
         if found is None:
             if len(self.signatures) == MOST:
                 return work()
-            found = self.signatures[key] = Signature(work=work)
-        if found.replay is None and (found.taken < WARM or self.steps <= WARM_SHARED * (world() > 1)):
+            found = self.signatures[key] = Signature(inputs)
+        if found.taken < WARM or self.steps <= WARM_SHARED * (world() > 1):
             found.taken += 1
             return self.side.run(work)
         if found.replay is None:
@@ -223,38 +219,27 @@ class CapturedStep(Step):
     def _settled(self, part: int, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Inputs:
         """A part with all that the host decides about it, in the tensors that parts of its signature have."""
         task = self.task
-        bare = self._kept(part, Inputs(task.batch(images, labels, rng), None))
-        batch = replace(bare.batch, run=partial(self._asked, part, bare.signature))
+        batch = task.batch(images, labels, rng)
         with torch.autocast(self.device.type, task.dtype, enabled=task.dtype != torch.float32):
             settled = task.active.settle(task.model, batch, task.criterion)
-        return self._kept(part, Inputs(replace(bare.batch, rng=None), settled))
-
-    def _asked(self, part: int, signature: tuple, of: Mixer, work: Callable, batch: Batch, *given: Tensor) -> Any:
-        """What a method asks a model: Batch.now."""
-        names = [f"given {k}" for k in range(len(given))]
-        given = [self._still(part, name, value) for name, value in zip(names, given, strict=True)]
-        shapes = [tuple(value.shape) for value in given]
-        return self._done(("asked", part, id(of), signature, *shapes), partial(work, batch, *given))
+        return self._kept(part, Inputs(replace(batch, rng=None), settled))
 
     def _kept(self, part: int, inputs: Inputs) -> Inputs:
         """The same in tensors that stay where they are."""
-        return inputs.on({name: self._still(part, name, value) for name, value in inputs.tensors.items()})
+        found = {}
+        for name, value in inputs.tensors.items():
+            key = part, name, tuple(value.shape), value.dtype
+            found[name] = self.static.get(key)
+            if found[name] is None:
+                self.static[key] = found[name] = torch.empty(value.shape, dtype=value.dtype, device=self.device)
+            refill(found[name], value)
+        return inputs.on(found)
 
-    def _still(self, part: int, name: str, value: Tensor) -> Tensor:
-        """The tensor that holds this value in all steps, filled."""
-        key = part, name, tuple(value.shape), value.dtype
-        still = self.static.get(key)
-        if still is None:
-            self.static[key] = still = torch.empty(value.shape, dtype=value.dtype, device=self.device)
-        if still is not value:
-            refill(still, value)
-        return still
-
-    def _descend(self, inputs: list[Inputs]) -> list[Tensor]:
-        """What is captured of a step: it reads only tensors that lie on the device."""
+    def _work(self, inputs: list[Inputs]) -> list[Tensor]:
+        """What is captured: it reads only tensors that lie on the device."""
         return self.descend(self.module, [(one.batch, one.settled) for one in inputs])
 
-    def _capture(self, work: Callable[[], Any]) -> Callable[[], Any]:
+    def _capture(self, work: Callable[[], list[Tensor]]) -> Callable[[], list[Tensor]]:
         try:
             self._capturable(True)
             return self.side.capture(work)

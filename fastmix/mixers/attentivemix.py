@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.top_cells import top_cells
 from fastmix.mixers.base import check, positive, whole
-from fastmix.mixers.guided import GuidedMixer, pooled
+from fastmix.mixers.guided import Drawn, GuidedMixer, pooled
 from fastmix.models.teacher import Teacher, resized
 
 
@@ -59,19 +59,23 @@ class AttentiveMix(GuidedMixer):
         """The attention, float32 [B,h,w]: the mean over the channels of the teacher's last map."""
         return pooled(self.teacher.features(resized(batch.mix(), (self.size, self.size))).mean(1))
 
-    def plan(self, batch: Batch, attention: Tensor) -> Plan:
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
+        """With lam for each or all of the images, or with top_k."""
+        partner, n = self.pair(batch), self.draws(batch)
+        number = batch.rng.beta(self.alpha, self.beta, n) if self.top_k is None else np.full(n, float(self.top_k))
+        return Drawn(torch.from_numpy(partner), torch.from_numpy(number))
+
+    def put(self, batch: Batch, attention: Tensor, drawn: Drawn) -> Plan:
         n, h, w = attention.shape
-        partner = send(self.pair(batch), attention.device)
-        k = send(np.resize(self.counts(batch, h * w), n), attention.device)
-        plan = Plan.cells(partner, top_cells(attention.flatten(1), k).view(n, h, w), batch.size)
+        k = self.counts(drawn.number, h * w).expand(n).contiguous()
+        plan = Plan.cells(drawn.partner, top_cells(attention.flatten(1), k).view(n, h, w), batch.size)
         return plan.labelled(plan.own[0], plan.other[0]) if self.variant == "openmixup" else plan
 
-    def counts(self, batch: Batch, cells: int) -> np.ndarray:
-        """How many cells stay the image's own. int32 [1 or B]"""
-        n = self.draws(batch)
+    def counts(self, number: Tensor, cells: int) -> Tensor:
+        """How many of so many cells stay the image's own, by what was drawn. int32 [1 or B]"""
         if self.top_k is None:
-            return np.clip(cells * batch.rng.beta(self.alpha, self.beta, n), 1, cells).astype(np.int32)
+            return (cells * number).clamp(1, cells).int()
         if self.top_k > cells:
             where = f"the map of teacher {self.teacher.name}"
             raise ValueError(f"{self.name}: top_k is {self.top_k}; {where} has {cells} cells")
-        return np.full(n, self.top_k, np.int32)
+        return number.int()

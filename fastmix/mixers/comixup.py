@@ -111,7 +111,7 @@ class CoMixup(GradientMixer):
             beta=beta, gamma=gamma, tau=tau, iterations=whole(self.name, "iterations", iterations, most=1000)
         )
 
-    def draw(self, batch: Batch) -> Drawn:
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
         count, rng = len(batch), batch.rng
         b = int(rng.choice(RANDOM)) if self.blocks == -1 else self.blocks
         n = b * b

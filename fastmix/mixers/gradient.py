@@ -8,17 +8,14 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.gradient_pool import gradient_pool
-from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, whole, within
 from fastmix.mixers.guided import GuidedMixer
-from fastmix.mixers.settled import placed
 from fastmix.models.saliency import gradient, input_gradient
 from fastmix.targets import CrossEntropy, Targets
 
 
 class GradientMixer(GuidedMixer):
-    """A guided method whose guide is the gradient [B,3,h,w] of the clean batch's loss. Its plan is put(batch, gradient,
-    drawn) by what draw(batch) gives, a dataclass of tensors (mixers/settled.py).
+    """A guided method whose guide is the gradient [B,3,h,w] of the clean batch's loss.
 
     The loss is the cross-entropy of the labels, summed over the batch, in eval mode. The clean images are erased as the
     mixed ones are.
@@ -66,22 +63,8 @@ class GradientMixer(GuidedMixer):
             x = F.interpolate(x, size, mode="bilinear").contiguous(memory_format=torch.channels_last)
         return input_gradient(model, x, lambda logits: self.clean_loss(logits, batch, criterion) * len(batch))
 
-    def draw(self, batch: Batch):
-        """What the plan draws."""
-        raise NotImplementedError
-
-    def put(self, batch: Batch, gradient: Tensor, drawn) -> Plan:
-        """The plan; all of it on the device."""
-        raise NotImplementedError
-
-    def plan(self, batch: Batch, gradient: Tensor) -> Plan:
-        return self.put(batch, gradient, placed(self.draw(batch), gradient.device))
-
-    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module):
-        return self.draw(batch) if self.clean_lam else super().settle(model, batch, criterion)
-
     def loss(self, model: nn.Module, batch: Batch, settled, criterion: nn.Module) -> Tensor:
-        if not self.clean_lam:
+        if not self.clean_lam or settled is None:
             return super().loss(model, batch, settled, criterion)
         x = batch.mix().detach().requires_grad_()
         # A compiled backward pass runs once, and a compiled forward pass marks the statistics as changed, to which the

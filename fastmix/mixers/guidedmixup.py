@@ -15,7 +15,6 @@ from fastmix.kernels.plan import Plan
 from fastmix.kernels.spectral import blur, spectral_residual
 from fastmix.mixers.base import check, positive
 from fastmix.mixers.gradient import GradientMixer
-from fastmix.targets import Targets
 
 SALIENCIES = ("sr", "ap")
 PAIRINGS = ("greedy", "random")
@@ -85,7 +84,7 @@ class GuidedMixup(GradientMixer):
         x = mix(batch.images, None, batch.mean, batch.std, erase=batch.erase)
         return spectral_residual(sum(share * x[:, c] for c, share in enumerate(GREY)))[:, None]
 
-    def draw(self, batch: Batch) -> Drawn:
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
         return Drawn(None if self.pairing == "greedy" else torch.from_numpy(self.pair(batch)))
 
     def put(self, batch: Batch, guide: Tensor, drawn: Drawn) -> Plan:
@@ -103,21 +102,7 @@ class GuidedMixup(GradientMixer):
         return Plan.map(partner, own, batch.size)
 
     def mixes(self, batch: Batch) -> bool:
-        """Whether this batch is mixed: known on the host, before the model is asked."""
         return batch.rng.random() < self.mix_prob
-
-    def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
-        return super().decide(model, batch, criterion) if self.mixes(batch) else None
-
-    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | Drawn | None:
-        if self.clean_lam and not self.mixes(batch):
-            return None
-        return super().settle(model, batch, criterion)
-
-    def loss(self, model: nn.Module, batch: Batch, settled: Plan | Drawn | None, criterion: nn.Module) -> Tensor:
-        if settled is None:
-            return criterion(model(batch.mix()), Targets.of(batch.labels))
-        return super().loss(model, batch, settled, criterion)
 
 
 def distances(maps: Tensor) -> Tensor:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.top_cells import top_cells
 from fastmix.mixers.base import positive
-from fastmix.mixers.guided import GuidedMixer
+from fastmix.mixers.guided import Drawn, GuidedMixer
 from fastmix.models.clean_pass import look, need_class_token, patches
 
 
@@ -43,9 +42,12 @@ class MergeMix(GuidedMixer):
         attention, _ = look(model, batch.mix())
         return attention.value.unflatten(1, patches(model, batch.size))
 
-    def plan(self, batch: Batch, attention: Tensor) -> Plan:
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
+        """With lam."""
+        partner, lam = self.pair(batch), batch.rng.beta(self.alpha, self.alpha, self.draws(batch))
+        return Drawn(torch.from_numpy(partner), torch.from_numpy(lam))
+
+    def put(self, batch: Batch, attention: Tensor, drawn: Drawn) -> Plan:
         n, h, w = attention.shape
-        partner = send(self.pair(batch), attention.device)
-        lam = batch.rng.beta(self.alpha, self.alpha, self.draws(batch))
-        k = send(np.resize(lam * h * w, n).astype(np.int32), attention.device)
-        return Plan.cells(partner, top_cells(attention.flatten(1), k).view(n, h, w), batch.size)
+        k = (drawn.number * h * w).int().expand(n).contiguous()
+        return Plan.cells(drawn.partner, top_cells(attention.flatten(1), k).view(n, h, w), batch.size)

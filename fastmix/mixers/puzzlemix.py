@@ -139,7 +139,7 @@ class PuzzleMix(GradientMixer):
         self.transport = transport
         self.unseen = True
 
-    def draw(self, batch: Batch) -> Drawn:
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
         b = int(batch.rng.choice(self.blocks))
         partner = torch.from_numpy(self.pair(batch))
         share = batch.rng.beta(self.alpha, self.alpha, self.draws(batch)).astype(np.float32)

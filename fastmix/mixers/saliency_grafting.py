@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.graft_cells import graft_cells
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer, pooled
 from fastmix.models.saliency import feature_gradient
 from fastmix.models.sites import place, sites
+
+
+@dataclass
+class Drawn:
+    """The partner of each image, int32 [B], p and a uniform number a cell, float32 [B] and [B,n]."""
+
+    partner: Tensor
+    p: Tensor
+    uniform: Tensor
 
 
 class SaliencyGrafting(GuidedMixer):
@@ -49,7 +60,8 @@ class SaliencyGrafting(GuidedMixer):
         super().__init__(granularity)
         self.alpha = positive(self.name, "alpha", alpha)
         self.site = site
-        self.grid = None if grid is None else (whole(self.name, "grid", grid, most=256),) * 2
+        self.grids: dict[tuple[int, int], tuple[int, int]] = {}  # of maps, by that of images
+        self.cells = None if grid is None else (whole(self.name, "grid", grid, most=256),) * 2
         self.temperature = positive(self.name, "temperature", temperature)
 
     def prepare(self, model: nn.Module) -> None:
@@ -66,15 +78,25 @@ class SaliencyGrafting(GuidedMixer):
             return F.cross_entropy(logits.float(), batch.labels, reduction="sum")
 
         _, gradient = feature_gradient(model, site, batch.mix(), loss)
-        return pooled(gradient.float().abs().sum(1), self.grid)
+        return pooled(gradient.float().abs().sum(1), self.cells)
 
-    def plan(self, batch: Batch, saliency: Tensor) -> Plan:
-        (n, h, w), device, rng = saliency.shape, saliency.device, batch.rng
-        partner = send(self.pair(batch), device)
-        p = send(np.resize(rng.beta(self.alpha, self.alpha, self.draws(batch)), n).astype(np.float32), device)
-        uniform = send(rng.random((n, h * w), np.float32), device)
+    def grid(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[int, int]:
+        """Of images of a size the model says it, of which it is asked once."""
+        if self.cells is None and batch.size not in self.grids:
+            one = replace(batch, images=batch.images[:1], labels=batch.labels[:1], erase=None, rng=None)
+            self.grids[batch.size] = tuple(self.guide(model, one, criterion).shape[1:])
+        return self.cells or self.grids[batch.size]
+
+    def draw(self, batch: Batch, grid: tuple[int, int]) -> Drawn:
+        n, rng, partner = len(batch), batch.rng, self.pair(batch)
+        p = np.resize(rng.beta(self.alpha, self.alpha, self.draws(batch)), n).astype(np.float32)
+        uniform = rng.random((n, grid[0] * grid[1]), np.float32)
+        return Drawn(*map(torch.from_numpy, (partner, p, uniform)))
+
+    def put(self, batch: Batch, saliency: Tensor, drawn: Drawn) -> Plan:
+        (n, h, w), partner = saliency.shape, drawn.partner
         saliency = saliency.flatten(1)
-        kept = graft_cells(saliency, p, uniform, self.temperature)
+        kept = graft_cells(saliency, drawn.p, drawn.uniform, self.temperature)
         own = importance(saliency, kept)
         share = own / (own + importance(saliency[partner.long()], ~kept))
         return Plan.cells(partner, kept.view(n, h, w), batch.size).labelled(share, 1 - share)

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.finegrained import finegrained
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import InputMixer, positive
 from fastmix.mixers.cutmix import box_around
+from fastmix.mixers.settled import placed
+
+
+@dataclass
+class Drawn:
+    """The partner of each image, int32 [B]; height and width of a box before it is clipped, int64 [2,1] or [2,B]; in
+    variant openmixup its middle's row and column, likewise.
+    """
+
+    partner: Tensor
+    sides: Tensor
+    centre: Tensor | None
 
 
 class SaliencyMix(InputMixer):
@@ -37,16 +52,34 @@ class SaliencyMix(InputMixer):
         super().__init__(granularity, variant)
         self.alpha = positive(self.name, "alpha", alpha)
 
-    def plan(self, batch: Batch) -> Plan:
-        (h, w), rng, device = batch.size, batch.rng, batch.images.device
+    def draw(self, batch: Batch) -> Drawn:
+        (h, w), rng = batch.size, batch.rng
         ratio = np.sqrt(1 - rng.beta(self.alpha, self.alpha, self.draws(batch)))
-        sides = (h * ratio).astype(int), (w * ratio).astype(int)
-        partner = send(self.pair(batch), device)
+        sides, partner, centre = np.stack([h * ratio, w * ratio]).astype(np.int64), self.pair(batch), None
         if self.variant == "openmixup":
             mean = min(2 / np.sqrt(h), 0.5)
             row = rng.beta(2.5 * mean, 2.5 * (1 - mean), len(ratio))
-            centre = np.minimum(h * row, h - 1).astype(int), rng.integers(0, w, len(ratio))
-        else:
-            centre = finegrained(batch.pixels)[partner.long()].unbind(1)
-            sides = tuple(send(side, device) for side in sides)
-        return Plan.box(partner, *box_around(centre, sides, batch.size), batch.size)
+            centre = np.stack([np.minimum(h * row, h - 1).astype(np.int64), rng.integers(0, w, len(ratio))])
+            centre = torch.from_numpy(centre)
+        return Drawn(torch.from_numpy(partner), torch.from_numpy(sides), centre)
+
+    def put(self, batch: Batch, drawn: Drawn) -> Plan:
+        """The plan, made where the images are."""
+        partner, centre = drawn.partner, drawn.centre
+        if centre is None:
+            centre = finegrained(batch.pixels)[partner.long()].T
+        box = box_around(centre.unbind(), drawn.sides.unbind(), batch.size)
+        return Plan.box(partner, *box, batch.size)
+
+    def plan(self, batch: Batch) -> Plan:
+        return self.put(batch, placed(self.draw(batch), batch.images.device))
+
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Drawn:
+        return self.draw(batch)
+
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+        return super().loss(model, batch, self.put(batch, drawn), criterion)
+
+    @property
+    def changes_input_only(self) -> bool:
+        return type(self).loss is SaliencyMix.loss

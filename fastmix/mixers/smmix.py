@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import interval
 from fastmix.mixers.guided import GuidedMixer
@@ -20,11 +19,11 @@ from fastmix.targets import Targets
 
 
 @dataclass
-class Asked:
-    """A plan, and the logits of the clean images, [B,classes]."""
+class Drawn:
+    """The partner of each image, int32 [B], and the patches along a side of the square."""
 
-    plan: Plan
-    clean: Tensor
+    partner: Tensor
+    side: int
 
 
 class SMMix(GuidedMixer):
@@ -74,28 +73,31 @@ class SMMix(GuidedMixer):
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         return self.ask(model, batch)[0]
 
-    def plan(self, batch: Batch, attention: Tensor) -> Plan:
-        h, w = attention.shape[1:]
+    def grid(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[int, int]:
+        return patches(model, batch.size)
+
+    def draw(self, batch: Batch, grid: tuple[int, int]) -> Drawn:
+        h, w = grid
         if min(h, w) < 2:
             raise ValueError(f"{self.name}: images of {h} x {w} patches have no square to paste; use larger ones")
         low, high = (min(max(int(share * min(h, w)), 1), min(h, w) - 1) for share in self.scope)
         side = int(batch.rng.integers(low, high + 1))
-        partner = send(self.pair(batch), attention.device)
+        return Drawn(torch.from_numpy(self.pair(batch)), side)
+
+    def put(self, batch: Batch, attention: Tensor, drawn: Drawn) -> Plan:
+        (h, w), partner, side = attention.shape[1:], drawn.partner, drawn.side
         (y, x), source = squares(attention, side)
         source_y, source_x = (v[partner.long()] for v in source)
         down, across = batch.size[0] // h, batch.size[1] // w
         box = (y * down, (y + side) * down, x * across, (x + side) * across)
         return Plan.window(partner, *box, source_y * down, source_x * across, 1, 1, batch.size)
 
-    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Asked:
-        attention, clean = batch.now(self, lambda still: self.ask(model, still))
-        return Asked(self.plan(batch, attention), clean)
-
-    def loss(self, model: nn.Module, batch: Batch, asked: Asked, criterion: nn.Module) -> Tensor:
-        plan, tokens = asked.plan, Tokens()
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+        attention, clean = self.ask(model, batch)
+        plan, tokens = self.put(batch, attention, drawn), Tokens()
         with rewrite(model, "features", keep, tokens):
             logits = model(batch.mix(plan))
-        kept = outside(plan, patches(model, batch.size), batch.size)
+        kept = outside(plan, attention.shape[1:], batch.size)
         parts = self.token_head(means(tokens.value, kept))
         partner = plan.partner.long()
         loss = self.term("mixed", criterion(logits, Targets.of(batch.labels, plan)))
@@ -104,7 +106,7 @@ class SMMix(GuidedMixer):
         self.term("tokens", sum(halves))
         for half in halves:
             loss = loss + half
-        clean = asked.clean.float()
+        clean = clean.float()
         expected = plan.own[:, None] * clean + plan.other[:, None] * clean[partner]
         apart = F.kl_div(logits.float().log_softmax(1), expected.softmax(1), reduction="batchmean")
         return loss + self.term("consistency", apart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
+from fastmix.kernels.host_to_device import constant
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import positive
 from fastmix.mixers.cutmix import clipped_box
@@ -17,7 +18,18 @@ from fastmix.mixers.guided import GuidedMixer
 from fastmix.models.saliency import evaluated
 from fastmix.models.sites import classifier, last_map
 
-Box = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # y0, y1, x0, x1, half open, of one or all samples
+Box = tuple[Tensor, Tensor, Tensor, Tensor]  # y0, y1, x0, x1, half open, int64, of one or all samples
+
+
+@dataclass
+class Drawn:
+    """The partner of each image, int32 [B]; the box that is filled and the one that is taken, int64 [2,4,n]; which
+    images are mixed, bool [n]; n = B or 1.
+    """
+
+    partner: Tensor
+    boxes: Tensor
+    mixed: Tensor
 
 
 class SnapMix(GuidedMixer):
@@ -50,10 +62,8 @@ class SnapMix(GuidedMixer):
         self.alpha = positive(self.name, "alpha", alpha)
         self.mix_prob = positive(self.name, "mix_prob", mix_prob, most=1)
 
-    def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan | None:
-        if self.granularity == "batch" and batch.rng.random() >= self.mix_prob:
-            return None
-        return super().decide(model, batch, criterion)
+    def mixes(self, batch: Batch) -> bool:
+        return self.granularity == "sample" or batch.rng.random() < self.mix_prob
 
     def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Tensor:
         """The class activation map of each image's label, float32 [B,h,w], without the bias, which cancels."""
@@ -63,22 +73,25 @@ class SnapMix(GuidedMixer):
             with torch.autocast(features.device.type, enabled=False):
                 return torch.einsum("bchw,bc->bhw", features.float().relu(), weight[batch.labels].float())
 
-    def plan(self, batch: Batch, activation: Tensor) -> Plan:
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
         n = self.draws(batch)
         box, source = self.box(batch, n), self.box(batch, n)
         mixed = (_area(box) > 0) & (_area(source) > 0)
         if self.granularity == "sample":
             mixed &= batch.rng.random(n) < self.mix_prob
-        box, source = (tuple(edge * mixed for edge in edges) for edges in (box, source))
-        partner = send(self.pair(batch), activation.device)
+        boxes = np.stack([np.stack(box), np.stack(source)]).astype(np.int64) * mixed
+        return Drawn(torch.from_numpy(self.pair(batch)), torch.from_numpy(boxes), torch.from_numpy(mixed))
+
+    def put(self, batch: Batch, activation: Tensor, drawn: Drawn) -> Plan:
+        (box, source), partner = (edges.unbind() for edges in drawn.boxes), drawn.partner
         own = 1 - share(activation, box, batch.size)
         other = share(activation[partner.long()], source, batch.size)
         if self.variant == "openmixup":
-            same = (batch.labels == batch.labels[partner.long()]) & send(mixed, partner.device)
+            same = (batch.labels == batch.labels[partner.long()]) & drawn.mixed
             own, other = own + other * same, other + own * same
         return Plan.resized(partner, box, source, batch.size).labelled(own, other)
 
-    def box(self, batch: Batch, n: int) -> Box:
+    def box(self, batch: Batch, n: int) -> tuple[np.ndarray, ...]:
         """Boxes by CutMix's rule."""
         ratio = np.sqrt(1 - batch.rng.beta(self.alpha, self.alpha, n))
         return clipped_box(batch.rng, *((length * ratio).astype(int) for length in batch.size), batch.size)
@@ -87,23 +100,23 @@ class SnapMix(GuidedMixer):
 def share(activation: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
     """The part of each image's percent map that lies in its box, in [0,1]. float64 [B]
 
-    activation [B,h,w] of any float type; box of arrays [1] or [B]; size = (H, W). With the matrices P_y [H,h] and P_x
+    activation [B,h,w] of any float type; box of tensors [1] or [B]; size = (H, W). With the matrices P_y [H,h] and P_x
     [W,w] of the resizing, the sum of P_y A P_x' over a box is a_y' A a_x, where a sums the rows of P inside the box.
     """
     a = activation.double()
     a = a - a.amin((1, 2), keepdim=True)  # no matter to the percent map, all the more to its rounding
     (y0, y1, x0, x1), (height, width) = box, size
-    rows, row_sums = resizing(height, a.shape[1])
-    columns, column_sums = resizing(width, a.shape[2])
+    sides = (height, a.shape[1]), (width, a.shape[2])
+    rows, columns = (constant(between, *side, device=a.device) for side in sides)
+    row_sums, column_sums = (constant(sums, *side, device=a.device) for side in sides)
 
-    def total(y: np.ndarray, x: np.ndarray) -> Tensor:
-        y, x = send(y, a.device), send(x, a.device)
+    def total(y: Tensor, x: Tensor) -> Tensor:
         return (y[:, None] @ a @ x[:, :, None]).flatten()
 
-    lowest = (send(rows, a.device) @ a @ send(columns, a.device).T).amin((1, 2))
+    lowest = (rows @ a @ columns.T).amin((1, 2))
     whole = total(row_sums[-1:], column_sums[-1:]) - height * width * lowest
     inside = total(row_sums[y1] - row_sums[y0], column_sums[x1] - column_sums[x0])
-    area = send(_area(box), a.device).double()
+    area = torch.as_tensor(_area(box)).double()
     part = (inside - area * lowest) / whole
     return torch.where(whole > 0, part, area / (height * width)).clamp(0, 1)
 
@@ -125,6 +138,16 @@ def resizing(length: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
     return matrix[ends], np.concatenate([np.zeros((1, cells)), matrix.cumsum(0)])
 
 
-def _area(box: Box) -> np.ndarray:
+def between(length: int, cells: int) -> np.ndarray:
+    """The rows of `resizing`."""
+    return resizing(length, cells)[0]
+
+
+def sums(length: int, cells: int) -> np.ndarray:
+    """The sums of `resizing`."""
+    return resizing(length, cells)[1]
+
+
+def _area(box):
     y0, y1, x0, x1 = box
     return (y1 - y0) * (x1 - x0)

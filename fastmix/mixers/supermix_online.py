@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import constant, send
+from fastmix.kernels.host_to_device import constant
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import WEIGHT, check, positive, whole, within
 from fastmix.mixers.guided import GuidedMixer
+from fastmix.mixers.settled import placed
 from fastmix.mixers.shown import Shown
 from fastmix.models.saliency import SMALL
 from fastmix.models.teacher import Teacher, resized
@@ -24,11 +25,11 @@ SHORTEST, LONGEST = 1e-4, 2000.0  # steps
 
 
 @dataclass
-class Seen:
-    """A plan, and the labels of the images: int64 [B], or of the data float [B, classes]."""
+class Drawn:
+    """The partner of each image, int32 [B], and the share of the image itself that is asked for, float32 [B]."""
 
-    plan: Plan
-    labels: Tensor
+    partner: Tensor
+    lam: Tensor
 
 
 class SuperMix(GuidedMixer):
@@ -83,51 +84,40 @@ class SuperMix(GuidedMixer):
     def changes_input_only(self) -> bool:
         return self.labels == "given"
 
-    def guide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> tuple[Tensor, ...]:
-        """partner int32 [B], lam float32 [B], raw masks float32 [B,2,side,side], the teacher's classes int64 [B]."""
-        device, n = batch.images.device, len(batch)
-        partner = send(self.pair(batch), device)
-        lam = batch.rng.beta(self.alpha, self.alpha, self.draws(batch))
-        lam = send(np.resize(lam, n).astype(np.float32), device)
-        return partner, lam, *batch.now(self, self.masks, partner, lam)
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
+        partner, lam = self.pair(batch), batch.rng.beta(self.alpha, self.alpha, self.draws(batch))
+        return Drawn(torch.from_numpy(partner), torch.from_numpy(np.resize(lam, len(batch)).astype(np.float32)))
 
-    def masks(self, batch: Batch, partner: Tensor, lam: Tensor) -> tuple[Tensor, Tensor]:
-        """The raw masks, and the teacher's classes."""
-        x, other = resized(batch.mix(), self.size or batch.size), partner.long()
+    def masks(self, batch: Batch, drawn: Drawn) -> tuple[Tensor, Tensor]:
+        """Raw masks float32 [B,2,side,side], and the teacher's classes int64 [B]."""
+        x, other = resized(batch.mix(), self.size or batch.size), drawn.partner.long()
         with torch.no_grad():
             classes = self.teacher.logits(x).argmax(1)
         ask, pairs = self.teacher.logits, torch.stack([classes, classes[other]], 1)
-        raw, _ = optimise(ask, x, x[other], pairs, lam, self.side, self.sigma, self.sparsity, self.steps)
+        raw, _ = optimise(ask, x, x[other], pairs, drawn.lam, self.side, self.sigma, self.sparsity, self.steps)
         return raw, classes
 
+    def put(self, batch: Batch, raw: Tensor, drawn: Drawn) -> Plan:
+        return Plan.map(drawn.partner, weight(raw, batch.size), batch.size).labelled(drawn.lam, 1 - drawn.lam)
+
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan:
-        return self.plan(batch, self.guide(model, batch, criterion))
+        return self.seen(model, batch, placed(self.settle(model, batch, criterion), batch.images.device))[0]
 
-    def plan(self, batch: Batch, guide: tuple[Tensor, ...]) -> Plan:
-        partner, lam, raw, _ = guide
-        return Plan.map(partner, weight(raw, batch.size), batch.size).labelled(lam, 1 - lam)
-
-    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Seen:
-        if self.labels == "given":
-            return Seen(self.decide(model, batch, criterion), batch.labels)
-        return self.seen(model, batch, criterion)
-
-    def loss(self, model: nn.Module, batch: Batch, seen: Seen, criterion: nn.Module) -> Tensor:
-        return criterion(model(batch.mix(seen.plan)), Targets.of(seen.labels, seen.plan))
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+        plan, labels = self.seen(model, batch, drawn)
+        return criterion(model(batch.mix(plan)), Targets.of(labels, plan))
 
     def shown(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Shown:
-        if self.labels == "given":
-            return super().shown(model, batch, criterion)
-        seen = self.seen(model, batch, criterion)
-        return Shown(batch.mix(seen.plan), Targets.of(seen.labels, seen.plan), seen.plan)
+        plan, labels = self.seen(model, batch, placed(self.settle(model, batch, criterion), batch.images.device))
+        return Shown(batch.mix(plan), Targets.of(labels, plan), plan)
 
-    def seen(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Seen:
-        """With the labels that the teacher sees."""
-        if getattr(model, "num_classes", self.teacher.classes) != self.teacher.classes:
+    def seen(self, model: nn.Module, batch: Batch, drawn: Drawn) -> tuple[Plan, Tensor]:
+        """The plan, and the labels of the clean images: those of the data, or what the teacher sees."""
+        if self.labels == "teacher" and getattr(model, "num_classes", self.teacher.classes) != self.teacher.classes:
             found = f"the model has {model.num_classes} classes and teacher {self.teacher.name} {self.teacher.classes}"
             raise ValueError(f"{self.name}: labels is 'teacher', but {found}; choose labels=given")
-        guide = self.guide(model, batch, criterion)
-        return Seen(self.plan(batch, guide), guide[3])
+        raw, classes = self.masks(batch, drawn)
+        return self.put(batch, raw, drawn), batch.labels if self.labels == "given" else classes
 
 
 def optimise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import send
 from fastmix.kernels.plan import Plan
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer
@@ -22,6 +22,14 @@ from fastmix.models.teacher import Teacher, resized
 LAM = 0.5
 ASPECT = math.log(1 / 0.3)  # of a block: its logarithm is uniform in -ASPECT..ASPECT
 TRIES = 10  # to place a block, before the mask stays as it is
+
+
+@dataclass
+class Drawn:
+    """The partner of each image, int32 [B], and the tokens that it shows, bool [B or 1,h,w]."""
+
+    partner: Tensor
+    pasted: Tensor
 
 
 class TokenMixer(GuidedMixer):
@@ -48,11 +56,14 @@ class TokenMixer(GuidedMixer):
     def drawn(self) -> str:
         return "" if self.alpha is None else LAMBDA
 
-    def plan(self, batch: Batch, activation: Tensor) -> Plan:
-        partner = send(self.pair(batch), activation.device)
-        grid = tuple(max(1, length // self.patch) for length in batch.size)
-        pasted = send(block_masks(batch.rng, self.counts(batch, grid[0] * grid[1]), grid), activation.device)
-        maps = normalised(activation, grid)
+    def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
+        partner, grid = self.pair(batch), tuple(max(1, length // self.patch) for length in batch.size)
+        pasted = block_masks(batch.rng, self.counts(batch, grid[0] * grid[1]), grid)
+        return Drawn(torch.from_numpy(partner), torch.from_numpy(pasted))
+
+    def put(self, batch: Batch, activation: Tensor, drawn: Drawn) -> Plan:
+        partner, pasted = drawn.partner, drawn.pasted
+        maps = normalised(activation, tuple(pasted.shape[1:]))
         own, other = ((maps * ~pasted).sum((1, 2)), (maps[partner.long()] * pasted).sum((1, 2)))
         return Plan.cells(partner, ~pasted, batch.size).labelled(own, other)
 

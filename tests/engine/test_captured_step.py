@@ -41,6 +41,8 @@ MIXERS |= {
     "by batch": {"mixer": "choice", "of": {"mixup": {}, "cutmix": {}}},
     "by sample": {"mixer": "choice", "of": CHOSEN} | SAMPLE,
     "two banks": {"mixer": "choice", "of": {n: {"mixer": "fmix", "bank": 4, "seed": k} for k, n in enumerate("ab")}},
+    "automix": {"lam_margin": 0.0},
+    "puzzlemix": {"blocks": 2},
     "recursivemix": {},
     "regmixup": SAMPLE,
     "decoupled recursivemix": {"mixer": "decoupledmix", "of": {"recursivemix": {}}},
@@ -370,10 +372,8 @@ def test_a_run_is_refused_before_anything_is_written(small):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(
-    "words", [(), (*ADAMW, "optim.fused=torch", *EVERYTHING), ("precision=bf16", "accum=2")], ids=str
-)
-@pytest.mark.parametrize("mix", ["vanilla", "cutmix", "fmix", "by sample", "saliencymix"])
+@pytest.mark.parametrize("words", [(), (*ADAMW, *EVERYTHING), ("precision=bf16", "accum=2"), LAMB], ids=str)
+@pytest.mark.parametrize("mix", ["vanilla", "cutmix", "fmix", "by sample", "saliencymix", "puzzlemix", "automix"])
 def test_replays_train_as_launched_steps_do(mix, words):
     """To the rounding of atomic additions in the backward pass; dropout and plans are the same."""
     cfg = configured(mix, "optim.fused=torch", "optim.eps=0.01", *words)

@@ -7,11 +7,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fastmix import MIXERS
 from gpu import guard
 from helpers import ROOT
 
+BLOCKS, BLOCK = 320, 65_536  # of a launch of torch's multi-tensor kernels, and values of a block
 SAMPLE = ("cutmix", "puzzlemix", "automix")
 
 
@@ -33,6 +35,38 @@ def test_planted_faults_are_found():
 
 def test_three_methods_train():
     check("training_check", "2", "bf16", *SAMPLE)
+
+
+@pytest.mark.parametrize(
+    "sizes, lists, expected",
+    [
+        ([1], 1, 1),
+        ([1] * 110, 1, 1),
+        ([1] * 111, 1, 2),
+        ([1] * 110, 2, 2),
+        ([BLOCK * BLOCKS], 1, 1),
+        ([BLOCK * BLOCKS + 1], 1, 2),
+        ([BLOCK * (BLOCKS - 1), 2 * BLOCK], 1, 2),
+    ],
+)
+def test_a_launch_has_so_many_tensors_and_blocks(sizes, lists, expected):
+    pytest.importorskip("triton")
+    from gpu.launch_count import of_lists
+
+    assert of_lists([[torch.empty(n, device="meta") for n in sizes]] * lists) == expected
+
+
+def test_lists_of_other_layouts_are_a_launch_a_tensor():
+    pytest.importorskip("triton")
+    from gpu.launch_count import of_lists
+
+    some = [torch.zeros(k + 1, 2) for k in range(1, 9)]
+    assert of_lists([some, some]) == 1 and of_lists([some, [t.T.contiguous().T for t in some]]) == 8
+
+
+@pytest.mark.long
+def test_a_replayed_step_launches_little():
+    check("launch_count", "saliencymix")
 
 
 @pytest.mark.long

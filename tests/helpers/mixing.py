@@ -8,10 +8,17 @@ import torch
 from fastmix import MIXERS, Batch, mix
 from fastmix.mixers import build
 from fastmix.mixers.base import GRANULARITIES, VARIANTS, Mixer
+from fastmix.mixers.judged import JudgedMixer
 
 NO_NORM = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 SIDE = 224  # of square images in the tests of expected areas
 SOFT = ("mixup", "regmixup", "smoothmix")  # methods whose mask has values between 0 and 1
+
+
+def only_mixes_input(cls: type[Mixer]) -> bool:
+    """Whether a plan, which asks no model, is all that is between the batch and the model."""
+    plans = cls.settle is Mixer.settle or cls is MIXERS["saliencymix"]
+    return plans and cls.decide is Mixer.decide and cls.forward is Mixer.forward and not issubclass(cls, JudgedMixer)
 
 
 def rows() -> dict:
@@ -19,7 +26,7 @@ def rows() -> dict:
     found = {}
     for name, cls in MIXERS.items():
         known = inspect.signature(cls).parameters
-        if cls.forward is not Mixer.forward or cls.decide is not Mixer.decide:
+        if not only_mixes_input(cls):
             continue
         options = {"alpha": 0.6} if "alpha" in known else {}
         if name == "fmix":

@@ -85,7 +85,8 @@ def test_pixels_are_the_sources_bit_for_bit(mixer):
 
 @pytest.mark.parametrize("k_dist, beta, mean", [("beta_alpha", 2, 24.0), ("beta_8", 8, 9.3)])
 def test_k_follows_its_law(mixer, k_dist, beta, mean):
-    draws = mixer(k_dist=k_dist, granularity="sample").counts(shapes(5000, (7, 7), seed=4), 49)
+    made = mixer(k_dist=k_dist, granularity="sample")
+    draws = made.counts(made.draw(shapes(5000, (7, 7), seed=4), None).number, 49).numpy()
     edges = stats.beta(2, beta).cdf(np.arange(50) / 49)
     expected = np.diff(edges)
     expected = np.concatenate([[expected[0] + expected[1]], expected[2:]])  # k = 0 becomes 1

@@ -130,9 +130,9 @@ class Boxes(SnapMix):
         super().__init__(**options)
         self.given = given
 
-    def plan(self, batch, activation):
+    def draw(self, batch, grid):
         self.left = iter(self.given)
-        return super().plan(batch, activation)
+        return super().draw(batch, grid)
 
     def box(self, batch, n):
         return tuple(np.full(n, edge) for edge in next(self.left))

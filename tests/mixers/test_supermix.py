@@ -9,7 +9,7 @@ from torch import nn
 
 from fastmix import MIXERS, Targets
 from fastmix.kernels.plan import ONE
-from fastmix.mixers.supermix_online import divergence, gaussian, optimise, recognised, weight
+from fastmix.mixers.supermix_online import Drawn, divergence, gaussian, optimise, recognised, weight
 from fastmix.targets import CrossEntropy
 from helpers.mixing import noise
 from helpers.teaching import CLASSES, NAME, teacher_file, trained
@@ -63,6 +63,12 @@ def loss_of(raw, first, second, classes, lam, sparsity, classify=brightness) -> 
     return kl + sparsity * (masks * (masks - 1)).abs().mean((1, 2, 3)).numpy()
 
 
+def asked(made, batch) -> tuple:
+    """What a batch draws, partner and lam, its raw masks, and the teacher's classes."""
+    drawn = made.draw(batch, None)
+    return drawn.partner, drawn.lam, *made.masks(batch, drawn)
+
+
 # ---- masks ----
 
 
@@ -79,8 +85,8 @@ def test_the_two_weights_are_sigmoids_over_their_sum_and_begin_at_a_half():
 def test_the_first_mixture_is_the_average(mixer):
     batch = noise(4, (32, 32))
     made = mixer()
-    partner, lam, raw, classes = made.guide(None, batch, None)
-    plan = made.plan(batch, (partner, lam, torch.zeros_like(raw), classes))
+    partner, lam, raw, _ = asked(made, batch)
+    plan = made.put(batch, torch.zeros_like(raw), Drawn(partner, lam))
     clean = batch.mix()
     assert torch.allclose(batch.mix(plan), (clean + clean[partner.long()]) / 2, atol=1e-5)
 
@@ -88,8 +94,8 @@ def test_the_first_mixture_is_the_average(mixer):
 def test_pixels_are_weighted_by_the_masks(mixer):
     batch = noise(4, (32, 40))
     made = mixer(size=64)
-    partner, lam, raw, _ = guide = made.guide(None, batch, None)
-    plan = made.plan(batch, guide)
+    partner, lam, raw, _ = asked(made, batch)
+    plan = made.put(batch, raw, Drawn(partner, lam))
     own = weight(raw, (32, 40))[:, None].double()
     clean = batch.mix().double()
     assert own.std((1, 2, 3)).min() > 1e-4, "the masks have moved"
@@ -225,16 +231,16 @@ def test_steps_in_two_parts_are_the_same_steps():
 def test_lam_is_dirichlet_for_each_sample(mixer):
     made = mixer(steps=1, alpha=2.0)
     batch = noise(2, (32, 32))
-    one = np.concatenate([made.guide(None, noise(64, (32, 32), seed), None)[1].numpy() for seed in range(6)])
+    one = np.concatenate([asked(made, noise(64, (32, 32), seed))[1].numpy() for seed in range(6)])
     assert stats.kstest(one, stats.beta(2, 2).cdf).pvalue > 1e-3
-    same = mixer(steps=1, granularity="batch").guide(None, batch, None)[1]
+    same = asked(mixer(steps=1, granularity="batch"), batch)[1]
     assert same[0] == same[1]
 
 
 def test_target_classes_are_what_the_teacher_sees_in_the_clean_images(mixer, monkeypatch):
     batch, seen = noise(6, (32, 32)), []
     monkeypatch.setattr("fastmix.mixers.supermix_online.optimise", lambda *args: seen.append(args) or optimise(*args))
-    partner, lam, _, classes = mixer().guide(None, batch, None)
+    partner, lam, _, classes = asked(mixer(), batch)
     with torch.no_grad():
         wanted = trained()(noise(6, (32, 32)).mix()).argmax(1)
     assert torch.equal(classes, wanted) and len(wanted.unique()) > 1
@@ -254,7 +260,7 @@ def test_labels_of_the_data_or_of_the_teacher(mixer):
     made = mixer()
     for labels in ("given", "teacher"):
         mixer(labels=labels)(student, noise(6, (32, 32)), Noting())
-    partner, lam, _, classes = made.guide(None, noise(6, (32, 32)), None)
+    partner, lam, _, classes = asked(made, noise(6, (32, 32)))
     given = noise(6, (32, 32)).labels
     for targets, labels in zip(noted, (given, classes), strict=True):
         assert torch.equal(targets.labels, torch.stack([labels, labels[partner.long()]], 1))

@@ -237,7 +237,7 @@ def test_an_error_inside_leaves_the_model_as_it_was():
 class Whole(GradientMixer):
     """Follows nothing: mixes halves, and keeps the gradient that it was shown."""
 
-    def draw(self, batch):
+    def draw(self, batch, grid):
         return torch.from_numpy(self.pair(batch))
 
     def put(self, batch, gradient, drawn):
