@@ -198,8 +198,11 @@ class Plan:
     def map(cls, partner, own, size: tuple[int, int]) -> Plan:
         """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, rounded to 2**-16."""
         maps = _fixed(own)
-        y, x = (map_share(length, cells, maps.device) for length, cells in zip(size, maps.shape[1:], strict=True))
-        mean = torch.einsum("bhw,h,w->b", maps.double(), y, x) / ONE
+        if maps.shape[1:] == tuple(size):  # whole numbers, whose sum is exact
+            mean = maps.sum((1, 2)).double() / (ONE * size[0] * size[1])
+        else:
+            y, x = (map_share(length, cells, maps.device) for length, cells in zip(size, maps.shape[1:], strict=True))
+            mean = torch.einsum("bhw,h,w->b", maps.double(), y, x) / ONE
         return replace(_rows(MAP, partner, mean, torch.arange(len(maps), dtype=torch.int32)), maps=maps)
 
     @classmethod
@@ -269,7 +272,9 @@ def map_share(length: int, cells: int, device) -> Tensor:
 
 
 def _fixed(weight) -> Tensor:
-    return (torch.as_tensor(weight).double() * ONE).round().int()
+    weight = torch.as_tensor(weight)
+    weight = weight if weight.dtype == torch.float64 else weight.float()  # times a power of two is exact in either
+    return (weight * ONE).round_().int()
 
 
 def _rows(kind: int, partner, own, *params) -> Plan:
