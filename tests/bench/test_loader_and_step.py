@@ -59,7 +59,10 @@ def test_quantiles_are_numpys():
     "name",
     [
         "README.md",
-        *(f"docs/{name}.md" for name in ("benchmarks", "evidence", "kernels", "loaders", "recipes", "robustness")),
+        *(
+            f"docs/{name}.md"
+            for name in ("benchmarks", "evidence", "kernels", "loaders", "recipes", "robustness", "trouble")
+        ),
     ],
 )
 def test_the_tables_of_the_pages_are_those_of_the_csv_files_and_configs(name):
