@@ -101,6 +101,15 @@ def test_loader_measures_time_memory_and_the_first_batch(cache, tmp_path):
     assert parts[f"longest: {longest}"] == pytest.approx(100 * parts[longest] / total)
 
 
+@pytest.mark.long
+def test_loader_counts_images_that_nothing_decodes(cache, tmp_path):
+    only = ["--only", "fastmix beton, exact", "--modes", "rrc", "--workers", "2"]
+    main([*SMALL, *only, "--no-decode", "--json", f"{tmp_path}/a.json"])
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert {(row["bench"], row["name"]) for row in rows} == {("loader", "rrc nothing decoded, 2 threads")}
+    assert all(row["p50"] > 0 for row in rows)
+
+
 def test_loader_parity_is_zero_for_the_same_way_and_not_for_another(cache, tmp_path):
     ours = ["fastmix beton, exact", "fastmix resident", "fastmix beton, fast"]
     main([*SMALL, "--size", "16", "--modes", "rrc", "--parity", "--only", *ours, "--json", f"{tmp_path}/a.json"])
