@@ -198,9 +198,12 @@ class Plan:
     def map(cls, partner, own, size: tuple[int, int]) -> Plan:
         """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, rounded to 2**-16."""
         maps = _fixed(own)
-        sides = zip(size, maps.shape[1:], strict=True)
-        y, x = (constant(map_share, length, cells, device=maps.device) for length, cells in sides)
-        mean = torch.einsum("bhw,h,w->b", maps.double(), y, x) / ONE
+        if maps.shape[1:] == tuple(size):  # whole numbers, whose sum is exact
+            mean = maps.sum((1, 2)).double() / (ONE * size[0] * size[1])
+        else:
+            sides = zip(size, maps.shape[1:], strict=True)
+            y, x = (constant(map_share, length, cells, device=maps.device) for length, cells in sides)
+            mean = torch.einsum("bhw,h,w->b", maps.double(), y, x) / ONE
         row = torch.arange(len(maps), dtype=torch.int32, device=maps.device)
         return replace(_rows(MAP, partner, mean, row), maps=maps)
 
@@ -274,7 +277,9 @@ def map_share(length: int, cells: int) -> np.ndarray:
 
 
 def _fixed(weight) -> Tensor:
-    return (torch.as_tensor(weight).double() * ONE).round().int()
+    weight = torch.as_tensor(weight)
+    weight = weight if weight.dtype == torch.float64 else weight.float()  # times a power of two is exact in either
+    return (weight * ONE).round_().int()
 
 
 def _rows(kind: int, partner, own, *params) -> Plan:

@@ -31,12 +31,11 @@ def spectral_residual(grey: Tensor) -> Tensor:
     magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-10).sqrt()
     log = magnitude.log()
     residual = log - F.avg_pool2d(F.pad(log[:, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[:, 0]
-    saliency = blur(torch.fft.ifft2(residual.exp() / magnitude * spectrum).abs())
+    saliency = blur(torch.fft.ifft2(spectrum.mul_(residual.exp_().div_(magnitude))).abs())
     if small != tuple(size):
         saliency = F.interpolate(saliency[:, None], size, mode="bilinear")[:, 0]
-    low, high = grey.aminmax(dim=1)
-    flat = low.amin(1) == high.amax(1)
-    return torch.where(flat[:, None, None], 1.0, saliency)
+    low, high = grey.flatten(1).aminmax(dim=1)
+    return saliency.masked_fill_((low == high)[:, None, None], 1.0)
 
 
 def blur(maps: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.farthest import farthest
-from fastmix.kernels.mix import mix
 from fastmix.kernels.plan import Plan
 from fastmix.kernels.spectral import blur, spectral_residual
 from fastmix.mixers.base import check, positive
@@ -81,24 +80,30 @@ class GuidedMixup(GradientMixer):
         """float [B,C,h,w], whose root mean square over C is the saliency: the gradient, or the saliency itself."""
         if self.saliency == "ap":
             return super().guide(model, batch, criterion)
-        x = mix(batch.images, None, batch.mean, batch.std, erase=batch.erase)
-        return spectral_residual(sum(share * x[:, c] for c, share in enumerate(GREY)))[:, None]
+        x = replace(batch, dtype=torch.float32).mix()
+        grey, part = (torch.empty_like(x[:, 0], memory_format=torch.contiguous_format) for _ in range(2))
+        torch.mul(x[:, 0], GREY[0], out=grey)
+        for c in (1, 2):  # fresh memory for each product would take most of the time
+            grey += torch.mul(x[:, c], GREY[c], out=part)
+        return spectral_residual(grey)[:, None]
 
     def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
         return Drawn(None if self.pairing == "greedy" else torch.from_numpy(self.pair(batch)))
 
     def put(self, batch: Batch, guide: Tensor, drawn: Drawn) -> Plan:
-        saliency = guide.float().square().mean(1, keepdim=True).sqrt()
+        saliency = guide.float()
+        if self.saliency == "ap":
+            saliency = saliency.square().mean(1, keepdim=True).sqrt()
         if saliency.shape[2:] != batch.size:
             saliency = F.interpolate(saliency, batch.size, mode="bilinear")
         maps = blur(saliency[:, 0])
-        maps = maps / maps.sum((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        maps /= maps.sum((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         if self.pairing == "greedy":
             partner = farthest(distances(maps))
         else:
             partner = drawn.partner
-        both = maps + maps[partner.long()]
-        own = torch.where(both > 0, maps / both, 0.5)
+        both = maps[partner.long()].add_(maps)
+        own = maps.div_(both).masked_fill_(~(both > 0), 0.5)
         return Plan.map(partner, own, batch.size)
 
     def mixes(self, batch: Batch) -> bool:

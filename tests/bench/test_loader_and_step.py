@@ -59,7 +59,10 @@ def test_quantiles_are_numpys():
     "name",
     [
         "README.md",
-        *(f"docs/{name}.md" for name in ("benchmarks", "evidence", "kernels", "loaders", "recipes", "robustness")),
+        *(
+            f"docs/{name}.md"
+            for name in ("benchmarks", "evidence", "kernels", "loaders", "recipes", "robustness", "trouble")
+        ),
     ],
 )
 def test_the_tables_of_the_pages_are_those_of_the_csv_files_and_configs(name):
@@ -109,6 +112,15 @@ def test_loader_measures_time_memory_and_the_first_batch(cache, tmp_path):
     longest = max(("read", "decode", "resize"), key=parts.get)
     total = sum(parts[part] for part in ("read", "decode", "resize"))
     assert parts[f"longest: {longest}"] == pytest.approx(100 * parts[longest] / total)
+
+
+@pytest.mark.long
+def test_loader_counts_images_that_nothing_decodes(cache, tmp_path):
+    only = ["--only", "fastmix beton, exact", "--modes", "rrc", "--workers", "2"]
+    main([*SMALL, *only, "--no-decode", "--json", f"{tmp_path}/a.json"])
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert {(row["bench"], row["name"]) for row in rows} == {("loader", "rrc nothing decoded, 2 threads")}
+    assert all(row["p50"] > 0 for row in rows)
 
 
 def test_loader_parity_is_zero_for_the_same_way_and_not_for_another(cache, tmp_path):
