@@ -25,6 +25,15 @@ OPTIONS = {  # where the defaults do not fit small images, or a method needs to 
     "choice": {"of": {"mixup": {"prob": 0.5}, "cutmix": {"prob": 0.5}}, "granularity": "sample"},
     "decoupledmix": {"of": {"cutmix": {}}},
     "sumix": {"of": {"cutmix": {}}},
+    # What is drawn and is no tensor decides which graph a step is: here it is the same in most steps.
+    "puzzlemix": {"blocks": 4},
+    "guidedmixup": {"mix_prob": 1.0},
+    "snapmix": {"mix_prob": 1.0},
+    "smmix": {"scope": [0.5, 0.5]},
+    "manifoldmix": {"sites": ["stage1"]},
+    "automix": {"lam_margin": 0.0},
+    "samix": {"lam_margin": 0.0},
+    "adautomix": {"lam_margin": 0.0},
 }
 
 

@@ -24,7 +24,7 @@ WEIGHT = Range(0, MOST)
 
 
 class Mixer(nn.Module):
-    """A training method. Input mixers write plan(), guided ones guide() too; others override settle() and loss().
+    """A training method. Input mixers write plan(), guided ones draw(), guide() and put(); others settle() and loss().
 
     Evaluation never touches a mixer: the saved model is the plain one. What a method adds (a mix block, a teacher, a
     second head) is made in prepare() and lives in the mixer, so checkpoints and DDP see it and the model stays plain.
