@@ -3,13 +3,15 @@
 numba keeps it beside the source, else in the user's cache folder ($NUMBA_CACHE_DIR goes before both). Where none of
 them can be written, as in a container with an install that is read-only and no home, it raises; here the code then goes
 to a folder of this user's below the temporary one, or is not kept. The same where the disk is full. Kept code that is
-damaged is compiled anew.
+damaged is compiled anew, and so is all of a package when one of its files changes: numba looks at a function's own file
+alone, and would go on with old code of the functions that it calls from others. It has no public way to say so.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numba
@@ -25,10 +27,26 @@ def compiled(**options):
     def decorate(function: Callable):
         dispatcher = njit(nogil=True, **options)(function)
         if (kept := _kept(function)) is not None:
+            file = kept._cache_file
+            file._source_stamp = (file._source_stamp, stamp(Path(function.__code__.co_filename)))
             dispatcher._cache = kept  # numba's cache=True puts its own class there, and has no way to choose another
         return dispatcher
 
     return decorate
+
+
+def stamp(file: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of each file of the package that a file is in; of none for a file that is in no package."""
+    folder = file.parent
+    while (folder.parent / "__init__.py").exists():
+        folder = folder.parent
+    return _stamp(folder) if (folder / "__init__.py").exists() else ()
+
+
+@cache
+def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    found = ((path, path.stat()) for path in sorted(folder.rglob("*.py")))
+    return tuple((str(path.relative_to(folder)), of.st_mtime_ns, of.st_size) for path, of in found)
 
 
 class Kept(FunctionCache):

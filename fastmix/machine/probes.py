@@ -169,10 +169,10 @@ def numba() -> Numba:
     found = package("numba")
     if not found.works:
         return Numba(found.version, found.error)
-    from fastmix.pipelines.jit.cached import compiled
+    from fastmix.kernels.compiled import compiled
 
     try:
-        three = compiled(_three)
+        three = compiled()(_three)
         if three() != 3:
             raise RuntimeError("a compiled function returns something else than it says")
     except Exception as error:

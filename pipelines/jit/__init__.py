@@ -1,1 +1,1 @@
-"""Functions compiled by numba, and what its Python lacks."""
+"""What numba's Python lacks."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmix.pipelines.jit.cached import compiled
+from fastmix.kernels.compiled import compiled
 from fastmix.pipelines.jpeg.markers import DHT, RST0, SOF0, SOF1, next_marker, segment
 
 INVALID, NO_CODE = 0, -1  # what `transcode` returns instead of a length
@@ -17,7 +17,7 @@ _LOOK = 10  # bits that are looked up at once
 _SLACK = 1024  # bytes; more than a block's code can have, read or written
 
 
-@compiled
+@compiled()
 def standard_dc(chroma):
     """(counts uint8 [17], symbols uint8 [256]) of the usual DC table, which has all categories (T.81, K.3.1)."""
     counts, symbols = np.zeros(17, np.uint8), np.zeros(256, np.uint8)
@@ -31,7 +31,7 @@ def standard_dc(chroma):
     return counts, symbols
 
 
-@compiled
+@compiled()
 def _tables(data, scan):
     """The Huffman tables that the segments before the scan define: counts uint8 [8,17], symbols uint8 [8,256].
 
@@ -54,7 +54,7 @@ def _tables(data, scan):
     return counts, symbols
 
 
-@compiled
+@compiled()
 def _decoder(counts, symbols, look, limits, bases):
     """Fills look [1 << _LOOK] with 256 * length + symbol of short codes; limits, bases [17] find longer ones.
 
@@ -75,7 +75,7 @@ def _decoder(counts, symbols, look, limits, bases):
     return True
 
 
-@compiled
+@compiled()
 def _encoder(counts, symbols, codes, lengths):
     """Fills codes and lengths [256] by symbol; length 0: it has no code."""
     code, k = 0, 0
@@ -87,7 +87,7 @@ def _encoder(counts, symbols, codes, lengths):
         code <<= 1
 
 
-@compiled
+@compiled()
 def _unstuff(data, at, intervals):
     """The entropy-coded data without markers and stuffed zeros: (bytes, offset of each interval and of the end, end).
 
@@ -110,7 +110,7 @@ def _unstuff(data, at, intervals):
     return plain, starts, at - 2
 
 
-@compiled
+@compiled()
 def _peek(data, position):
     """64 bits from bit `position` on, of which the last 7 at most are missing."""
     at = np.uint64(position >> 3)
@@ -120,7 +120,7 @@ def _peek(data, position):
     return bits << np.uint64(position & 7)
 
 
-@compiled
+@compiled()
 def _symbol(bits, table, look, limits, bases, symbols):
     """(length, symbol) of the code that the bits begin with, by one of the tables; length 0: there is none."""
     entry = look[table, bits >> np.uint64(64 - _LOOK)]
@@ -133,7 +133,7 @@ def _symbol(bits, table, look, limits, bases, symbols):
     return 0, 0
 
 
-@compiled
+@compiled()
 def _write(byte, out, at):
     out[at] = byte
     if byte == 0xFF:
@@ -142,7 +142,7 @@ def _write(byte, out, at):
     return at + 1
 
 
-@compiled
+@compiled()
 def _put(value, count, pending, waiting, out, at):
     """Appends `count` bits, 32 at most, to the `waiting` ones, fewer than 32, that are `pending`; stuffs zeros."""
     pending = pending << np.uint64(count) | np.uint64(value)
@@ -155,7 +155,7 @@ def _put(value, count, pending, waiting, out, at):
     return pending, waiting, at
 
 
-@compiled
+@compiled()
 def _flush(pending, waiting, out, at):
     """Fills the last byte up with ones and writes what is waiting."""
     padding = -waiting % 8
@@ -166,7 +166,7 @@ def _flush(pending, waiting, out, at):
     return at
 
 
-@compiled
+@compiled()
 def components(data, scan):
     """(component of each block of an MCU int64 [N], tables int64 [3,2] of DC and AC); N = 0: damaged."""
     order, tables, total = np.zeros(10, np.int64), np.zeros((3, 2), np.int64), 0
@@ -190,7 +190,7 @@ def components(data, scan):
     return order[:total], tables
 
 
-@compiled
+@compiled()
 def transcode(data, grid, step, standard, out):
     """Writes the scan of a JPEG to `out`, with a restart marker every `step` MCUs: (length, end).
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmix.pipelines.jit.cached import compiled
+from fastmix.kernels.compiled import compiled
 
 SOF0, SOF1, SOF2, SOF15, DHT, SOI, EOI, SOS, DRI, RST0, RST7 = (
     0xC0, 0xC1, 0xC2, 0xCF, 0xC4, 0xD8, 0xD9, 0xDA, 0xDD, 0xD0, 0xD7
@@ -39,13 +39,13 @@ class Frame(NamedTuple):
 _NONE = Frame(0, 0, 0, 0, 0, 0, 0, 0)
 
 
-@compiled
+@compiled()
 def word(data, at):
     """Two bytes, big-endian."""
     return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
 
 
-@compiled
+@compiled()
 def segment(data, at):
     """(marker, first, end) of the segment at `at`: its content is [first, end), after the length. Marker 0: none."""
     size = len(data)
@@ -61,7 +61,7 @@ def segment(data, at):
     return marker, at + 4, end
 
 
-@compiled
+@compiled()
 def frame(data):
     """The Frame of a JPEG's bytes, uint8 [N]."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != SOI:
@@ -95,7 +95,7 @@ def frame(data):
             return _NONE
 
 
-@compiled
+@compiled()
 def next_marker(data, at):
     """Where the next marker of entropy-coded data stands, at `at` or later: its FF byte; len(data) if there is none.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmix.pipelines.jit.cached import compiled
+from fastmix.kernels.compiled import compiled
 from fastmix.pipelines.jpeg.huffman import NO_CODE, components, standard_dc, transcode
 from fastmix.pipelines.jpeg.markers import (
     APP0,
@@ -70,7 +70,7 @@ def _standard_tables(data: np.ndarray, scan: int) -> bytes:
     return bytes((0xFF, DHT, 0, 2 + len(content))) + content
 
 
-@compiled
+@compiled()
 def _copy(data, start, end, out, at):
     source, target = data[start:end], out[at : at + end - start]
     for k in range(len(source)):  # assigning the slice would take longer, to compile and to run
@@ -78,7 +78,7 @@ def _copy(data, start, end, out, at):
     return at + end - start
 
 
-@compiled
+@compiled()
 def _head(data, scan, height, width, out):
     """Copies what decoding needs of the segments before the scan, with another height and width; returns the length."""
     at, length = 2, _copy(data, 0, 2, out, 0)
@@ -94,7 +94,7 @@ def _head(data, scan, height, width, out):
     return length
 
 
-@compiled
+@compiled()
 def cut(data, top, left, bottom, right, out):
     """Writes a JPEG of the pixels [top, bottom) x [left, right) of a JPEG, and some around them, to `out`, undecoded.
 

@@ -1,7 +1,9 @@
 """Compiled code is kept where it can be; where it cannot, or is damaged, functions compile and run all the same."""
 
+import importlib
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,26 @@ def test_a_full_disk(module, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.startswith("fastmix: compiled code is not kept (") and "No space left on device" in said
     assert said.count("\n") == 1 and Path(said[37:].split(":")[0]).name == "__pycache__"
+
+
+def test_old_code_is_not_used_after_another_file_of_the_package_has_changed(tmp_path, monkeypatch):
+    (tmp_path / "folder/deeper").mkdir(parents=True)
+    for name in ("folder/__init__.py", "folder/deeper/__init__.py", "folder/times.py"):
+        (tmp_path / name).write_text("")
+    inner = "from fastmix.kernels.compiled import compiled\n\n@compiled()\ndef times(x):\n    return {} * x\n"
+    outer = inner.replace("\n\n", "\nfrom folder.times import times as by\n\n", 1).format("by(1)")
+    (tmp_path / "folder/deeper/outer.py").write_text(outer)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def found(factor: int) -> tuple[int, int]:
+        """What the outer function gives with this factor in the other file, and whether it came from the disk."""
+        if (code := inner.format(factor)) != (was := tmp_path / "folder/times.py").read_text():
+            was.write_text(code)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "folder"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+        compiled._stamp.cache_clear()
+        times = importlib.import_module("folder.deeper.outer").times
+        return times(7), sum(times.stats.cache_hits.values())
+
+    assert [found(2), found(2), found(30), found(30)] == [(14, 0), (14, 1), (210, 0), (210, 1)]
