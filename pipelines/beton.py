@@ -177,15 +177,18 @@ class Beton(Jpegs):
     def stored(self, rows: ndarray) -> tuple[list, dict[int, str]]:
         file = self.file
         heights, widths = (column[rows].astype(np.int64) for column in (file.heights, file.widths))
-        shards = file.shard(rows)
-        files = self.fetched.files(shards) if self.fetched else file.descriptors[shards]
-        data = Extents(files, file.offsets[rows], file.sizes[rows])
+        data = Extents(self._files(rows), file.offsets[rows], file.sizes[rows])
         return [rows, heights, widths, file.modes[rows] == RAW, data], {}
 
     def locate(self, rows: ndarray) -> Located:
         file = self.file
-        raw, files = file.modes[rows] == RAW, file.descriptors[file.shard(rows)]
-        return located(files, file.offsets[rows], file.sizes[rows], file.heights[rows], file.widths[rows], raw)
+        raw = file.modes[rows] == RAW
+        return located(self._files(rows), file.offsets[rows], file.sizes[rows], file.heights[rows], file.widths[rows], raw)
+
+    def _files(self, rows: ndarray) -> ndarray:
+        """Descriptors, once the shards of these rows are there."""
+        shards = self.file.shard(rows)
+        return self.fetched.files(shards) if self.fetched else self.file.descriptors[shards]
 
     def announce(self, rows: ndarray) -> None:
         """Has the disk read these rows, if need be; neighbours in the file as one."""
