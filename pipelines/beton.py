@@ -182,8 +182,8 @@ class Beton(Jpegs):
 
     def locate(self, rows: ndarray) -> Located:
         file = self.file
-        raw = file.modes[rows] == RAW
-        return located(self._files(rows), file.offsets[rows], file.sizes[rows], file.heights[rows], file.widths[rows], raw)
+        sides = file.heights[rows], file.widths[rows]
+        return located(self._files(rows), file.offsets[rows], file.sizes[rows], *sides, file.modes[rows] == RAW)
 
     def _files(self, rows: ndarray) -> ndarray:
         """Descriptors, once the shards of these rows are there."""
