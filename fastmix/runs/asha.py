@@ -10,7 +10,6 @@ package.
 from __future__ import annotations
 
 import os
-import signal
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from fastmix import files
 from fastmix.runs import on_ray, one_run, run_folder
 from fastmix.runs.clusters import Ray, call, gpus
 from fastmix.runs.queue import EARLY, Job
-from fastmix.runs.scheduler import Screen, status
+from fastmix.runs.scheduler import Screen, ended, handled_by, restore
 
 FACTOR, RUNGS = 3, 3
 LOST = 20
@@ -56,8 +55,7 @@ def search(jobs: list[Job], place: Ray, retry: bool = False) -> int:
         if len(signals) > 1:
             raise KeyboardInterrupt
 
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    handlers = {kind: signal.signal(kind, asked) for kind in kinds}
+    handlers = handled_by(asked)
     jobs[0].folder.parent.mkdir(parents=True, exist_ok=True)
     try:
         with tempfile.TemporaryDirectory(dir=jobs[0].folder.parent, prefix=".tune") as storage:
@@ -76,13 +74,8 @@ def search(jobs: list[Job], place: Ray, retry: bool = False) -> int:
             ).fit()
     finally:
         engine.close()
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
-    screen.clear()
-    print(status(jobs), end="")
-    if signals:
-        return 128 + signals[0]
-    return int(any(job.state not in ("finished", EARLY) for job in jobs))
+        restore(handlers)
+    return ended(jobs, screen, signals, ("finished", EARLY))
 
 
 def _trainable(jobs: list[Job], place: Ray, retry: bool):

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Protocol
 
 from fastmix import system
@@ -118,8 +119,7 @@ def sweep(jobs: list[Job], engine: Engine, retry: bool = False) -> int:
     begun = to_do(retry)
     waiting = [job for job in jobs if job.state in (*begun, "running")]
     signals, told = [], 0
-    kinds = (signal.SIGINT, signal.SIGTERM)
-    handlers = {kind: signal.signal(kind, lambda got, _: signals.append(got)) for kind in kinds}
+    handlers = handled_by(lambda got, _: signals.append(got))
     screen = Screen(jobs)
     try:
         while engine.busy() or (waiting and not signals):
@@ -148,13 +148,27 @@ def sweep(jobs: list[Job], engine: Engine, retry: bool = False) -> int:
             time.sleep(POLL / 5 if signals else POLL)
     finally:
         engine.close()
-        for kind, handler in handlers.items():
-            signal.signal(kind, handler)
+        restore(handlers)
+    return ended(jobs, screen, signals, ("finished",))
+
+
+def handled_by(handler: Callable) -> dict[int, object]:
+    """Has handler(kind, frame) take the signals that ask a sweep to end; what took them before, for restore()."""
+    return {kind: signal.signal(kind, handler) for kind in (signal.SIGINT, signal.SIGTERM)}
+
+
+def restore(handlers: dict[int, object]) -> None:
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)
+
+
+def ended(jobs: list[Job], screen: Screen, signals: list[int], good: tuple[str, ...]) -> int:
+    """Prints what became of the jobs; 0: all are in a good state, 1: not all, 128 + the first signal."""
     screen.clear()
     print(status(jobs), end="")
     if signals:
         return 128 + signals[0]
-    return int(any(job.state != "finished" for job in jobs))
+    return int(any(job.state not in good for job in jobs))
 
 
 class Screen:
