@@ -45,7 +45,7 @@ class Slurm:
 
     partition: str = ""
     time: str = ""
-    """Of a job, as 24:00:00; a run that needs longer goes on in the next."""
+    """Of a job, as 24:00:00; a run that needs longer goes on in the next. Empty: as the partition has it."""
     gres: str = ""
     """Instead of --gpus-per-node, such as gpu:a100:2; gpus_per_run says how many processes use them."""
     gpus_per_run: GPUs = 1.0

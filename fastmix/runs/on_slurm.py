@@ -41,6 +41,7 @@ def arguments(place: Slurm, job: Job) -> dict:
     return {
         "job_name": f"fastmix-{job.folder.parent.name}", "stderr_to_stdout": True, "array_parallelism": place.at_a_time,
         "nodes": 1, "ntasks_per_node": 1, "wckey": None, "additional_parameters": given,
+        "time": None,  # submitit's own would be five minutes
     }  # fmt: skip
 
 

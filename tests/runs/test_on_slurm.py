@@ -100,6 +100,8 @@ def test_a_dry_run_prints_the_script_and_writes_nothing(folder, capsys):
     two = {"--partition=low", "--time=60", "--comment=tests", "--cpus-per-task=1", "--array=0-2%3"}
     two |= {"--requeue", "--signal=TERM@120", "--job-name=fastmix-small", "--open-mode=append"}
     assert {f"#SBATCH {word}" for word in two} < told and not any("gpus" in line or "wckey" in line for line in told)
+    assert sweep.main([*argv, "--on", "slurm"]) == 0
+    assert "#SBATCH --time" not in capsys.readouterr().out
     assert sweep.main([*argv, "--on", "gpus", "device=cuda"]) == 0
     told = set(capsys.readouterr().out.splitlines())
     gpus = {"--gres=gpu:a100:2", "--cpus-per-task=8", "--signal=TERM@300", "--array=0-2%3", "--ntasks-per-node=1"}
