@@ -182,15 +182,28 @@ def without_biases(net: nn.Module) -> nn.Module:
     return net
 
 
+def smooth(net: nn.Module) -> nn.Module:
+    """The network with what bends outside its norms replaced: there rounding decides on which side a value lies."""
+    for parent in net.modules():
+        gates = "fc1" in dict(parent.named_children()) or "conv_reduce" in dict(parent.named_children())
+        for name, child in parent.named_children():
+            if isinstance(child, nn.Hardswish) or gates and isinstance(child, nn.ReLU):
+                setattr(parent, name, nn.SiLU())
+            elif "sigmoid" in type(child).__name__.lower():
+                setattr(parent, name, nn.Sigmoid())
+    return net
+
+
 def whole_networks(device: str) -> None:
     """A training step and an evaluation beside timm's, both held against float64. In the step every ReLU lets all
-    through (a bias of 8 deviations): else two ways might differ in which values they stop."""
-    given = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(device).contiguous(**LAST)
+    through (a bias of 6 deviations): else two ways might differ in which values they stop. Which of the values is
+    farthest off is rounding's luck, by how much the farthest one is less so."""
+    torch.manual_seed(0)
+    given = torch.randn(4, 3, 16, 16).to(device).contiguous(**LAST)
     for name, (model, count) in networks().items():
-        torch.manual_seed(0)
-        for module in model.modules():
+        for module in smooth(model).modules():
             if isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.bias, 8.0)
+                nn.init.constant_(module.bias, 6.0)
                 nn.init.uniform_(module.weight, 0.5, 1.0)
         model = model.to(device, **LAST).train()
         fused, exact, found = copy.deepcopy(model), copy.deepcopy(model).double(), []
@@ -200,12 +213,17 @@ def whole_networks(device: str) -> None:
             torch.manual_seed(1)  # of dropped paths
             logits = net(x)
             logits.square().sum().backward()
-            values = {"logits": logits} | dict(net.named_buffers()) | {k: p.grad for k, p in net.named_parameters()}
+            values = {"logits": logits.detach()} | dict(net.named_buffers()) | {k: p.grad for k, p in net.named_parameters()}
             found.append(values | {"evaluated": without_biases(net.eval())(x)})
-        largest = max(p.grad.abs().max() for p in exact.parameters())
-        for key, wanted in found[0].items():
-            theirs, ours = ((other[key].double() - wanted).abs().max() for other in found[1:])
-            assert ours <= 10 * theirs + 1e-4 * wanted.abs().max() + 1e-6 * largest, (name, key)
+        little = 1e-3 * max(p.grad.abs().max() for p in exact.parameters())
+        theirs, ours = (
+            max(
+                float((other[key].double() - wanted).abs().max() / (wanted.abs().max() + little))
+                for key, wanted in found[0].items()
+            )
+            for other in found[1:]
+        )
+        assert ours <= 10 * theirs + 1e-3, (name, ours, theirs)
 
 
 def what_is_fused(device: str) -> None:
