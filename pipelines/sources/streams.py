@@ -14,6 +14,7 @@ import ssl
 import threading
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError, wait
 from dataclasses import dataclass
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
@@ -211,20 +212,21 @@ def _within(limit: float, function: Callable, *args, **options):
 
     Not every protocol has a limit, and that of a socket is one for each byte of an answer's head.
     """
-    got: list = []
+    future: Future = Future()
 
     def call() -> None:
         try:
-            got.append((function(*args, **options), None))
+            result, tell = function(*args, **options), future.set_result
         except BaseException as error:
-            got.append((None, error))
+            result, tell = error, future.set_exception
+        try:
+            tell(result)
+        except InvalidStateError:  # cancelled: nobody waits for this connection any more
+            if hasattr(result, "close"):
+                result.close()
 
-    thread = threading.Thread(target=call, daemon=True)
-    thread.start()
-    thread.join(limit)
-    if not got:
+    threading.Thread(target=call, daemon=True).start()
+    wait([future], limit)
+    if future.cancel():
         raise Failure(f"no byte for {limit:g} s", again=True)
-    value, error = got[0]
-    if error is not None:
-        raise error
-    return value
+    return future.result()

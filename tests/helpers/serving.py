@@ -146,6 +146,16 @@ def silent(request, data):
 
 
 @way
+def late(request, data):
+    """Its head comes after half a second; then it waits for the client to go."""
+    time.sleep(0.5)
+    request.head(Content_Length=len(data))
+    request.connection.settimeout(10)
+    if request.connection.recv(1) == b"":
+        request.server.left.set()
+
+
+@way
 def drip(request, data):
     request.head(Content_Length=len(data))
     for k in range(300):
@@ -354,7 +364,10 @@ def unnamed(request, data):
 
 
 class Serving(ThreadingHTTPServer):
-    """Serves `files`, bytes by name, and remembers in `asked` (way, name, the Range header) of each request."""
+    """Serves `files`, bytes by name, and remembers in `asked` (way, name, the Range header) of each request.
+
+    left: set when a client of the way `late` has gone.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -364,7 +377,7 @@ class Serving(ThreadingHTTPServer):
         self.files = files or {}
         self.asked: list[tuple[str, str, str | None]] = []
         self.paths: list[str] = []
-        self.counting = threading.Lock()
+        self.counting, self.left = threading.Lock(), threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def __enter__(self) -> Serving:

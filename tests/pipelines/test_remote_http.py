@@ -15,6 +15,7 @@ from fastmix.pipelines.packing.format import RAW
 from fastmix.pipelines.packing.writer import BetonWriter
 from fastmix.pipelines.sources import download
 from fastmix.pipelines.sources.resolve import resolve
+from fastmix.pipelines.sources.streams import Failure, stream
 from helpers.serving import Serving
 
 
@@ -88,6 +89,12 @@ def test_what_cannot_arrive_is_one_line_with_the_address(server, way):
     assert str(error.value).startswith(f"{server.url(way)}: ") and "\n" not in str(error.value)
     kept = {"data.beton.part", "data.beton.part.json"} if "bytes are kept" in str(error.value) else set()
     assert left() == kept and bool(kept) == (way in ("always_dropped", "stalled"))
+
+
+def test_an_answer_that_comes_too_late_is_closed(server):
+    with pytest.raises(Failure, match="no byte for 0.2 s"):
+        stream(server.url("late"), 0, "", limit=0.2)
+    assert server.left.wait(10)
 
 
 def test_a_missing_file_and_a_server_that_is_not_there(server):
