@@ -213,8 +213,9 @@ def whole_networks(device: str) -> None:
             torch.manual_seed(1)  # of dropped paths
             logits = net(x)
             logits.square().sum().backward()
-            values = {"logits": logits.detach()} | dict(net.named_buffers()) | {k: p.grad for k, p in net.named_parameters()}
-            found.append(values | {"evaluated": without_biases(net.eval())(x)})
+            values = dict(net.named_buffers()) | {k: p.grad for k, p in net.named_parameters()}
+            values |= {"logits": logits, "evaluated": without_biases(net.eval())(x)}
+            found.append({key: value.detach() for key, value in values.items()})
         little = 1e-3 * max(p.grad.abs().max() for p in exact.parameters())
         theirs, ours = (
             max(
