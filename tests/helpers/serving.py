@@ -147,10 +147,13 @@ def silent(request, data):
 
 @way
 def late(request, data):
-    """Its head comes after half a second; then it waits for the client to go."""
-    time.sleep(0.5)
-    request.head(Content_Length=len(data))
-    request.connection.settimeout(10)
+    """Its head takes most of a second; then it waits for the client to go."""
+    request.wfile.write(b"HTTP/1.1 200 OK\r\n")
+    for k in range(8):
+        time.sleep(0.1)
+        request.wfile.write(b"X-%d: a\r\n" % k)
+    request.wfile.write(b"Content-Length: 9\r\n\r\n")
+    request.connection.settimeout(5)
     if request.connection.recv(1) == b"":
         request.server.left.set()
 

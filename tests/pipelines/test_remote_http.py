@@ -92,8 +92,8 @@ def test_what_cannot_arrive_is_one_line_with_the_address(server, way):
 
 
 def test_an_answer_that_comes_too_late_is_closed(server):
-    with pytest.raises(Failure, match="no byte for 0.2 s") as error:
-        stream(server.url("late"), 0, "", limit=0.2)
+    with pytest.raises(Failure, match="no byte for 0.3 s") as error:
+        stream(server.url("late"), 0, "", limit=0.3)
     assert server.left.wait(10)
     del error  # until here: its frames must not be what keeps the connection open
 
