@@ -60,7 +60,7 @@ def run(args: argparse.Namespace):
 
     providers = {"fastmix": None}
     if args.peer:
-        providers[_commit(args.peer)] = args.peer
+        providers[_commit(args.peer)] = str(Path(args.peer).resolve())
     resolve(SOURCE)  # drawn once, by nobody who is measured
     for name, code in PARTS.items():
         if args.only not in name:
