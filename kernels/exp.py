@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from fastmix.kernels.compiled import compiled
 
 LOG2_E, LN_2 = np.float32(1 / math.log(2)), math.log(2)
 LN_2_HIGH = np.float32(round(LN_2 * 2**12) / 2**12)  # few bits: its whole multiples are exact
@@ -14,7 +15,7 @@ C3, C4, C5, C6, C7 = (np.float32(1 / math.factorial(k)) for k in range(3, 8))
 ONE, HALF, LEAST, MOST = np.float32(1), np.float32(0.5), np.float32(-87), np.float32(88)
 
 
-@njit(nogil=True)
+@compiled()
 def exp_(x, power):
     """x = e**x in place, float32 to 2 units in the last place, x taken as within -87..88; power: int32 scratch.
 

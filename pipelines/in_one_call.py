@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.pipelines import sampling
 from fastmix.pipelines.chunk import AT, BY_NAME, ELSEWHERE, FILE, HEIGHT, NAME, RAW, SIZE, WIDTH, Located
 from fastmix.pipelines.jit.intrinsics import address, call, take
@@ -116,7 +116,7 @@ _OPEN = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0)
 _EXIF = np.frombuffer(b"Exif\0", np.uint8)
 
 
-@compiled()
+@inner()
 def _read(system, file, offset, size, memory):
     """Whether so many bytes could be read."""
     done = 0
@@ -128,7 +128,7 @@ def _read(system, file, offset, size, memory):
     return True
 
 
-@compiled()
+@inner()
 def _read_named(system, name, offset, size, memory):
     """The bytes read from a file by its name, all of it where size is 0; 0 where that fails, or memory is too small."""
     file = np.int64(np.int32(call(system.open, (name, _OPEN, 0))))
@@ -141,7 +141,7 @@ def _read_named(system, name, offset, size, memory):
     return size if done else 0
 
 
-@compiled()
+@inner()
 def _plain_size(system, tj, data, size, exif):
     """(height, width) of the JPEG of `size` bytes at the address `data`, by decode.plain_size's rule; 0, 0: none."""
     height, width = upright_size(tj, data, size)
@@ -150,7 +150,7 @@ def _plain_size(system, tj, data, size, exif):
     return height, width
 
 
-@compiled()
+@inner(inline="always")
 def _cut(k, table, places, draws, windows, images, crop, how, tj, system, read, small, pixels, exif):
     """Whether image k could be done."""
     target, file, source, size, raw = images.shape[1], table[k, FILE], table[k, AT], table[k, SIZE], table[k, RAW]

@@ -17,13 +17,13 @@ from __future__ import annotations
 import numpy as np
 from numba import carray
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.pipelines.jit.intrinsics import LANES, address, pointer, transpose_4x4_floats, transpose_16x16_bytes, weigh
 
 INTERPOLATIONS = {"bilinear": 1.0, "bicubic": 2.0}  # how far the filter reaches at scale 1, in pixels
 
 
-@compiled()
+@inner()
 def _filter(support, t):
     t = abs(t)
     if support == 1.0:
@@ -33,7 +33,7 @@ def _filter(support, t):
     return ((2.5 - 0.5 * t) * t - 4.0) * t + 2.0 if t < 2.0 else 0.0
 
 
-@compiled()
+@inner()
 def _taps(start, extent, low, high, target, support):
     """Filter of one axis over the pixels low..high-1: (first int64 [target], count int64 [target], weights float32).
 
@@ -57,7 +57,7 @@ def _taps(start, extent, low, high, target, support):
     return first, count, weights
 
 
-@compiled()
+@inner()
 def _down(pixels, start, pitch, weights, n, line):
     """line = the weighted sum of n rows of the image: of its flat pixels from `start` on, `pitch` bytes apart."""
     length = len(line)
@@ -73,7 +73,7 @@ def _down(pixels, start, pitch, weights, n, line):
                 line[j] = line[j] + first * np.float32(one[j]) + second * np.float32(two[j])
 
 
-@compiled()
+@inner(inline="always")
 def _resample(image, top_row, left_column, y, x, h, w, whole, flip, support, out):
     rows, columns, pitch = out.shape[0], out.shape[1], 3 * image.shape[1]
     low, near = top_row, left_column
@@ -110,19 +110,19 @@ def _resample(image, top_row, left_column, y, x, h, w, whole, flip, support, out
             _move(upright[r, : 3 * columns], target[3 * columns * (block + r) : 3 * columns * (block + r + 1)])
 
 
-@compiled()
+@inner()
 def _move(source, target):
     for j in range(len(target)):
         target[j] = source[j]
 
 
-@compiled()
+@inner()
 def _reflected(i, n):
     """Pixel i of an axis of n, mirrored at the edge pixels where it lies outside; n = 0: itself."""
     return n - 1 - abs(n - 1 - abs(i)) if n else i
 
 
-@compiled()
+@inner(inline="always")
 def _copy(image, top, left, y, x, flip, out, mirrored):
     height, width = image.shape[0], image.shape[1]
     rows, columns = out.shape[0], out.shape[1]
@@ -150,7 +150,7 @@ def place_part(image, height, width, top, left, y, x, h, w, flip, out, support, 
         _resample(part, top, left, y, x, h, w, whole, flip, support, out)
 
 
-@compiled()
+@inner()
 def _with_reflected(low, high, n):
     """The range low..high-1 of an axis of n, with the pixels inside that those outside it mirror; n = 0: itself."""
     return (min(low, 2 * n - 1 - high), max(high, 1 - low)) if n else (low, high)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 
 ATTEMPTS = 10  # of the random resized crop, as in torchvision
 
@@ -71,7 +71,7 @@ def shard(
     return padded.reshape(steps, world, batch)[:, rank], valid.reshape(steps, world, batch)[:, rank]
 
 
-@compiled()
+@inner()
 def _scramble(x):
     """The finaliser of splitmix64 (Steele, Lea and Flood 2014; Stafford's variant 13), a bijection of uint64."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -138,7 +138,7 @@ def draws(crop: Crop, scale: tuple[float, float], seed: int, epoch: int, entries
     return u
 
 
-@compiled()
+@inner()
 def window(crop, height, width, draw):
     """The window (y, x, h, w), in pixels, of an image of this size for one row of `draws`: four float64."""
     if crop.kind == RRC:
@@ -157,7 +157,7 @@ def window(crop, height, width, draw):
     return 0.0, 0.0, float(height), float(width)
 
 
-@compiled()
+@inner()
 def _random_resized(crop, height, width, draw):
     for k in range(3, 3 + ATTEMPTS):
         area, aspect = height * width * draw[k], draw[k + ATTEMPTS]

@@ -19,6 +19,7 @@ BENCHES = {
     "card": "all that a lent GPU should run first, in minutes: proofs, then speeds",
     "proof": "a few training steps of every method: right or wrong",
     "kernels": "every kernel against its reference: right or wrong",
+    "start": "what the first use in a process takes, with and without kept compiled code",
     "quickstart": "the accuracy of the quickstart's training: right or wrong",
     "rates": "what the device reaches at best: a copy, a product of matrices",
     "mix": "the mixing pass against torch eager, timm and torchvision",

@@ -9,15 +9,14 @@ from __future__ import annotations
 from functools import partial
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.plan import cell_edges
 from fastmix.kernels.threads import share
 
 
-@njit(nogil=True)
+@inner()
 def _add_rows(image, first, last, sums):
     """sums[e] = the sum of element e of rows first..last of an image [H,W*3]: the inner loop is vectorised."""
     sums[:] = 0
@@ -27,7 +26,7 @@ def _add_rows(image, first, last, sums):
             sums[e] += np.int32(row[e])
 
 
-@njit(nogil=True)
+@inner()
 def _bin(sums, first, last, out):
     """The sum over pixels first..last of each channel, from such sums."""
     red, green, blue = np.int32(0), np.int32(0), np.int32(0)

@@ -6,17 +6,16 @@ Equal to `kernels.comixup.reference`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
 from fastmix.kernels.comixup.problem import BASE, ROUNDS, SPARE, Problem
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.threads import share
 
 HALVES = np.array([[0, 1], [0, 2], [1, 2]])  # of the three inputs that an output shows most
 
 
-@njit(nogil=True)
+@inner()
 def _count(used, labels, sign):
     """Adds an output's half blocks of each input."""
     for code in labels:
@@ -24,7 +23,7 @@ def _count(used, labels, sign):
         used[code % BASE] += sign
 
 
-@njit(nogil=True)
+@inner()
 def _most(used, m):
     """The three most used inputs, ties to the lower index, in ascending order; fewer where there are not as many."""
     three = np.empty(min(3, m), np.int64)
@@ -40,7 +39,7 @@ def _most(used, m):
     return three
 
 
-@njit(nogil=True)
+@inner()
 def _cheapest(costs):
     best = 0
     for k in range(1, len(costs)):
@@ -49,7 +48,7 @@ def _cheapest(costs):
     return best
 
 
-@njit(nogil=True)
+@inner()
 def _line(costs, gain, labels, wholes, first, step, length, beside, paths):
     """The best labels of a line of blocks with the others fixed: a shortest path.
 
@@ -77,7 +76,7 @@ def _line(costs, gain, labels, wholes, first, step, length, beside, paths):
         labels[first + x * step] = _cheapest(paths[x])
 
 
-@njit(nogil=True)
+@inner()
 def _settle(costs, gain, labels, wholes, rows, columns, paths):
     """Rows, then columns, ROUNDS times, in place; twice the energy."""
     for _ in range(ROUNDS):
@@ -99,7 +98,7 @@ def _settle(costs, gain, labels, wholes, rows, columns, paths):
     return twice
 
 
-@njit(nogil=True)
+@inner()
 def _twins(avoid, shows, size):
     """The inputs that outputs of one set are to avoid, as bits: its first the earlier, its second the later."""
     for j in range(size):

@@ -6,14 +6,13 @@ Bit for bit equal to `kernels.finegrained.reference`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.threads import share
 
 
-@njit(nogil=True)
+@inner()
 def _luminance(image, factor, weights, sums, out):
     """Rounded means of the cells of an image [H,W*3] to out [h,w]; sums int32 [W*3] is scratch."""
     height, n = image.shape
@@ -36,7 +35,7 @@ def _luminance(image, factor, weights, sums, out):
             out[cy, cx] = (total + 512 * count) // (1024 * count)
 
 
-@njit(nogil=True)
+@inner()
 def _blur(level, line):
     """The 3x3 binomial filter of level [h,w] in place, borders mirrored; line int32 [3,w+2] is scratch."""
     rows, columns = level.shape
@@ -54,7 +53,7 @@ def _blur(level, line):
                 target[x] = (up[x] + 2 * middle[x] + down[x] + 8) >> 4
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _differences(level, integral, sizes, band, on, off):
     """Adds up the on- and off-centre differences of level [h,w]; integral [h+1,w+1] and band [>= 3w+3] are scratch."""
     rows, columns = level.shape

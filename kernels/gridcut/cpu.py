@@ -8,17 +8,16 @@ vector loop. Cell (y, x) is number x // 2 of its row and colour. Every operation
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.threads import share
 
 LANES = 32  # samples of a block
 ZERO, QUARTER, HALF, ONE, TWO = (np.float32(v) for v in (0, 0.25, 0.5, 1, 2))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _pull(pull, up, down, left, right, above, below, before, after):
     """What the neighbours' levels do to each cell."""
     for s in range(len(pull)):
@@ -26,7 +25,7 @@ def _pull(pull, up, down, left, right, above, below, before, after):
         pull[s] = TWO * (vertical + (left[s] * before[s] + right[s] * after[s]))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _mean(m, own, pull, coldness, t):
     """The mean levels; the loops over the levels, a tuple, are unrolled."""
     for s in range(len(m)):
@@ -45,7 +44,7 @@ def _mean(m, own, pull, coldness, t):
         m[s] = moment / mass
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _least(m, own, pull, t):
     """The levels of least f."""
     for s in range(len(m)):
@@ -57,7 +56,7 @@ def _least(m, own, pull, t):
         m[s] = at
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _add(total, m, own, pull, t):
     """Adds the energy of levels m; half of the pull on a cell is its neighbours' share."""
     for s in range(len(m)):
@@ -67,7 +66,7 @@ def _add(total, m, own, pull, t):
         total[s] += HALF * (c + (c - m[s] * pull[s]))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _neighbours(pull, m, weights, colour, y):
     w, near, n = weights[colour, y], m[1 - colour], len(pull)
     left = LANES * ((y + colour) % 2)
@@ -77,7 +76,7 @@ def _neighbours(pull, m, weights, colour, y):
     return m[colour, y + 1, LANES : LANES + n]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _descend(m, own, weights, pull, t, sweeps):
     for sweep in range(2 * sweeps):
         for y in range(own.shape[1]):
@@ -85,7 +84,7 @@ def _descend(m, own, weights, pull, t, sweeps):
             _least(cells, own[sweep % 2, y], pull, t)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _energies(m, own, weights, pull, t):
     total = np.zeros_like(pull)
     for colour in range(2):
@@ -95,7 +94,7 @@ def _energies(m, own, weights, pull, t):
     return total.reshape(-1, LANES).sum(0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _fill(own, weights, unary, down, right, t):
     """Own costs and weights of one block, from its samples."""
     rows, columns = unary.shape[2:]
@@ -113,7 +112,7 @@ def _fill(own, weights, unary, down, right, t):
                     own[(y + x) % 2, y, k, e] = unary[s, k, y, x] + t[k] * t[k] * total
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _coldness(own, narrowest):
     """1 / (4 T) at the start, the same for all cells of a sample."""
     widest = np.full(LANES, narrowest)
@@ -127,7 +126,7 @@ def _coldness(own, narrowest):
     return np.repeat(QUARTER / widest, own.shape[3] // LANES).reshape(LANES, -1).T.copy().reshape(-1)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _cheapest(m, unary, t):
     """The levels of the least unary of each cell."""
     for s in range(len(unary)):
@@ -178,7 +177,7 @@ def _anneal(unary, down, right, t, sweeps, heating, descents, narrowest, out):
                     out[first + s, y, x] = (level + ONE) * (HALF * np.float32(len(t) - 1)) + HALF
 
 
-@njit(nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _step(after, before, down, unary, right, rise, jump):
     """Costs with one more cell: the least over the labels, unrolled, of the cell above, which leaves the state."""
     for r in range(len(after)):

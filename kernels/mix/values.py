@@ -13,7 +13,7 @@ INFINITE = np.uint32(0x7F800000)
 
 
 @intrinsic
-def _as_float(typing, word):
+def as_float(typing, word):
     """The fp32 number of 32 bits."""
     return types.float32(types.uint32), lambda _, builder, __, args: builder.bitcast(args[0], ir.FloatType())
 
@@ -26,7 +26,7 @@ def pixel(value):
 @overload(pixel)
 def _pixel(value):
     if value == types.uint16:
-        return lambda value: _as_float(np.uint32(value) << np.uint32(16))
+        return lambda value: as_float(np.uint32(value) << np.uint32(16))
     if value == types.int16:
         return _half
     return lambda value: np.float32(value)
@@ -34,9 +34,9 @@ def _pixel(value):
 
 def _half(value):
     size = np.uint32(value & np.int16(0x7FFF)) << np.uint32(13)
-    number = _as_float(size) * np.float32(2.0**112)  # the exponent's bias goes from 15 to 127; subnormals are exact
+    number = as_float(size) * np.float32(2.0**112)  # the exponent's bias goes from 15 to 127; subnormals are exact
     if size >= np.uint32(0x0F800000):  # infinite, or none
-        number = _as_float(size | INFINITE)
+        number = as_float(size | INFINITE)
     return -number if value < 0 else number
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.erase import Erase
 from fastmix.kernels.exp import exp_
-from fastmix.kernels.mix.cpu import as_array, blend_row, put_row
+from fastmix.kernels.mix.cpu import blend_row, erased, put_row
 from fastmix.kernels.mix.values import as_numpy, pixel
 from fastmix.kernels.threads import share
 from fastmix.kernels.upsample import places
 
 
-@njit(nogil=True)
+@inner()
 def _sigmoid_row(s, power, over, under, down, left, right, across):
     """s [W] = the sigmoid of the logits of a row of pixels, which lies between two rows of cells."""
     for x in range(len(s)):
@@ -28,7 +27,7 @@ def _sigmoid_row(s, power, over, under, down, left, right, across):
         s[x] = np.float32(1) / (np.float32(1) + s[x])
 
 
-@njit(nogil=True, fastmath={"reassoc"})
+@inner(fastmath={"reassoc"})
 def _sums(s):
     total, squares = np.float32(0), np.float32(0)
     for x in range(len(s)):
@@ -44,6 +43,7 @@ def _mix_logits(
 ):  # fmt: skip
     """Samples start..stop, to out[0:]; images and outputs [B,H,W*3]."""
     height, n = images.shape[1], images.shape[2]
+    begin, channels = np.int64(0), np.int64(3)  # see kernels.mix.cpu
     a, b = np.empty(n, np.float32), np.empty(n, np.float32)
     weight = np.empty(n, np.float32)
     s, power = np.empty(n // 3, np.float32), np.empty(n // 3, np.int32)
@@ -58,22 +58,22 @@ def _mix_logits(
                 row_total, row_squares = _sums(s)
             total, squares = total + row_total, squares + row_squares
             line = out[i - start, y]
-            if len(boxes):
-                put_row(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
-                put_row(b, 0, images, boxes, fill, partner[i], y, 0, n, zero, one)
+            if boxes is not None:
+                put_row(a, begin, images, boxes, fill, i, y, begin, n, zero, one, channels)
+                put_row(b, begin, images, boxes, fill, partner[i], y, begin, n, zero, one, channels)
                 blend_row(line, b, a, weight, mean, scale)
             else:
                 blend_row(line, images[partner[i], y], images[i, y], weight, mean, scale)
         sums[0, i], sums[1, i] = total, squares
 
 
-@njit(nogil=True)
+@inner()
 def _through_pixels(total, a, b, grad, scale):
     for e in range(len(total)):
         total[e] += grad[e] * (pixel(b[e]) - pixel(a[e])) * scale[e]
 
 
-@njit(nogil=True)
+@inner()
 def _through_sigmoid(over, under, total, s, count, with_s, with_s2, down):
     """Adds what reaches the logits of `count` rows of pixels to the rows of cells above and below them, [W] each."""
     for x in range(len(s)):
@@ -90,6 +90,7 @@ def _mix_logits_grad(
 ):  # fmt: skip
     """Samples start..stop; images and grad_out [B,H,W*3]. Rows with the same mask are summed before it is applied."""
     height, n = images.shape[1], images.shape[2]
+    begin, channels = np.int64(0), np.int64(3)  # see kernels.mix.cpu
     rows, columns = logits.shape[1:]
     a, b, total = np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32)
     s, power = np.empty(n // 3, np.float32), np.empty(n // 3, np.int32)
@@ -103,9 +104,9 @@ def _mix_logits_grad(
             total[:] = 0
             first = y
             while y == first or (y < height and down[y] == 0 and top[y] == top[first]):
-                if len(boxes):
-                    put_row(a, 0, images, boxes, fill, i, y, 0, n, zero, one)
-                    put_row(b, 0, images, boxes, fill, partner[i], y, 0, n, zero, one)
+                if boxes is not None:
+                    put_row(a, begin, images, boxes, fill, i, y, begin, n, zero, one, channels)
+                    put_row(b, begin, images, boxes, fill, partner[i], y, begin, n, zero, one, channels)
                     _through_pixels(total, a, b, grad_out[i, y], scale)
                 else:
                     _through_pixels(total, images[i, y], images[partner[i], y], grad_out[i, y], scale)
@@ -129,7 +130,7 @@ def mix_logits_cpu(
     """Fills out [B,H,W,3], contiguous, and returns the sums of S and S**2, float32 [2,B]; arguments are checked."""
     n, height, width, _ = images.shape
     sums = torch.empty(2, n)
-    args = (*_sources(images, partner, logits), *_sides(images, logits, mode), *_erased(erase))
+    args = (*_sources(images, partner, logits), *_sides(images, logits, mode), *erased(erase))
     args += tuple(np.tile(v, width) for v in (mean, scale))
     results = as_numpy(out).reshape(n, height, 3 * width)
 
@@ -147,7 +148,7 @@ def mix_logits_grad_cpu(
     """Fills grad [B,h,w], contiguous, from grad_out [B,H,W,3], contiguous; arguments are checked."""
     n, height, width, _ = images.shape
     grads = (grad_out.float().view(n, height, 3 * width).numpy(), grad_s.numpy(), grad_s2.numpy())
-    args = (*_sources(images, partner, logits), *grads, *_sides(images, logits, mode), *_erased(erase))
+    args = (*_sources(images, partner, logits), *grads, *_sides(images, logits, mode), *erased(erase))
     args += (np.tile(scale, width), grad.numpy())
     share(lambda start, stop: _mix_logits_grad(start, stop, *args), n, images.numel())
 
@@ -162,7 +163,3 @@ def _sides(images, logits, mode):
     for length, cells in zip(images.shape[1:3], logits.shape[1:], strict=True):
         first, second, share_of_second = places(length, cells, mode)
         yield from (first, second, share_of_second.astype(np.float32))
-
-
-def _erased(erase):
-    return as_array(erase and erase.boxes, np.int32, 2), as_array(erase and erase.fill, np.float32, 2)

@@ -6,10 +6,9 @@ Bit for bit equal to `kernels.randaugment.reference`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.randaugment.operations import (
     AUTOCONTRAST,
     BLUR_X,
@@ -30,19 +29,19 @@ ZERO, HALF, TOP = np.float32(0), np.float32(0.5), np.float32(255)
 RED, GREEN, BLUE, ROUND = np.int32(19595), np.int32(38470), np.int32(7471), np.int32(32768)
 
 
-@njit(nogil=True, inline="always")
+@inner(inline="always")
 def _blend(first, second, factor):
     first, second = np.float32(first), np.float32(second)
     return np.uint8(min(max(first + factor * (second - first), ZERO), TOP))
 
 
-@njit(nogil=True, inline="always")
+@inner(inline="always")
 def _grey(image, e):
     r, g, b = np.int32(image[e]), np.int32(image[e + 1]), np.int32(image[e + 2])
     return (r * RED + g * GREEN + b * BLUE + ROUND) >> np.int32(16)
 
 
-@njit(nogil=True)
+@inner()
 def _mean_grey(image):
     total, pixels = 0, len(image) // 3
     for e in range(0, len(image), 3):
@@ -50,7 +49,7 @@ def _mean_grey(image):
     return (2 * total + pixels) // (2 * pixels)
 
 
-@njit(nogil=True)
+@inner()
 def _pointwise(image, operation, word, factor, out):
     """Operations that are the same for all values, computed: they are faster than a look-up."""
     if operation == POSTERIZE:
@@ -68,7 +67,7 @@ def _pointwise(image, operation, word, factor, out):
             out[e] = _blend(first, image[e], factor)
 
 
-@njit(nogil=True)
+@inner()
 def _levels(image, operation, out):
     """Fills out uint8 [3,256] with what each value of each channel becomes by AUTOCONTRAST or EQUALIZE."""
     pixels = len(image) // 3
@@ -93,14 +92,14 @@ def _levels(image, operation, out):
             out[c, v] = level
 
 
-@njit(nogil=True)
+@inner()
 def _look_up(image, levels, out):
     for e in range(0, len(image), 3):
         for c in range(3):
             out[e + c] = levels[c, image[e + c]]
 
 
-@njit(nogil=True)
+@inner()
 def _color(image, factor, out):
     """image and out uint8 [H,3W], as in all that follow."""
     height, n = image.shape
@@ -113,7 +112,7 @@ def _color(image, factor, out):
             out[y, e] = _blend(greys[e], line[e], factor)
 
 
-@njit(nogil=True)
+@inner()
 def _sharpness(image, factor, out):
     """The sums of three rows, then of three columns; // 13 as a product that is exact up to 13 * 255."""
     height, n = image.shape
@@ -127,13 +126,13 @@ def _sharpness(image, factor, out):
             out[y, e] = _blend((total * np.int32(5042)) >> np.int32(16), image[y, e], factor)
 
 
-@njit(nogil=True)
+@inner()
 def _add(line, weight, before, after):
     for e in range(len(line)):
         line[e] += weight * np.float32(np.int32(before[e]) + np.int32(after[e]))
 
 
-@njit(nogil=True)
+@inner()
 def _blur(image, weights, along_y, out):
     height, n = image.shape
     margin = 0 if along_y else 3 * TAPS
@@ -154,18 +153,18 @@ def _blur(image, weights, along_y, out):
             out[y, e] = np.uint8(min(line[e] + HALF, TOP))
 
 
-@njit(nogil=True, inline="always")
+@inner(inline="always")
 def _cubic(v0, v1, v2, v3, t):
     two = np.float32(2)
     return v1 + t * ((v2 - v0) + t * ((two * (v0 - v1) + v2 - v3) + t * (v1 - v0 - v2 + v3)))
 
 
-@njit(nogil=True, inline="always")
+@inner(inline="always")
 def _linear(first, second, t):
     return first + (second - first) * t
 
 
-@njit(nogil=True, inline="always")
+@inner(inline="always")
 def _cubic_line(image, e0, e1, e2, e3, t):
     """Unsigned places spare numba's check for negative ones."""
     if t == ZERO:
@@ -173,7 +172,7 @@ def _cubic_line(image, e0, e1, e2, e3, t):
     return _cubic(image[np.uint64(e0)], image[np.uint64(e1)], image[np.uint64(e2)], image[np.uint64(e3)], t)
 
 
-@njit(nogil=True)
+@inner()
 def _affine(image, height, width, matrix, interpolation, fill, out):
     """image float32 and out uint8 [H*W*3]; interpolation 0, 1, 2: nearest, bilinear, bicubic."""
     a, b, c, d, e, f = matrix[0], matrix[1], matrix[2], matrix[3], matrix[4], matrix[5]

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.exp import exp_
 from fastmix.kernels.threads import share
 
 
-@njit(nogil=True, fastmath={"reassoc", "nnan", "nsz"})
+@inner(fastmath={"reassoc", "nnan", "nsz"})
 def _softmax_row(t, power, k, g):
     """t = exp(k + g - most); returns most and the sum of t."""
     most = np.float32(-np.inf)
@@ -27,7 +26,7 @@ def _softmax_row(t, power, k, g):
     return most, total
 
 
-@njit(nogil=True)
+@inner()
 def _columns(g, top, t, power, k, f, log_ratio):
     """g from f: a pass over the rows for each column's largest entry, and one for its sum."""
     n, m = k.shape

@@ -6,14 +6,13 @@ In each round only the sources that lost look for another target. Equal to `kern
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from torch import Tensor
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.kernels.threads import share
 
 
-@njit(nogil=True)
+@inner()
 def _cheapest(i, u, wanted, lost, losses, ways, scale, gh, gw):
     """The cheapest target of source i, and its cost; lost[:losses] are the targets that it lost."""
     row, column = i // gw, i % gw

@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import inner
 
 LANES = 16  # floats of a vector
 _I8, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -136,7 +136,7 @@ def weigh(typingctx, source, pitch, weights, n, target):
     return types.void(*[types.int64] * 5), codegen
 
 
-@compiled()
+@inner()
 def address(array):
     """Of an array's first element."""
     return np.int64(array.ctypes.data)

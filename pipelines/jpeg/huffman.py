@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.pipelines.jpeg.markers import DHT, RST0, SOF0, SOF1, next_marker, segment
 
 INVALID, NO_CODE = 0, -1  # what `transcode` returns instead of a length
@@ -31,14 +31,14 @@ def standard_dc(chroma):
     return counts, symbols
 
 
-@compiled()
+@inner()
 def _tables(data, scan):
     """The Huffman tables that the segments before the scan define: counts uint8 [8,17], symbols uint8 [8,256].
 
     DC tables are 0..3, AC tables 4..7; a table that is not defined, or is damaged, has no codes.
     """
     counts, symbols = np.zeros((8, 17), np.uint8), np.zeros((8, 256), np.uint8)
-    at = 2
+    at = np.int64(2)
     while at < scan:
         marker, first, at = segment(data, at)
         while marker == DHT and first + 17 <= at:
@@ -54,7 +54,7 @@ def _tables(data, scan):
     return counts, symbols
 
 
-@compiled()
+@inner()
 def _decoder(counts, symbols, look, limits, bases):
     """Fills look [1 << _LOOK] with 256 * length + symbol of short codes; limits, bases [17] find longer ones.
 
@@ -75,7 +75,7 @@ def _decoder(counts, symbols, look, limits, bases):
     return True
 
 
-@compiled()
+@inner()
 def _encoder(counts, symbols, codes, lengths):
     """Fills codes and lengths [256] by symbol; length 0: it has no code."""
     code, k = 0, 0
@@ -87,7 +87,7 @@ def _encoder(counts, symbols, codes, lengths):
         code <<= 1
 
 
-@compiled()
+@inner()
 def _unstuff(data, at, intervals):
     """The entropy-coded data without markers and stuffed zeros: (bytes, offset of each interval and of the end, end).
 
@@ -110,7 +110,7 @@ def _unstuff(data, at, intervals):
     return plain, starts, at - 2
 
 
-@compiled()
+@inner()
 def _peek(data, position):
     """64 bits from bit `position` on, of which the last 7 at most are missing."""
     at = np.uint64(position >> 3)
@@ -120,7 +120,7 @@ def _peek(data, position):
     return bits << np.uint64(position & 7)
 
 
-@compiled()
+@inner()
 def _symbol(bits, table, look, limits, bases, symbols):
     """(length, symbol) of the code that the bits begin with, by one of the tables; length 0: there is none."""
     entry = look[table, bits >> np.uint64(64 - _LOOK)]
@@ -133,7 +133,7 @@ def _symbol(bits, table, look, limits, bases, symbols):
     return 0, 0
 
 
-@compiled()
+@inner()
 def _write(byte, out, at):
     out[at] = byte
     if byte == 0xFF:
@@ -142,7 +142,7 @@ def _write(byte, out, at):
     return at + 1
 
 
-@compiled()
+@inner()
 def _put(value, count, pending, waiting, out, at):
     """Appends `count` bits, 32 at most, to the `waiting` ones, fewer than 32, that are `pending`; stuffs zeros."""
     pending = pending << np.uint64(count) | np.uint64(value)
@@ -155,7 +155,7 @@ def _put(value, count, pending, waiting, out, at):
     return pending, waiting, at
 
 
-@compiled()
+@inner()
 def _flush(pending, waiting, out, at):
     """Fills the last byte up with ones and writes what is waiting."""
     padding = -waiting % 8
@@ -170,7 +170,7 @@ def _flush(pending, waiting, out, at):
 def components(data, scan):
     """(component of each block of an MCU int64 [N], tables int64 [3,2] of DC and AC); N = 0: damaged."""
     order, tables, total = np.zeros(10, np.int64), np.zeros((3, 2), np.int64), 0
-    at = 2
+    at = np.int64(2)
     frame_at = count = first = 0
     while at < scan:
         marker, first, at = segment(data, at)

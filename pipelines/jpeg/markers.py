@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 
 SOF0, SOF1, SOF2, SOF15, DHT, SOI, EOI, SOS, DRI, RST0, RST7 = (
     0xC0, 0xC1, 0xC2, 0xCF, 0xC4, 0xD8, 0xD9, 0xDA, 0xDD, 0xD0, 0xD7
@@ -39,7 +39,7 @@ class Frame(NamedTuple):
 _NONE = Frame(0, 0, 0, 0, 0, 0, 0, 0)
 
 
-@compiled()
+@inner()
 def word(data, at):
     """Two bytes, big-endian."""
     return (np.int64(data[at]) << 8) | np.int64(data[at + 1])
@@ -66,7 +66,8 @@ def frame(data):
     """The Frame of a JPEG's bytes, uint8 [N]."""
     if len(data) < 4 or data[0] != 0xFF or data[1] != SOI:
         return _NONE
-    at, interval, height, width, components, across, down = 2, 0, 0, 0, 0, 0, 0
+    at = np.int64(2)
+    interval, height, width, components, across, down = 0, 0, 0, 0, 0, 0
     while True:
         marker, first, at = segment(data, at)
         if marker == SOF0 or marker == SOF1:
@@ -95,7 +96,7 @@ def frame(data):
             return _NONE
 
 
-@compiled()
+@inner()
 def next_marker(data, at):
     """Where the next marker of entropy-coded data stands, at `at` or later: its FF byte; len(data) if there is none.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.pipelines.jpeg.huffman import NO_CODE, components, standard_dc, transcode
 from fastmix.pipelines.jpeg.markers import (
     APP0,
@@ -70,7 +70,7 @@ def _standard_tables(data: np.ndarray, scan: int) -> bytes:
     return bytes((0xFF, DHT, 0, 2 + len(content))) + content
 
 
-@compiled()
+@inner()
 def _copy(data, start, end, out, at):
     source, target = data[start:end], out[at : at + end - start]
     for k in range(len(source)):  # assigning the slice would take longer, to compile and to run
@@ -78,10 +78,11 @@ def _copy(data, start, end, out, at):
     return at + end - start
 
 
-@compiled()
+@inner(inline="always")
 def _head(data, scan, height, width, out):
     """Copies what decoding needs of the segments before the scan, with another height and width; returns the length."""
-    at, length = 2, _copy(data, 0, 2, out, 0)
+    none, at = np.int64(0), np.int64(2)
+    length = _copy(data, none, at, out, none)
     while at < scan:
         start = at
         marker, first, at = segment(data, at)

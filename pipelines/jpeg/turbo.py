@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import carray
 
-from fastmix.kernels.compiled import compiled
+from fastmix.kernels.compiled import compiled, inner
 from fastmix.pipelines.jit.intrinsics import address, call, pointer
 from fastmix.pipelines.jpeg.markers import frame
 from fastmix.pipelines.jpeg.restarts import cut
@@ -77,7 +77,7 @@ def turbo(owner: object) -> Turbo | None:
     return Turbo(handle, *(ctypes.cast(getattr(tj, name), ctypes.c_void_p).value for name in _FUNCTIONS))
 
 
-@compiled()
+@inner()
 def upright_size(turbo, data, size):
     """(height, width) of the JPEG of `size` bytes at the address `data`; 0, 0 for none, or colours but UPRIGHT."""
     if np.int32(call(turbo.header, (turbo.handle, data, size))) != 0:
@@ -124,7 +124,7 @@ def decode_part(turbo, source, size, height, width, factor, top, left, bottom, r
     return _decode(turbo, source, size, height, width, factor, top, left, bottom, right, pixels)
 
 
-@compiled()
+@inner()
 def _decode(turbo, data, size, height, width, factor, top, left, bottom, right, pixels):
     """decode_part of `size` bytes at the address `data`; the part lies inside the image; markers are not looked for."""
     handle = turbo.handle

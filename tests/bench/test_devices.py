@@ -13,7 +13,8 @@ from fastmix.bench import BENCHES, main, measure, memory, mix, mix_whole, plan
 from fastmix.engine import captured_step
 from fastmix.mixers import MIXERS
 
-WITHOUT = ("convert", "decode", "floor", "roofline", "shards", "locality", "remote", "scale")  # no device is chosen
+# No device is chosen.
+WITHOUT = ("convert", "decode", "floor", "roofline", "shards", "locality", "remote", "scale", "start")
 
 
 @pytest.mark.parametrize("name", [name for name in BENCHES if name not in WITHOUT])

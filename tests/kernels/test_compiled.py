@@ -2,13 +2,16 @@
 
 import importlib
 import importlib.util
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from fastmix.kernels import compiled
+from helpers import ROOT
 
 CODE = """
 from fastmix.kernels.compiled import compiled
@@ -24,6 +27,7 @@ def module(tmp_path, monkeypatch):
     """A function that imports a file with a compiled function anew, from a folder where nothing is kept yet."""
     path = tmp_path / "doubling.py"
     path.write_text(CODE)
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(compiled.Kept, "told", False)
 
     def load():
@@ -41,7 +45,6 @@ def homeless(module, tmp_path, monkeypatch):
     (tmp_path / "__pycache__").write_text("")
     for name in ("HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, "/dev/null")
-    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     return tmp_path / "tmp"
@@ -120,3 +123,55 @@ def test_old_code_is_not_used_after_another_file_of_the_package_has_changed(tmp_
         return times(7), sum(times.stats.cache_hits.values())
 
     assert [found(2), found(2), found(30), found(30)] == [(14, 0), (14, 1), (210, 0), (210, 1)]
+
+
+FIRST_STEP = """
+import json
+import torch
+from numba.core import event
+from fastmix.kernels.mix import mix
+from fastmix.kernels.mix.cases import Case
+from fastmix.pipelines.beton import Beton
+from fastmix.pipelines.view import View
+
+class Heard(event.Listener):
+    compiled = []
+    def on_start(self, what):
+        function = what.data["dispatcher"].py_func
+        if function.__module__.startswith("fastmix"):
+            self.compiled.append([f"{function.__module__}.{function.__qualname__}", str(what.data["args"])])
+    def on_end(self, what):
+        pass
+
+event.register("numba:compile", Heard())
+images, *_ = next(iter(Beton("shapes:train?n=16&size=32", 8, view=View(16), train=True, workers=1).epoch(0)))
+mixed = mix(**Case("mixup+cutmix", 8, (16, 16)).arguments())
+print(json.dumps([Heard.compiled, int(images.long().sum()), mixed.double().sum().item()]))
+"""
+
+
+@pytest.mark.long
+def test_a_first_step_compiles_what_it_needs_once_and_a_second_process_nothing(tmp_path):
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", FIRST_STEP]
+    found = [json.loads(subprocess.run(words, env=env, check=True, stdout=subprocess.PIPE).stdout) for _ in range(2)]
+    (first, *values), (second, *again) = found
+    assert second == [] and values == again
+    assert not [what for what in first if "Literal" in what[1]]  # compiled for one number alone
+    passes = [what for what in first if what[0].endswith("mix_kind")]
+    others = [tuple(what) for what in first if what not in passes]
+    assert len(passes) == 2 and len(others) == len(set(others)) < 50
+    assert not [name for name, _ in others if "_put_blocks" in name or "_map_weights" in name]  # of other kinds
+
+
+def test_a_function_that_compiled_ones_call_is_plain_python_by_itself():
+    @compiled.inner()
+    def half(x):
+        return x / 2
+
+    @compiled.compiled()
+    def quarter(x):
+        return half(half(x))
+
+    assert quarter(8) == 2 and half(8) == 4  # the second one after it was compiled, without an entry for Python
+    assert isinstance(half([8][0]), float)
