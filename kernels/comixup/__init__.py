@@ -23,8 +23,10 @@ kernel and the numba twin find the same labels on every device.
 
 One program solves a group. Counts and an output's costs are in registers; costs and paths of its lines go through a
 few kB of scratch, from which a line's blocks are read one after the other (cached). Bytes: 4 m n + 4 m m read and 4 m n
-written. It is bound by latency: 3 starts x 2 rounds x 4 kinds of lines x 2 b blocks x m x iterations dependent steps,
-all lines of a kind and all groups at once.
+written. It is bound by latency: 2 rounds x 4 kinds of lines x 2 b blocks x m x iterations dependent steps, in which all
+three starts, all lines of a kind and all groups go side by side. These are 3 b/2 (m + 3) values at a time, no more than
+a program has threads; and an output's costs follow from the one before, so a second program for a group would have to
+wait for the first after each output, which Triton has no way to do, or be 4 m launches.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def comixup(
 def _launch(problem, sizes, labels, grid, iterations, resolve) -> None:
     groups, m, n = labels.shape
     chosen = blocks(m, n, grid[1])
-    scratch = torch.empty(groups, 2, n, chosen["L"], dtype=torch.int32, device=labels.device)
+    scratch = torch.empty(groups, n, 4 * chosen["L"] + 4, dtype=torch.int32, device=labels.device)
     with torch.cuda.device_of(labels):
         comixup_kernel[(groups,)](
             problem.costs.contiguous(),

@@ -140,6 +140,7 @@ _NUMBERS = dict.fromkeys(("pairs", "apart", "height", "width", "h", "w", "step",
     "factor": "fp32"
 }
 _MATRICES = dict.fromkeys(("rows", "columns", "row_sums", "column_sums"), "*fp64")
+_OPTIONAL = ("more", "values", "first", "second", *_MATRICES)
 _GIVEN = {
     gpu.AROUND: dict(first="*i32", second="*i64"),
     gpu.SQUARES: dict(values="*fp32"),
@@ -159,8 +160,7 @@ def _target(name: str, rule: int, kind: int, grid: tuple[int, int] = (1, 1), col
     warps = shape.pop("num_warps")
     more = {"more": "*i32"} if shape["FINE"] or kind in (P.BLOCKS, P.MAP) else {}
     types = dict(table="*i32", partner="*i32") | more | _GIVEN[rule] | _NUMBERS
-    missing = [arg for arg in gpu.plan_rows_kernel.arg_names if arg not in types and arg not in shape]
-    constants = dict.fromkeys(missing) | shape
+    constants = dict.fromkeys(name for name in _OPTIONAL if name not in types) | shape
     return Target(f"plan_rows {name}", gpu.plan_rows_kernel, types, constants, 128, load, load, False, warps)
 
 
