@@ -6,11 +6,11 @@ until all are visited; the last one's partner is i, so the cycle is closed and n
 first counts, row by row. Only comparisons: the reference, the Triton kernel and the numba twin agree bit for bit.
 
 Bytes to move: the matrix twice, 4 N^2 each, at N = 256 from the second-level cache. The farthest sample of each, and so
-the first pair, is found by N programs at once. The way is one program of N - 2 steps that wait for each other, a row and
-a maximum each, while the rest of the device is free: a step begins where the one before ended, and what it may choose
-from is what none before it took. Nearest-neighbour tours, which these are of -d, are P-complete (Kindervater, Lenstra,
-Shmoys, "The parallel complexity of TSP heuristics", Journal of Algorithms 10, 1989): no number of programs is known to
-cut the steps to much fewer, and a step has nothing for a second program, since a warp holds its row.
+the first pair, is found by N programs at once. The way is one program of N - 2 steps that wait for each other, a row
+and a maximum each, while the rest of the device is free: a step begins where the one before ended, and what it may
+choose from is what none before it took. Nearest-neighbour tours, which these are of -d, are P-complete (Kindervater,
+Lenstra, Shmoys, "The parallel complexity of TSP heuristics", Journal of Algorithms 10, 1989): no number of programs is
+known to cut the steps to much fewer, and a step has nothing for a second program, since a warp holds its row.
 """
 
 from __future__ import annotations
