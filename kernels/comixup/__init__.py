@@ -35,12 +35,16 @@ import torch
 from torch import Tensor
 
 from fastmix.kernels._triton import INTERPRETED
+from fastmix.kernels.comixup import gpu, posing
 from fastmix.kernels.comixup.cases import CASES
-from fastmix.kernels.comixup.gpu import AOT, blocks, comixup_kernel
+from fastmix.kernels.comixup.gpu import blocks, comixup_kernel
+from fastmix.kernels.comixup.posing import posed
 from fastmix.kernels.comixup.problem import BASE, CELLS, MOST, ROUNDS, fixed_point
 from fastmix.kernels.comixup.reference import DTYPES, reference
 
 __all__ = ["AOT", "CASES", "DTYPES", "comixup", "reference"]
+
+AOT = gpu.AOT + posing.AOT
 
 
 def comixup(
@@ -68,14 +72,16 @@ def comixup(
     Without a wait for the device. Raises ValueError for arguments that do not fit each other.
     """
     _check(cost, compatibility, start, sizes, grid, (beta, gamma, tau, largest), iterations)
-    problem = fixed_point(cost, compatibility, beta, gamma, tau, largest)
-    inside = torch.arange(cost.shape[1], device=cost.device)[:, None] < sizes[:, None, None]
-    labels = torch.where(inside, start.clamp(0, cost.shape[1] - 1), 0).int() * (BASE + 1)
     if cost.is_cuda or INTERPRETED:
+        sizes = sizes.int()
+        problem, labels = posed(cost, compatibility, start, sizes, beta, gamma, tau, largest)
         _launch(problem, sizes, labels, grid, iterations, resolve)
     else:
         from fastmix.kernels.comixup.cpu import comixup_cpu
 
+        problem = fixed_point(cost, compatibility, beta, gamma, tau, largest)
+        inside = torch.arange(cost.shape[1])[:, None] < sizes[:, None, None]
+        labels = torch.where(inside, start.clamp(0, cost.shape[1] - 1), 0).int() * (BASE + 1)
         comixup_cpu(problem, sizes, labels, grid, iterations, resolve)
     return torch.stack([labels // BASE, labels % BASE], 3)
 
@@ -86,9 +92,9 @@ def _launch(problem, sizes, labels, grid, iterations, resolve) -> None:
     scratch = torch.empty(groups, n, 4 * chosen["L"] + 4, dtype=torch.int32, device=labels.device)
     with torch.cuda.device_of(labels):
         comixup_kernel[(groups,)](
-            problem.costs.contiguous(),
-            problem.penalty.contiguous(),
-            sizes.int().contiguous(),
+            problem.costs,
+            problem.penalty,
+            sizes.contiguous(),
             labels,
             scratch,
             problem.limit,
