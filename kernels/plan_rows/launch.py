@@ -127,7 +127,7 @@ def program_shape(wanted: Asked, apart: int) -> dict[str, int | bool]:
     if wanted.rule == gpu.STRETCHED:
         columns = wanted.least
         lanes = {axis: 1 << (length - 1).bit_length() for axis, length in zip("HWC", (h, w, columns), strict=True)}
-        n = lanes["C"] * lanes["W"]
+        n = 2 * lanes["C"] * lanes["W"]  # of float64
     elif wanted.kind == P.MAP:
         lanes["C"], n = math.gcd(h * w, apart, 4), PIXELS
     fine = wanted.kind == P.CELLS and h * w > P.MOST_CELLS

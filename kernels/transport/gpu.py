@@ -51,14 +51,14 @@ def transport_kernel(
         tl.debug_barrier()
         tl.atomic_min(held + target, bid, mask=i < n, sem="relaxed")
         tl.debug_barrier()
-        least = tl.load(held + target, mask=i < n, other=NOBODY, cache_modifier=".cg")
-        loses = (i < n) & (bid > least)
+        lowest = tl.load(held + target, mask=i < n, other=NOBODY, cache_modifier=".cg")
+        loses = (i < n) & (bid > lowest)
         tl.store(losses + k * n + i, tl.where(loses, target, -1), mask=i < n)
         tl.debug_barrier()
         losers = tl.max(loses.to(tl.int32), 0)
         k += 1
-    least = tl.load(held + i, mask=i < n, other=NOBODY, cache_modifier=".cg")
-    tl.store(source + sample * n + i, tl.where(least < NOBODY, (least & 0xFFFF).to(tl.int32), i), mask=i < n)
+    kept = tl.load(held + i, mask=i < n, other=NOBODY, cache_modifier=".cg")
+    tl.store(source + sample * n + i, tl.where(kept < NOBODY, (kept & 0xFFFF).to(tl.int32), i), mask=i < n)
 
 
 def lanes(grid: tuple[int, int]) -> dict[str, int]:
@@ -77,4 +77,4 @@ def _target(grid: tuple[int, int], registers: int) -> Target:
     return Target(name, transport_kernel, types, lanes(grid), registers, 1, 4, fused=False, num_warps=warps(grid))
 
 
-AOT = [_target((4, 4), 64), _target((16, 16), 128)]
+AOT = [_target((4, 4), 80), _target((16, 16), 128)]
