@@ -244,6 +244,17 @@ class Plan:
         return cls(table, bank=next(iter(banks.values()), None), blocks=blocks, kinds=kinds, **joined)
 
 
+def box_around(centre: tuple, sides: tuple, size: tuple[int, int]) -> tuple:
+    """Boxes of 2*(height//2) x 2*(width//2) around pixels (y, x), clipped to the image: y0, y1, x0, x1.
+
+    centre and sides: a pair each of integer arrays, or of tensors on one device, that broadcast.
+    """
+    edges = []
+    for middle, side, length in zip(centre, sides, size, strict=True):
+        edges += [(middle - side // 2).clip(0, length), (middle + side // 2).clip(0, length)]
+    return tuple(edges)
+
+
 def cell_edges(length: int, cells: int) -> np.ndarray:
     """First pixel of each cell, and the end, [cells+1]: pixel p lies in cell p * cells // length (nearest)."""
     return -(-np.arange(cells + 1) * length // cells)

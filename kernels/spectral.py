@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastmix.kernels.host_to_device import constant
+
 SIDE = 128  # at most, of the image that is transformed
 TAPS, SIGMA = 7, 3.0
 
@@ -43,15 +45,15 @@ def blur(maps: Tensor) -> Tensor:
 
     As a product with a matrix on either side: a convolution of one channel is slower on the CPU and no faster on a GPU.
     """
-    down, across = (_gaussian(length, maps.device) for length in maps.shape[1:])
+    down, across = (constant(_gaussian, length, device=maps.device) for length in maps.shape[1:])
     with torch.autocast(maps.device.type, enabled=False):
         return down @ maps @ across.T
 
 
-def _gaussian(length: int, device: torch.device) -> Tensor:
+def _gaussian(length: int) -> Tensor:
     """The filter along a side as a matrix [length,length]: from what stands at j to what comes out at i."""
-    i, j = torch.arange(length, device=device)[:, None], torch.arange(length, device=device)
-    total = torch.zeros(length, length, device=device)
+    i, j = torch.arange(length)[:, None], torch.arange(length)
+    total = torch.zeros(length, length)
     for place, exists in ((j, j >= 0), (-j, j > 0), (2 * (length - 1) - j, j < length - 1)):
         step = i - place
         total += (-0.5 * (step / SIGMA).square()).exp() * (exists & (step.abs() <= TAPS // 2))

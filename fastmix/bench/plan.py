@@ -122,16 +122,16 @@ def _puzzlemix(mixer, blocks: int, batch, gradient) -> dict[str, Callable]:
 
     from fastmix.kernels.borders import borders
     from fastmix.kernels.gridcut import gridcut
+    from fastmix.kernels.mask_energy import mask_energy
     from fastmix.kernels.transport import transport
     from fastmix.mixers.base import cyclic
     from fastmix.mixers.gradient import saliency
-    from fastmix.mixers.puzzlemix import energy_terms
 
     partner = torch.from_numpy(cyclic(batch.rng, len(batch))).to(gradient.device)
     share = torch.from_numpy(batch.rng.random(len(batch), np.float32)).to(gradient.device)
     own = saliency(gradient, (blocks, blocks))
     other = own[partner.long()]
-    terms = energy_terms(own, other, share, *borders(batch.images, partner, blocks, mixer.pooling(batch.size)))
+    terms = mask_energy(own, other, share, *borders(batch.images, partner, blocks, mixer.pooling(batch.size)))
 
     def moved():
         labels, grid = gridcut(*terms).flatten(1), (blocks, blocks)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.top_cells import top_cells
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Top
 from fastmix.mixers.base import check, positive, whole
 from fastmix.mixers.guided import Drawn, GuidedMixer, pooled
 from fastmix.models.teacher import Teacher, resized
@@ -66,16 +67,15 @@ class AttentiveMix(GuidedMixer):
         return Drawn(torch.from_numpy(partner), torch.from_numpy(number))
 
     def put(self, batch: Batch, attention: Tensor, drawn: Drawn) -> Plan:
-        n, h, w = attention.shape
-        k = self.counts(drawn.number, h * w).expand(n).contiguous()
-        plan = Plan.cells(drawn.partner, top_cells(attention.flatten(1), k).view(n, h, w), batch.size)
+        of = self.of(attention.shape[1] * attention.shape[2])
+        plan = plan_rows(Top(attention, drawn.number, of, least=1), drawn.partner, batch.size)
         return plan.labelled(plan.own[0], plan.other[0]) if self.variant == "openmixup" else plan
 
-    def counts(self, number: Tensor, cells: int) -> Tensor:
-        """How many of so many cells stay the image's own, by what was drawn. int32 [1 or B]"""
+    def of(self, cells: int) -> int:
+        """By what the number that was drawn is multiplied: lam by how many cells there are, top_k by 1."""
         if self.top_k is None:
-            return (cells * number).clamp(1, cells).int()
+            return cells
         if self.top_k > cells:
             where = f"the map of teacher {self.teacher.name}"
             raise ValueError(f"{self.name}: top_k is {self.top_k}; {where} has {cells} cells")
-        return number.int()
+        return 1

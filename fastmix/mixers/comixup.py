@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,7 +12,10 @@ from fastmix.batch import Batch
 from fastmix.kernels.comixup import comixup
 from fastmix.kernels.comixup.problem import MOST
 from fastmix.kernels.gradient_pool import gradient_pool
-from fastmix.kernels.plan import Plan, cell_mean
+from fastmix.kernels.host_to_device import constant
+from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Groups
 from fastmix.mixers.base import SHARE, WEIGHT, positive, whole, within
 from fastmix.mixers.gradient import GradientMixer, saliency
 
@@ -129,29 +132,13 @@ class CoMixup(GradientMixer):
         return Drawn(b, *map(torch.from_numpy, (*parts, np.arange(count) - edges[group], group, edges[group])))
 
     def put(self, batch: Batch, gradient: Tensor, drawn: Drawn) -> Plan:
-        count, device, b, (_, m) = len(batch), batch.images.device, drawn.blocks, drawn.member.shape
-        n, member, inside, size = b * b, drawn.member, drawn.inside, drawn.sizes
+        b, member, inside, sizes = drawn.blocks, drawn.member, drawn.inside, drawn.sizes
         cost = drawn.prior[..., None] - saliency(gradient, (b, b)).flatten(1)[member]
         apart = peaks_apart(gradient)[member[:, :, None], member[:, None]] * inside[:, :, None] * inside[:, None]
-        apart = apart * size[:, None, None] / apart.sum((1, 2), keepdim=True).clamp(min=1)
-        compatibility = (1 - self.omega) * torch.eye(m, device=device) + self.omega * apart
-        largest = 1 - self.eta / n * np.log(1e-8)
-        shown = comixup(cost, compatibility, drawn.start, size, (b, b), **self.solver, largest=largest)
-
-        # From outputs of groups to images of the batch.
-        own, first = drawn.own, drawn.first[:, None]
-        shown, size = shown[drawn.group, own], size[drawn.group, None]
-        image, k = torch.arange(count, device=device)[:, None], torch.arange(m, device=device)
-        sources = torch.where(k < size, first + (own[:, None] + k) % size, image)
-        away = (shown - own[:, None, None]) % size[..., None]  # of the image itself 0, of the next in the group 1, ...
-        values = (away[..., None] == k).double().mean(2).mT  # [B,m,n]
-        weights = cell_mean(values.reshape(-1, b, b), batch.size).view(count, m)
-
-        others = weights.clone()
-        others[:, 0] = 0
-        largest = others.argmax(1, keepdim=True)
-        partner, other = sources.gather(1, largest)[:, 0], others.gather(1, largest)[:, 0]
-        cells = (shown + first[..., None]) * n + torch.arange(n, device=device)[:, None]
-        one, two = cells.unbind(2)
-        plan = Plan.block(partner.int(), one, two, torch.where(one == two, 1.0, 0.5), (b, b), batch.size)
-        return replace(plan.labelled(weights[:, 0], other), sources=sources.int(), weights=weights.float())
+        apart = apart * sizes[:, None, None] / apart.sum((1, 2), keepdim=True).clamp(min=1)
+        eye = constant(torch.eye, member.shape[1], device=apart.device)
+        compatibility = (1 - self.omega) * eye + self.omega * apart
+        largest = 1 - self.eta / b**2 * np.log(1e-8)
+        shown = comixup(cost, compatibility, drawn.start, sizes, (b, b), **self.solver, largest=largest)
+        groups = Groups(shown, sizes, drawn.own, drawn.group, drawn.first, (b, b))
+        return plan_rows(groups, drawn.own, batch.size)

@@ -5,19 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from fastmix.batch import Batch
-from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan import Plan, box_around
 from fastmix.mixers.base import InputMixer, positive
-
-
-def box_around(centre: tuple, sides: tuple, size: tuple[int, int]) -> tuple:
-    """Boxes of 2*(height//2) x 2*(width//2) around pixels (y, x), clipped to the image: y0, y1, x0, x1.
-
-    centre and sides: a pair each of integer arrays, or of tensors on one device, that broadcast.
-    """
-    edges = []
-    for middle, side, length in zip(centre, sides, size, strict=True):
-        edges += [(middle - side // 2).clip(0, length), (middle + side // 2).clip(0, length)]
-    return tuple(edges)
 
 
 def clipped_box(rng: np.random.Generator, height: np.ndarray, width: np.ndarray, size: tuple[int, int]) -> tuple:

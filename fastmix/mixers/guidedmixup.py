@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from fastmix.batch import Batch
 from fastmix.kernels.farthest import farthest
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Ratio
 from fastmix.kernels.spectral import blur, spectral_residual
 from fastmix.mixers.base import check, positive
 from fastmix.mixers.gradient import GradientMixer
@@ -102,9 +104,7 @@ class GuidedMixup(GradientMixer):
             partner = farthest(distances(maps))
         else:
             partner = drawn.partner
-        both = maps[partner.long()].add_(maps)
-        own = maps.div_(both).masked_fill_(~(both > 0), 0.5)
-        return Plan.map(partner, own, batch.size)
+        return plan_rows(Ratio(maps), partner, batch.size)
 
     def mixes(self, batch: Batch) -> bool:
         return batch.rng.random() < self.mix_prob

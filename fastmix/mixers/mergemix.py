@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
-from fastmix.kernels.top_cells import top_cells
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Top
 from fastmix.mixers.base import positive
 from fastmix.mixers.guided import Drawn, GuidedMixer
 from fastmix.models.clean_pass import look, need_class_token, patches
@@ -48,6 +49,5 @@ class MergeMix(GuidedMixer):
         return Drawn(torch.from_numpy(partner), torch.from_numpy(lam))
 
     def put(self, batch: Batch, attention: Tensor, drawn: Drawn) -> Plan:
-        n, h, w = attention.shape
-        k = (drawn.number * h * w).int().expand(n).contiguous()
-        return Plan.cells(drawn.partner, top_cells(attention.flatten(1), k).view(n, h, w), batch.size)
+        patches = attention.shape[1] * attention.shape[2]
+        return plan_rows(Top(attention, drawn.number, patches), drawn.partner, batch.size)

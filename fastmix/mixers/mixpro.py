@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows.reference import attended
 from fastmix.mixers.base import check, positive, whole
 from fastmix.mixers.judged import JudgedMixer
-from fastmix.mixers.transmix import attended
 from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import class_attention, name_of, stride
 from fastmix.targets import Targets

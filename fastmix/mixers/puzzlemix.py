@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,10 @@ from torch import Tensor
 from fastmix.batch import Batch
 from fastmix.kernels.borders import borders
 from fastmix.kernels.gridcut import gridcut
+from fastmix.kernels.mask_energy import mask_energy
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Blocks
 from fastmix.kernels.transport import transport
 from fastmix.kernels.transport.reference import MOST
 from fastmix.mixers.base import SHARE, WEIGHT, positive, whole, within
@@ -20,50 +22,6 @@ from fastmix.mixers.gradient import GradientMixer, saliency
 
 SMALL = 64  # pixels a side of the largest images that the authors pool by 4
 BLOCKS = {"paper": [2, 4, 8, 16], "openmixup": [2, 4, 8]}
-
-
-def energy_terms(
-    own: Tensor,
-    other: Tensor,
-    share: Tensor,
-    down: Tensor,
-    right: Tensor,
-    labels: int = 3,
-    beta: float = 1.2,
-    gamma: float = 0.5,
-    eta: float = 0.2,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The energy of the mask's labels l = 0..L-1, at which the image itself has the weight m = 1 - l / (L-1):
-
-        E = sum_blocks [ m U1 + (1 - m) U0 - eta / b^2 log(Binomial(L-1, p)(L-1-l) + 1e-8) ]
-          + sum_edges W (l - l')^2 / (L-1)^2
-
-    U1, the cost of showing the image, is the partner's saliency that is lost, `other` [B,b,b], and for each
-    neighbour the mean of the border differences that may follow, (d_1Q + d_1Q') / 2 or (d_P1 + d_P'1) / 2; U0, that
-    of showing the partner, is `own` [B,b,b], and likewise d_0Q or d_P0. W = beta' + (d_10 + d_01 - d_11 - d_00) / 2
-    is what is left for a border between both. d = gamma beta' D, beta' = beta / (16 b), where D are `down`
-    [B,4,b-1,b] and `right` [B,4,b,b-1] of kernels.borders; p is `share` float32 [B] or [1], how much of the image
-    is asked for.
-
-    Returns the arguments of kernels.gridcut: unary [B,L,b,b], and W as down [B,b-1,b] and right [B,b,b-1].
-    """
-    b = own.shape[1]
-    smooth = beta / (16 * b)
-    cost1, cost0, weights = other.clone(), own.clone(), []
-    for axis, differences in ((1, down), (2, right)):
-        d00, d01, d10, d11 = (gamma * smooth * differences).unbind(1)
-        cost1.narrow(axis, 0, b - 1).add_((d11 + d10) / 2)
-        cost1.narrow(axis, 1, b - 1).add_((d11 + d01) / 2)
-        cost0.narrow(axis, 0, b - 1).add_((d00 + d01) / 2)
-        cost0.narrow(axis, 1, b - 1).add_((d00 + d10) / 2)
-        weights.append(smooth + (d10 + d01 - d11 - d00) / 2)
-    unary = []
-    for label in range(labels):
-        kept = labels - 1 - label
-        prior = -torch.log(math.comb(labels - 1, kept) * share**kept * (1 - share) ** label + 1e-8)
-        m = kept / (labels - 1)
-        unary.append(m * cost1 + (1 - m) * cost0 + eta / b**2 * prior[:, None, None])
-    return torch.stack(unary, 1), *weights
 
 
 @dataclass
@@ -78,10 +36,11 @@ class Drawn:
 class PuzzleMix(GradientMixer):
     """out = m x_i' + (1 - m) x_j' on a grid of b x b blocks; label weight of y_i = mean of m, for each sample its own.
 
-    The mask m, of `labels` levels between 0 and 1, minimises an energy (energy_terms): each block from the image whose
-    saliency, |gradient of the loss| pooled by blocks, is larger there; neighbours alike, more so where a border would
-    show; and about p ~ Beta(alpha, alpha) of the image itself. x' has its blocks moved (kernels/transport) so that
-    salient ones come to where the image is shown: moving costs t_eps d^2 / (b - 1)^2, and gains the block's saliency.
+    The mask m, of `labels` levels between 0 and 1, minimises an energy (kernels/mask_energy.py): each block from the
+    image whose saliency, |gradient of the loss| pooled by blocks, is larger there; neighbours alike, more so where a
+    border would show; and about p ~ Beta(alpha, alpha) of the image itself. x' has its blocks moved (kernels/transport)
+    so that salient ones come to where the image is shown: moving costs t_eps d^2 / (b - 1)^2, and gains the block's
+    saliency.
     Kim, Choo, Song, "Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup", ICML 2020.
 
     blocks  b: a number, or a list from which each batch draws one; default 2, 4, 8 or 16
@@ -155,11 +114,11 @@ class PuzzleMix(GradientMixer):
 
     def on_grid(self, images: Tensor, gradient: Tensor, partner: Tensor, share: Tensor, b: int) -> Plan:
         """The plan on b x b blocks, for partner i32 [B] and share f32 [B] or [1], the p of the images."""
-        device, batch, size = images.device, len(images), tuple(images.shape[1:3])
+        device, size = images.device, tuple(images.shape[1:3])
         own = saliency(gradient, (b, b))
         differences = borders(images, partner, b, self.pooling(size))
         other = own[partner.long()]
-        terms = energy_terms(own, other, share, *differences, self.labels, self.beta, self.gamma, self.eta)
+        terms = mask_energy(own, other, share, *differences, self.labels, self.beta, self.gamma, self.eta)
         mask = 1 - gridcut(*terms) / (self.labels - 1)
 
         grid = self.places(size, b)
@@ -173,8 +132,7 @@ class PuzzleMix(GradientMixer):
             second = transport(other.flatten(1), mask < 1, grid, self.t_eps)
         else:
             first = second = torch.arange(n, dtype=torch.int32, device=device)
-        image = torch.arange(batch, dtype=torch.int32, device=device)
-        return Plan.block(partner, image[:, None] * n + first, partner[:, None] * n + second, mask, grid, size)
+        return plan_rows(Blocks(first, second, mask, grid), partner, size)
 
     def pooling(self, size: tuple[int, int]) -> int:
         """The pixels by which images are pooled to compare borders."""

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.graft_cells import graft_cells
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Grafted
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer, pooled
 from fastmix.models.saliency import feature_gradient
@@ -94,22 +95,11 @@ class SaliencyGrafting(GuidedMixer):
         return Drawn(*map(torch.from_numpy, (partner, p, uniform)))
 
     def put(self, batch: Batch, saliency: Tensor, drawn: Drawn) -> Plan:
-        (n, h, w), partner = saliency.shape, drawn.partner
-        saliency = saliency.flatten(1)
-        kept = graft_cells(saliency, drawn.p, drawn.uniform, self.temperature)
-        own = importance(saliency, kept)
-        share = own / (own + importance(saliency[partner.long()], ~kept))
-        return Plan.cells(partner, kept.view(n, h, w), batch.size).labelled(share, 1 - share)
+        rule = Grafted(saliency, drawn.p, drawn.uniform, self.temperature)
+        return plan_rows(rule, drawn.partner, batch.size)
 
 
 def middle(model: nn.Module) -> str:
     """The default site: the third of four stages, of a ViT the middle block."""
     names = sites(model)
     return "stage3" if "stage3" in names else f"block{sum(name.startswith('block') for name in names) // 2}"
-
-
-def importance(saliency: Tensor, shown: Tensor) -> Tensor:
-    """|S M| / |S|, float32 [B], of saliency S [B,n] in the cells M, bool [B,n]; S = 0 counts as S = 1."""
-    top = saliency.amax(1, keepdim=True)
-    power = (saliency / top).where(top > 0, 1.0).square()
-    return ((power * shown).sum(1) / power.sum(1)).sqrt()

@@ -10,21 +10,19 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.finegrained import finegrained
-from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan import Plan, box_around
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Around
 from fastmix.mixers.base import InputMixer, positive
-from fastmix.mixers.cutmix import box_around
 from fastmix.mixers.settled import placed
 
 
 @dataclass
 class Drawn:
-    """The partner of each image, int32 [B]; height and width of a box before it is clipped, int64 [2,1] or [2,B]; in
-    variant openmixup its middle's row and column, likewise.
-    """
+    """The partner of each image, int32 [B]; height and width of a box before it is clipped, int64 [2,1] or [2,B]."""
 
     partner: Tensor
     sides: Tensor
-    centre: Tensor | None
 
 
 class SaliencyMix(InputMixer):
@@ -52,32 +50,31 @@ class SaliencyMix(InputMixer):
         super().__init__(granularity, variant)
         self.alpha = positive(self.name, "alpha", alpha)
 
-    def draw(self, batch: Batch) -> Drawn:
+    def draw(self, batch: Batch) -> Drawn | Plan:
+        """What the plan draws, or, where it does not look at the images, the plan."""
         (h, w), rng = batch.size, batch.rng
         ratio = np.sqrt(1 - rng.beta(self.alpha, self.alpha, self.draws(batch)))
-        sides, partner, centre = np.stack([h * ratio, w * ratio]).astype(np.int64), self.pair(batch), None
+        sides, partner = np.stack([h * ratio, w * ratio]).astype(np.int64), self.pair(batch)
         if self.variant == "openmixup":
             mean = min(2 / np.sqrt(h), 0.5)
             row = rng.beta(2.5 * mean, 2.5 * (1 - mean), len(ratio))
-            centre = np.stack([np.minimum(h * row, h - 1).astype(np.int64), rng.integers(0, w, len(ratio))])
-            centre = torch.from_numpy(centre)
-        return Drawn(torch.from_numpy(partner), torch.from_numpy(sides), centre)
+            centre = np.minimum(h * row, h - 1).astype(np.int64), rng.integers(0, w, len(ratio))
+            return Plan.box(partner, *box_around(centre, sides, batch.size), batch.size)
+        return Drawn(torch.from_numpy(partner), torch.from_numpy(sides))
 
-    def put(self, batch: Batch, drawn: Drawn) -> Plan:
+    def put(self, batch: Batch, drawn: Drawn | Plan) -> Plan:
         """The plan, made where the images are."""
-        partner, centre = drawn.partner, drawn.centre
-        if centre is None:
-            centre = finegrained(batch.pixels)[partner.long()].T
-        box = box_around(centre.unbind(), drawn.sides.unbind(), batch.size)
-        return Plan.box(partner, *box, batch.size)
+        if isinstance(drawn, Plan):
+            return drawn
+        return plan_rows(Around(finegrained(batch.pixels), drawn.sides), drawn.partner, batch.size)
 
     def plan(self, batch: Batch) -> Plan:
         return self.put(batch, placed(self.draw(batch), batch.images.device))
 
-    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Drawn:
+    def settle(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Drawn | Plan:
         return self.draw(batch)
 
-    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
+    def loss(self, model: nn.Module, batch: Batch, drawn: Drawn | Plan, criterion: nn.Module) -> Tensor:
         return super().loss(model, batch, self.put(batch, drawn), criterion)
 
     @property

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.reference import outside
+from fastmix.kernels.plan_rows.rules import Squares
 from fastmix.mixers.base import interval
 from fastmix.mixers.guided import GuidedMixer
-from fastmix.mixers.transmix import outside
 from fastmix.models.clean_pass import look, need_class_token, patches
 from fastmix.models.sites import classifier, rewrite
 from fastmix.targets import Targets
@@ -85,12 +87,7 @@ class SMMix(GuidedMixer):
         return Drawn(torch.from_numpy(self.pair(batch)), side)
 
     def put(self, batch: Batch, attention: Tensor, drawn: Drawn) -> Plan:
-        (h, w), partner, side = attention.shape[1:], drawn.partner, drawn.side
-        (y, x), source = squares(attention, side)
-        source_y, source_x = (v[partner.long()] for v in source)
-        down, across = batch.size[0] // h, batch.size[1] // w
-        box = (y * down, (y + side) * down, x * across, (x + side) * across)
-        return Plan.window(partner, *box, source_y * down, source_x * across, 1, 1, batch.size)
+        return plan_rows(Squares(attention, drawn.side), drawn.partner, batch.size)
 
     def loss(self, model: nn.Module, batch: Batch, drawn: Drawn, criterion: nn.Module) -> Tensor:
         attention, clean = self.ask(model, batch)
@@ -120,17 +117,6 @@ class Tokens:
 
 def keep(given: Tensor, output: Tensor, tokens: Tokens) -> None:
     tokens.value = output
-
-
-def squares(attention: Tensor, side: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """First row and column of the square of `side` cells with the least sum of attention [B,h,w], and with the largest.
-
-    int64 [B] each; the first in order where several are alike.
-    """
-    sums = F.avg_pool2d(attention[:, None].double(), side, stride=1)[:, 0]
-    columns = sums.shape[2]
-    sums = sums.flatten(1)
-    return tuple((at // columns, at % columns) for at in (sums.argmin(1), sums.argmax(1)))
 
 
 def means(tokens: Tensor, kept: Tensor) -> Tensor:

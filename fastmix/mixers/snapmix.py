@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
-from fastmix.kernels.host_to_device import constant
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Stretched
 from fastmix.mixers.base import positive
 from fastmix.mixers.cutmix import clipped_box
 from fastmix.mixers.guided import GuidedMixer
@@ -83,69 +83,15 @@ class SnapMix(GuidedMixer):
         return Drawn(torch.from_numpy(self.pair(batch)), torch.from_numpy(boxes), torch.from_numpy(mixed))
 
     def put(self, batch: Batch, activation: Tensor, drawn: Drawn) -> Plan:
-        (box, source), partner = (edges.unbind() for edges in drawn.boxes), drawn.partner
-        own = 1 - share(activation, box, batch.size)
-        other = share(activation[partner.long()], source, batch.size)
+        alike = None
         if self.variant == "openmixup":
-            same = (batch.labels == batch.labels[partner.long()]) & drawn.mixed
-            own, other = own + other * same, other + own * same
-        return Plan.resized(partner, box, source, batch.size).labelled(own, other)
+            alike = (batch.labels == batch.labels[drawn.partner.long()]) & drawn.mixed
+        return plan_rows(Stretched(activation, drawn.boxes, alike), drawn.partner, batch.size)
 
     def box(self, batch: Batch, n: int) -> tuple[np.ndarray, ...]:
         """Boxes by CutMix's rule."""
         ratio = np.sqrt(1 - batch.rng.beta(self.alpha, self.alpha, n))
         return clipped_box(batch.rng, *((length * ratio).astype(int) for length in batch.size), batch.size)
-
-
-def share(activation: Tensor, box: Box, size: tuple[int, int]) -> Tensor:
-    """The part of each image's percent map that lies in its box, in [0,1]. float64 [B]
-
-    activation [B,h,w] of any float type; box of tensors [1] or [B]; size = (H, W). With the matrices P_y [H,h] and P_x
-    [W,w] of the resizing, the sum of P_y A P_x' over a box is a_y' A a_x, where a sums the rows of P inside the box.
-    """
-    a = activation.double()
-    a = a - a.amin((1, 2), keepdim=True)  # no matter to the percent map, all the more to its rounding
-    (y0, y1, x0, x1), (height, width) = box, size
-    sides = (height, a.shape[1]), (width, a.shape[2])
-    rows, columns = (constant(between, *side, device=a.device) for side in sides)
-    row_sums, column_sums = (constant(sums, *side, device=a.device) for side in sides)
-
-    def total(y: Tensor, x: Tensor) -> Tensor:
-        return (y[:, None] @ a @ x[:, :, None]).flatten()
-
-    lowest = (rows @ a @ columns.T).amin((1, 2))
-    whole = total(row_sums[-1:], column_sums[-1:]) - height * width * lowest
-    inside = total(row_sums[y1] - row_sums[y0], column_sums[x1] - column_sums[x0])
-    area = torch.as_tensor(_area(box)).double()
-    part = (inside - area * lowest) / whole
-    return torch.where(whole > 0, part, area / (height * width)).clamp(0, 1)
-
-
-@cache
-def resizing(length: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear resizing of `cells` to `length` pixels: some rows of its matrix P [length,cells], and the sums of the
-    first 0, 1, ..., length rows, float64 [length+1,cells].
-
-    The rows are those of the first and the last pixel between two neighbouring cells: between cells the resized map is
-    bilinear, so it is least at such a pixel.
-    """
-    place = np.clip((np.arange(length) + 0.5) * cells / length - 0.5, 0, cells - 1)
-    first = np.minimum(place.astype(int), max(cells - 2, 0))
-    matrix = np.zeros((length, cells))
-    np.add.at(matrix, (np.arange(length), first), 1 - (place - first))
-    np.add.at(matrix, (np.arange(length), np.minimum(first + 1, cells - 1)), place - first)
-    ends = np.diff(first, prepend=-1).astype(bool) | np.diff(first, append=cells).astype(bool)
-    return matrix[ends], np.concatenate([np.zeros((1, cells)), matrix.cumsum(0)])
-
-
-def between(length: int, cells: int) -> np.ndarray:
-    """The rows of `resizing`."""
-    return resizing(length, cells)[0]
-
-
-def sums(length: int, cells: int) -> np.ndarray:
-    """The sums of `resizing`."""
-    return resizing(length, cells)[1]
 
 
 def _area(box):

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from fastmix.batch import Batch
 from fastmix.kernels.host_to_device import constant
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Weights
 from fastmix.mixers.base import WEIGHT, check, positive, whole, within
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.mixers.settled import placed
@@ -98,7 +100,7 @@ class SuperMix(GuidedMixer):
         return raw, classes
 
     def put(self, batch: Batch, raw: Tensor, drawn: Drawn) -> Plan:
-        return Plan.map(drawn.partner, weight(raw, batch.size), batch.size).labelled(drawn.lam, 1 - drawn.lam)
+        return plan_rows(Weights(weight(raw, batch.size), drawn.lam), drawn.partner, batch.size)
 
     def decide(self, model: nn.Module, batch: Batch, criterion: nn.Module) -> Plan:
         return self.seen(model, batch, placed(self.settle(model, batch, criterion), batch.images.device))[0]

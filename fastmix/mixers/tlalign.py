@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows.reference import outside
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.cutmix import clipped_box
 from fastmix.mixers.judged import JudgedMixer
-from fastmix.mixers.transmix import outside
 from fastmix.models.clean_pass import need_class_token, patches
 from fastmix.models.sites import Attention, attention_inputs, name_of, sites, stride
 from fastmix.targets import Targets

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Tokens
 from fastmix.mixers.base import positive, whole
 from fastmix.mixers.guided import GuidedMixer
 from fastmix.mixers.shown import LAMBDA
@@ -62,10 +64,8 @@ class TokenMixer(GuidedMixer):
         return Drawn(torch.from_numpy(partner), torch.from_numpy(pasted))
 
     def put(self, batch: Batch, activation: Tensor, drawn: Drawn) -> Plan:
-        partner, pasted = drawn.partner, drawn.pasted
-        maps = normalised(activation, tuple(pasted.shape[1:]))
-        own, other = ((maps * ~pasted).sum((1, 2)), (maps[partner.long()] * pasted).sum((1, 2)))
-        return Plan.cells(partner, ~pasted, batch.size).labelled(own, other)
+        maps = regridded(activation, tuple(drawn.pasted.shape[1:]))
+        return plan_rows(Tokens(maps, drawn.pasted), drawn.partner, batch.size)
 
     def counts(self, batch: Batch, tokens: int) -> np.ndarray:
         """How many tokens each mask asks for. int64 [1 or B]"""
@@ -185,8 +185,8 @@ def block_masks(rng: np.random.Generator, count: np.ndarray, grid: tuple[int, in
     return masks
 
 
-def normalised(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Maps [B,h,w], not negative, on another grid (bilinear, a mean where it is coarser), divided by their sums."""
-    if maps.shape[1:] != torch.Size(grid):
-        maps = F.interpolate(maps[:, None], grid, mode="bilinear", antialias=True)[:, 0]
-    return maps / (maps.sum((1, 2), keepdim=True) + 1e-8)
+def regridded(maps: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Maps [B,h,w] on another grid: bilinear, a mean where it is coarser."""
+    if maps.shape[1:] == torch.Size(grid):
+        return maps
+    return F.interpolate(maps[:, None], grid, mode="bilinear", antialias=True)[:, 0]

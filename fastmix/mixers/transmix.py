@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows import plan_rows
+from fastmix.kernels.plan_rows.rules import Attended
 from fastmix.mixers.base import SHARE, within
 from fastmix.mixers.cutmix import CutMix
 from fastmix.mixers.judged import JudgedMixer
@@ -52,21 +53,9 @@ class TransMix(JudgedMixer, CutMix):
     def judged(self, model: nn.Module, batch: Batch, plan: Plan, criterion: nn.Module) -> tuple[Tensor, Targets]:
         with class_attention(model) as attention:
             logits = model(batch.mix(plan))
-        kept = outside(plan, patches(model, batch.size), batch.size)
-        own = self.ratio * plan.own + (1 - self.ratio) * attended(attention.value, kept, plan.own)
-        own = own.mean() if self.variant == "openmixup" else own
-        return logits, Targets.of(batch.labels, plan.labelled(own, 1 - own))
-
-
-def outside(plan: Plan, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """Which patches begin outside the box of a plan of boxes, bool [B,h*w]; grid = (h, w), size = (H, W)."""
-    y0, y1, x0, x1 = plan.table[:, 4:8, None].unbind(1)
-    y, x = (torch.arange(n, device=y0.device) * length // n for n, length in zip(grid, size, strict=True))
-    inside = ((y >= y0) & (y < y1))[:, :, None] & ((x >= x0) & (x < x1))[:, None]
-    return ~inside.flatten(1)
-
-
-def attended(attention: Tensor, kept: Tensor, area: Tensor) -> Tensor:
-    """The share of the attention [B,N] to patches that goes to the kept ones, [B,N]; `area` where there is none. [B]"""
-    whole = attention.sum(1)
-    return torch.where(whole > 0, (attention * kept).sum(1) / whole, area)
+        seen = attention.value.unflatten(1, patches(model, batch.size))
+        plan = plan_rows(Attended(seen, plan, self.ratio), plan.partner, batch.size)
+        if self.variant == "openmixup":
+            own = plan.own.mean()
+            plan = plan.labelled(own, 1 - own)
+        return logits, Targets.of(batch.labels, plan)

@@ -23,8 +23,10 @@ kernel and the numba twin find the same labels on every device.
 
 One program solves a group. Counts and an output's costs are in registers; costs and paths of its lines go through a
 few kB of scratch, from which a line's blocks are read one after the other (cached). Bytes: 4 m n + 4 m m read and 4 m n
-written. It is bound by latency: 3 starts x 2 rounds x 4 kinds of lines x 2 b blocks x m x iterations dependent steps,
-all lines of a kind and all groups at once.
+written. It is bound by latency: 2 rounds x 4 kinds of lines x 2 b blocks x m x iterations dependent steps, in which all
+three starts, all lines of a kind and all groups go side by side. These are 3 b/2 (m + 3) values at a time, no more than
+a program has threads; and an output's costs follow from the one before, so a second program for a group would have to
+wait for the first after each output, which Triton has no way to do, or be 4 m launches.
 """
 
 from __future__ import annotations
@@ -33,12 +35,16 @@ import torch
 from torch import Tensor
 
 from fastmix.kernels._triton import INTERPRETED
+from fastmix.kernels.comixup import gpu, posing
 from fastmix.kernels.comixup.cases import CASES
-from fastmix.kernels.comixup.gpu import AOT, blocks, comixup_kernel
+from fastmix.kernels.comixup.gpu import blocks, comixup_kernel
+from fastmix.kernels.comixup.posing import posed
 from fastmix.kernels.comixup.problem import BASE, CELLS, MOST, ROUNDS, fixed_point
 from fastmix.kernels.comixup.reference import DTYPES, reference
 
 __all__ = ["AOT", "CASES", "DTYPES", "comixup", "reference"]
+
+AOT = gpu.AOT + posing.AOT
 
 
 def comixup(
@@ -66,14 +72,16 @@ def comixup(
     Without a wait for the device. Raises ValueError for arguments that do not fit each other.
     """
     _check(cost, compatibility, start, sizes, grid, (beta, gamma, tau, largest), iterations)
-    problem = fixed_point(cost, compatibility, beta, gamma, tau, largest)
-    inside = torch.arange(cost.shape[1], device=cost.device)[:, None] < sizes[:, None, None]
-    labels = torch.where(inside, start.clamp(0, cost.shape[1] - 1), 0).int() * (BASE + 1)
     if cost.is_cuda or INTERPRETED:
+        sizes = sizes.int()
+        problem, labels = posed(cost, compatibility, start, sizes, beta, gamma, tau, largest)
         _launch(problem, sizes, labels, grid, iterations, resolve)
     else:
         from fastmix.kernels.comixup.cpu import comixup_cpu
 
+        problem = fixed_point(cost, compatibility, beta, gamma, tau, largest)
+        inside = torch.arange(cost.shape[1])[:, None] < sizes[:, None, None]
+        labels = torch.where(inside, start.clamp(0, cost.shape[1] - 1), 0).int() * (BASE + 1)
         comixup_cpu(problem, sizes, labels, grid, iterations, resolve)
     return torch.stack([labels // BASE, labels % BASE], 3)
 
@@ -81,12 +89,12 @@ def comixup(
 def _launch(problem, sizes, labels, grid, iterations, resolve) -> None:
     groups, m, n = labels.shape
     chosen = blocks(m, n, grid[1])
-    scratch = torch.empty(groups, 2, n, chosen["L"], dtype=torch.int32, device=labels.device)
+    scratch = torch.empty(groups, n, 4 * chosen["L"] + 4, dtype=torch.int32, device=labels.device)
     with torch.cuda.device_of(labels):
         comixup_kernel[(groups,)](
-            problem.costs.contiguous(),
-            problem.penalty.contiguous(),
-            sizes.int().contiguous(),
+            problem.costs,
+            problem.penalty,
+            sizes.contiguous(),
             labels,
             scratch,
             problem.limit,

@@ -45,31 +45,36 @@ def _onwards(best, label, quarter, a, b, c, m):
 
 
 @jit
-def _lines(row, priced, paths, quarter, parity, count, length, across, step, code, ends_first, ends_second, a, b, c, m,
-           R: tl.constexpr, L: tl.constexpr):  # fmt: skip
-    """Gives every second of `count` lines its best labels with the others fixed: a shortest path each, side by side.
+def _lines(tries, starts, priced, paths, quarter, parity, n, count, length, across, step, code, ends_first, ends_second,
+           a, b, c, m, R: tl.constexpr, L: tl.constexpr):  # fmt: skip
+    """Gives every second of `count` lines of each start its best labels with the others fixed: a shortest path each,
+    all side by side.
 
-    Block x of line y is y across + x step; priced, paths: memory [n,L].
+    Block x of line y is y across + x step; memory: tries [starts,n], the labels, priced [n,L] and paths [starts,n,L].
     """
-    line, label = 2 * tl.arange(0, R) + parity, tl.arange(0, L)[None, :]
-    there, at = line < count, line * across
+    lane, label = tl.arange(0, 4 * R), tl.arange(0, L)[None, :]
+    begin, line = lane // R, 2 * (lane % R) + parity
+    there, at = (begin < starts) & (line < count), line * across
     inside, first = there[:, None], at[:, None]
-    above, below, place = inside & (line > 0)[:, None], (line + 1 < count)[:, None], first * L + label
-    best = tl.zeros([R, L], tl.int32)
+    row, row_at = tries + (begin * n)[:, None], tries + begin * n
+    above, below = inside & (line > 0)[:, None], inside & (line + 1 < count)[:, None]
+    place = first * L + label
+    path = paths + ((begin * n)[:, None] * L + place)
+    best = tl.zeros([4 * R, L], tl.int32)
     for x in range(length):
         near = _beside(row, first + x * step - across, above, code, ends_first, ends_second)
         near += _beside(row, first + x * step + across, below, code, ends_first, ends_second)
         cost = tl.load(priced + (place + x * step * L), mask=inside, other=0) - quarter * near
         best = cost + _onwards(best - tl.min(best, 1, keep_dims=True), label, quarter, a, b, c, m)
-        tl.store(paths + (place + x * step * L), best, mask=inside)
+        tl.store(path + x * step * L, best, mask=inside)
     tl.debug_barrier()
-    behind = tl.zeros([R], tl.int32)
+    behind = tl.zeros([4 * R], tl.int32)
     for y in range(length):
         x = length - 1 - y
         after = tl.where(y > 0, _alike(code, behind[:, None], ends_first, ends_second), 0)
-        best = tl.load(paths + (place + x * step * L), mask=inside, other=0) - quarter * after
+        best = tl.load(path + x * step * L, mask=inside, other=0) - quarter * after
         behind = tl.sum(tl.where(label == tl.argmin(best, 1)[:, None], code, 0), 1)
-        tl.store(row + (at + x * step), behind, mask=there)
+        tl.store(row_at + (at + x * step), behind, mask=there)
     tl.debug_barrier()
 
 
@@ -88,7 +93,8 @@ def comixup_kernel(
 ):  # fmt: skip
     """One program: a group. N >= n, L >= m + 3, R >= half of the rows and of the columns, powers of two.
 
-    Outputs, too, are numbered along L. scratch: int32 [G,2,n,L], the costs of an output's labels, and of paths to them.
+    Outputs, too, are numbered along L. scratch: int32 [G,n,4L+4], the costs of an output's labels, and of each start
+    its paths and its labels.
     """
     group = tl.program_id(0).to(tl.int64)
     size = tl.load(sizes + group)
@@ -96,8 +102,9 @@ def comixup_kernel(
     block, input = t[:, None], k[None, :]
     rows = n // columns
     table = labels + group * (m * n)
-    priced_at = scratch + group * (2 * n * L)
+    priced_at = scratch + group * (n * (4 * L + 4))
     paths_at = priced_at + n * L
+    tries = priced_at + 4 * n * L
     there = (block < n) & (input < size)
     pair = (k[:, None] < size) & (input < size)
     total = tl.zeros([L], tl.int32)
@@ -149,29 +156,28 @@ def comixup_kernel(
             cheapest = tl.argmin(priced, 1)
             all_over = tl.argmin(tl.sum(tl.where(block < n, priced >> COARSE, 0), 0), 0)
             tl.store(priced_at + (block * L + input), priced, mask=block < n)
+            tl.store(tries + t, before, mask=t < n)
+            tl.store(tries + n + t, tl.sum(tl.where(input == cheapest[:, None], code, 0), 1), mask=t < n)
+            tl.store(tries + 2 * n + t, tl.sum(tl.where(input == all_over, code, 0), 1), mask=t < n)
+            tl.debug_barrier()
+            for phase in range(phases):  # even rows, odd rows, even columns, odd columns, and again
+                along = phase // 2 % 2 == 0
+                count, length = tl.where(along, rows, columns), tl.where(along, columns, rows)
+                across, step = tl.where(along, columns, 1), tl.where(along, 1, columns)
+                _lines(tries, starts, priced_at, paths_at, quarter, phase % 2, n, count, length, across, step,
+                       code, first, second, a, b, c, m, R, L)  # fmt: skip
             best, least = before, tl.full((), 1 << 62, tl.int64)
             for begin in range(starts):  # no constant: unrolled, it would not fit the registers
-                chosen = tl.where(begin == 1, cheapest, all_over)
-                label = tl.sum(tl.where(input == chosen[:, None], code, 0), 1)
-                label = tl.where(begin == 0, before, label)
-                tl.debug_barrier()  # others may still read the row
-                tl.store(row + t, label, mask=t < n)
-                tl.debug_barrier()
-                for phase in range(phases):  # even rows, odd rows, even columns, odd columns, and again
-                    along = phase // 2 % 2 == 0
-                    count, length = tl.where(along, rows, columns), tl.where(along, columns, rows)
-                    across, step = tl.where(along, columns, 1), tl.where(along, 1, columns)
-                    _lines(row, priced_at, paths_at, quarter, phase % 2, count, length, across, step,
-                           code, first, second, a, b, c, m, R, L)  # fmt: skip
-                label = tl.load(row + t, mask=t < n, other=0)
+                found = tries + begin * n
+                label = tl.load(found + t, mask=t < n, other=0)
                 one, two = label // HALVES, label % HALVES
-                near = _beside(row, t - columns, (t >= columns) & (t < n), label, one, two)
-                near += _beside(row, t - 1, (t % columns > 0) & (t < n), label, one, two)
+                near = _beside(found, t - columns, (t >= columns) & (t < n), label, one, two)
+                near += _beside(found, t - 1, (t % columns > 0) & (t < n), label, one, two)
                 cost = tl.sum(tl.where((code == label[:, None]) & (block < n), priced, 0), 1)
                 energy = tl.sum((cost - quarter * near).to(tl.int64), 0)
                 best = tl.where(energy < least, label, best)
                 least = tl.minimum(energy, least)
-            tl.debug_barrier()
+            tl.debug_barrier()  # others may still read the row
             tl.store(row + t, best, mask=t < n)
             tl.debug_barrier()
             used = _used(row, t, n, input)

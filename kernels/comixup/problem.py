@@ -35,14 +35,24 @@ class Problem:
     bonus: int
 
 
+def unit(m: int, beta: float, gamma: float, largest: float) -> float:
+    """What a cost of 1 becomes: with so many bits that no sum leaves int32, at most 24 behind the point."""
+    return 2.0 ** min(24, 29 - math.ceil(math.log2(2 * gamma * m + 4 * beta + 2 * largest)))
+
+
+def numbers(one: float, n: int, beta: float, gamma: float, tau: float) -> tuple[int, ...]:
+    """limit, quarter, twin and bonus of a Problem."""
+    terms = (min(2 * gamma * tau, 2**29 / one), beta / n / 4, gamma / n, 2 * HALF_BONUS)
+    return tuple(round(one * term) for term in terms)
+
+
 def fixed_point(cost: Tensor, compatibility: Tensor, beta: float, gamma: float, tau: float, largest: float) -> Problem:
-    """The problem in whole numbers: with so many bits that no sum leaves int32, at most 24 behind the point."""
+    """The problem in whole numbers."""
     m, n = cost.shape[1:]
-    one = 2.0 ** min(24, 29 - math.ceil(math.log2(2 * gamma * m + 4 * beta + 2 * largest)))
+    one = unit(m, beta, gamma, largest)
 
     def whole(values: Tensor) -> Tensor:
         return (torch.nan_to_num(values) * one).round().int()
 
     penalty = whole(compatibility.clamp(0, 1) * (gamma / n))
-    terms = (min(2 * gamma * tau, 2**29 / one), beta / n / 4, gamma / n, 2 * HALF_BONUS)
-    return Problem(whole(cost.clamp(-largest, largest)), penalty, *(round(one * term) for term in terms))
+    return Problem(whole(cost.clamp(-largest, largest)), penalty, *numbers(one, n, beta, gamma, tau))

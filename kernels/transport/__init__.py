@@ -12,6 +12,11 @@ Costs are computed on the fly: those of one source grow with distance, up to wha
 from near to far and stops when no further one can be cheaper, mostly after a few. A round without a loser is the last.
 In fp32, in one order of operations, so that all implementations give the same plan.
 
+On a GPU a source looks at 8 targets at a time before all of its sample ask whether one must go on, which changes
+nothing: what lies beyond where it would stop is no cheaper. Targets keep the least bid by an atomic minimum of whole
+numbers, the same in any order. So a round of 16 x 16 blocks is at most 121 steps that wait for each other, and 4 more,
+where one target at a time and then 4 targets at a time were 961 and 64.
+
 Bytes: 5 read and 4 written for each block. Flops: about 10 for each target that is looked at; in the worst case
 (eps = 0) these are all n^2 = 65,536 of 16 x 16 blocks in each of 16 rounds.
 """
@@ -40,12 +45,16 @@ def transport(saliency: Tensor, wanted: Tensor, grid: tuple[int, int], eps: floa
     saliency, wanted = saliency.contiguous(), wanted.contiguous()
     source = torch.empty(saliency.shape, dtype=torch.int32, device=saliency.device)
     if saliency.is_cuda or INTERPRETED:
-        ways = offsets_on(tuple(grid), saliency.device)
+        ways, (samples, n) = offsets_on(tuple(grid), saliency.device), saliency.shape
+        lost = torch.empty(samples, max(grid), n, dtype=torch.int32, device=saliency.device)
+        bids = torch.empty(samples, n, dtype=torch.int64, device=saliency.device)
         with torch.cuda.device_of(saliency):
             transport_kernel[(len(saliency),)](
                 saliency,
                 wanted,
                 ways,
+                lost,
+                bids,
                 source,
                 scale_of(grid, eps),
                 len(ways),

@@ -2,57 +2,68 @@
 
 from __future__ import annotations
 
-from fastmix.kernels._triton import Target, jit, tl
+from fastmix.kernels._triton import Target, constant, jit, tl
+
+NOBODY = constant(0x7FFFFFFFFFFFFFFF)
 
 
 @jit(numbers=("ways", "rounds", "gh", "gw"))
 def transport_kernel(
-    saliency, wanted, offsets, source, scale, ways, rounds, gh, gw, N: tl.constexpr, R: tl.constexpr, J: tl.constexpr
+    saliency, wanted, offsets, lost, bids, source, scale, ways, rounds, gh, gw, N: tl.constexpr, WAYS: tl.constexpr
 ):
-    """One program: one sample. N >= n lanes, one a source; R >= rounds; targets are given away J at a time."""
+    """One program: one sample. N >= n lanes, one a source, which looks at WAYS targets at a time.
+
+    Memory: lost int32 [B,rounds,n], the targets that each source lost, round by round; bids int64 [B,n], what the
+    targets hold.
+    """
     n = gh * gw
     sample = tl.program_id(0).to(tl.int64)
-    i = tl.arange(0, N)
-    row, column = i // gw, i % gw
+    held, losses = bids + sample * n, lost + sample * (rounds * n)
+    i, each = tl.arange(0, N), tl.arange(0, WAYS)
+    row, column = (i // gw)[None, :], (i % gw)[None, :]
     u = tl.load(saliency + sample * n + i, mask=i < n, other=0.0)
-    place = tl.arange(0, R)
-    lost = tl.full([N, R], -1, tl.int32)  # the targets that each source lost, round by round
     k, losers = 0, 1
     while (k < rounds) & (losers > 0):
         best, target = tl.full([N], float("inf"), tl.float32), i
         way, open = 0, 1
-        while (way < ways) & (open > 0):
-            squared = tl.load(offsets + 3 * way).to(tl.float32) * scale
-            y, x = row + tl.load(offsets + 3 * way + 1), column + tl.load(offsets + 3 * way + 2)
+        while (way < ways) & (open > 0):  # what lies beyond the last that a source must look at is no better: harmless
+            to = offsets + 3 * tl.minimum(way + each, ways - 1)
+            squared = tl.load(to).to(tl.float32) * scale
+            y, x = row + tl.load(to + 1)[:, None], column + tl.load(to + 2)[:, None]
             j = y * gw + x
-            inside = (i < n) & (y >= 0) & (y < gh) & (x >= 0) & (x < gw)
+            inside = (i < n)[None, :] & (y >= 0) & (y < gh) & (x >= 0) & (x < gw)
             z = tl.load(wanted + sample * n + j, mask=inside, other=0) != 0
-            again = tl.sum((lost == j[:, None]).to(tl.int32), 1).to(tl.float32)
-            cost = (squared - tl.where(z, u, 0.0)) + again
-            better = inside & ((cost < best) | ((cost == best) & (j < target)))
-            best, target = tl.where(better, cost, best), tl.where(better, j, target)
-            open = tl.max(((i < n) & (squared - u <= best)).to(tl.int32), 0)
-            way += 1
-        # The bits of a cost, as an integer of the same order, then the suitor: the least is the target's choice.
+            again = tl.zeros([WAYS, N], tl.float32)
+            for r in range(k):
+                again += (tl.load(losses + r * n + i, mask=i < n, other=-1)[None, :] == j).to(tl.float32)
+            cost = tl.where(inside, (squared[:, None] - tl.where(z, u[None, :], 0.0)) + again, float("inf"))
+            least = tl.min(cost, 0)
+            first = tl.min(tl.where(cost == least[None, :], j, n), 0)
+            better = (least < best) | ((least == best) & (first < target))
+            best, target = tl.where(better, least, best), tl.where(better, first, target)
+            open = tl.max(((i < n) & (tl.max(squared, 0) - u <= best)).to(tl.int32), 0)
+            way += WAYS
+        # Each target keeps its least bid: the bits of a cost, as an integer of the same order, then the suitor.
         bits = best.to(tl.int32, bitcast=True)
         bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
         bid = (bits.to(tl.int64) << 16) | i
-        loses = tl.zeros([N], tl.int32)
-        for first in range(0, n, J):
-            j = first + tl.arange(0, J)
-            suits = (target[:, None] == j[None, :]) & (i < n)[:, None]
-            least = tl.min(tl.where(suits, bid[:, None], 0x7FFFFFFFFFFFFFFF), 0)
-            loses += tl.sum((suits & (bid[:, None] > least[None, :])).to(tl.int32), 1)
-            winner = tl.where(least < 0x7FFFFFFFFFFFFFFF, (least & 0xFFFF).to(tl.int32), j)
-            tl.store(source + sample * n + j, winner, mask=j < n)
-        lost = tl.where((place[None, :] == k) & (loses > 0)[:, None], target[:, None], lost)
-        losers = tl.max(loses, 0)
+        tl.store(held + i, NOBODY, mask=i < n)
+        tl.debug_barrier()
+        tl.atomic_min(held + target, bid, mask=i < n, sem="relaxed")
+        tl.debug_barrier()
+        lowest = tl.load(held + target, mask=i < n, other=NOBODY, cache_modifier=".cg")
+        loses = (i < n) & (bid > lowest)
+        tl.store(losses + k * n + i, tl.where(loses, target, -1), mask=i < n)
+        tl.debug_barrier()
+        losers = tl.max(loses.to(tl.int32), 0)
         k += 1
+    kept = tl.load(held + i, mask=i < n, other=NOBODY, cache_modifier=".cg")
+    tl.store(source + sample * n + i, tl.where(kept < NOBODY, (kept & 0xFFFF).to(tl.int32), i), mask=i < n)
 
 
 def lanes(grid: tuple[int, int]) -> dict[str, int]:
     n = 1 << (grid[0] * grid[1] - 1).bit_length()
-    return dict(N=n, R=1 << (max(grid) - 1).bit_length(), J=min(n, 4))
+    return dict(N=n, WAYS=8)
 
 
 def warps(grid: tuple[int, int]) -> int:
@@ -60,10 +71,10 @@ def warps(grid: tuple[int, int]) -> int:
 
 
 def _target(grid: tuple[int, int], registers: int) -> Target:
-    types = dict(saliency="*fp32", wanted="*i1", offsets="*i32", source="*i32", scale="fp32")
+    types = dict(saliency="*fp32", wanted="*i1", offsets="*i32", lost="*i32", bids="*i64", source="*i32", scale="fp32")
     types |= dict.fromkeys(("ways", "rounds", "gh", "gw"), "i32")
     name = f"transport {grid[0]}x{grid[1]}"
     return Target(name, transport_kernel, types, lanes(grid), registers, 1, 4, fused=False, num_warps=warps(grid))
 
 
-AOT = [_target((4, 4), 64), _target((16, 16), 128)]
+AOT = [_target((4, 4), 80), _target((16, 16), 128)]

@@ -1,8 +1,10 @@
 """What a step launches, counted on the pretended GPU: PYTHONPATH=.:tests python -m gpu launch_count [CSV] [NAME ...]
 
 Of each method, with the small network of its tests, 8 images of 64 pixels, bf16, SGD and an average of the weights: an
-ordinary step, and one that is replayed as CUDA graphs, each of which is one launch. Then what LAMB launches for a
-ResNet-50, ours and timm's, and what the average does. Nothing is timed. Counted are
+ordinary step, and one that is replayed as CUDA graphs, each of which is one launch; and of the ordinary one what its
+plan takes, where that is made on the device of what a model or the pixels said, also in plain torch in place of
+kernels.plan_rows and mask_energy. Then what LAMB launches for a ResNet-50, ours and timm's, and what the average does.
+Nothing is timed. Counted are
 
 - operations of torch that touch the device's memory, copies from the host among them; views and empty tensors do not;
 - of one on lists of tensors as many as torch's multi-tensor kernels take, at most so many tensors and blocks of 65,536
@@ -128,6 +130,36 @@ def of_step(name: str, captured: bool, teacher: str) -> int | None:
     raise AssertionError(f"{name}: no step was replayed")
 
 
+def of_plan(name: str, plain: bool, teacher: str) -> int | None:
+    """Launches of a method's put(); None where it has none. plain: by the kernels' references."""
+    cfg = config.from_tree({"precision": "bf16", "optim": {"name": "sgd", "lr": 0.05, "fused": "torch"}}, "the count")
+    found = []
+    with pretended.pretending(Counting) as gpu:
+        task, rest = made(name, cfg, teacher)
+        mixer = task.mixer
+        if not hasattr(mixer, "put"):
+            return None
+        put, module = mixer.put, sys.modules[type(mixer).put.__module__]
+
+        def counted(*args):
+            before = gpu.count
+            plan = put(*args)
+            found.append(gpu.count - before)
+            return plan
+
+        mixer.put = counted
+        used = {kernel: vars(module)[kernel] for kernel in ("plan_rows", "mask_energy") if kernel in vars(module)}
+        if plain:
+            vars(module).update({name: sys.modules[own.__module__].reference for name, own in used.items()})
+        step = Step(cfg, task, *rest)
+        for k, images, labels in batches(MOST_STEPS):
+            step(images, labels, k)
+            if len(found) > 1:  # the first sends what stays there
+                break
+        vars(module).update(used)
+    return found[-1]
+
+
 def of_updates() -> dict[tuple[str, str], int]:
     """Launches of LAMB's step and of an average's, of a ResNet-50: by what, and whose."""
     models.load_timm()
@@ -162,6 +194,9 @@ def rows(names: list[str], teacher: str):
         yield row(name, "fastmix", f"{BATCH}x64x64x3", "bf16", of_step(name, False, teacher))
         if (count := of_step(name, True, teacher)) is not None:
             yield row(name, "fastmix, cuda_graph", f"{BATCH}x64x64x3", "bf16", count)
+        for provider, plain in (("fastmix", False), ("plain torch", True)):
+            if (count := of_plan(name, plain, teacher)) is not None:
+                yield row(f"{name}, its plan", provider, f"{BATCH}x64x64x3", "bf16", count)
     for (what, provider), count in of_updates().items():
         yield row(f"resnet50 {what}", provider, "", "fp32", count)
 

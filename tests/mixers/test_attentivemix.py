@@ -10,7 +10,7 @@ from scipy import stats
 from fastmix import MIXERS, cli, config, files, train
 from fastmix.engine import checkpoint
 from fastmix.engine.task import Task
-from fastmix.kernels.top_cells import top_cells
+from fastmix.kernels.plan_rows.reference import top_cells
 from fastmix.mixers import build
 from fastmix.mixers.guided import pooled
 from fastmix.models.teacher import Teacher
@@ -86,7 +86,7 @@ def test_pixels_are_the_sources_bit_for_bit(mixer):
 @pytest.mark.parametrize("k_dist, beta, mean", [("beta_alpha", 2, 24.0), ("beta_8", 8, 9.3)])
 def test_k_follows_its_law(mixer, k_dist, beta, mean):
     made = mixer(k_dist=k_dist, granularity="sample")
-    draws = made.counts(made.draw(shapes(5000, (7, 7), seed=4), None).number, 49).numpy()
+    draws = (made.plan(shapes(5000, (7, 7), seed=4), attention(5000, 49)).own * 49).round().int().numpy()
     edges = stats.beta(2, beta).cdf(np.arange(50) / 49)
     expected = np.diff(edges)
     expected = np.concatenate([[expected[0] + expected[1]], expected[2:]])  # k = 0 becomes 1

@@ -10,8 +10,8 @@ from scipy import special, stats
 
 from fastmix import MIXERS, models
 from fastmix.config import Model
-from fastmix.kernels.graft_cells import candidates, graft_cells
-from fastmix.mixers.saliency_grafting import importance, middle
+from fastmix.kernels.plan_rows.reference import candidates, graft_cells, importance
+from fastmix.mixers.saliency_grafting import middle
 from fastmix.targets import CrossEntropy
 from helpers.backbones import SMOOTH
 from helpers.mixing import FixedLam, constants, masks, noise, shapes

@@ -11,9 +11,10 @@ from scipy import stats
 from fastmix import Batch
 from fastmix.kernels.borders import borders
 from fastmix.kernels.gridcut import energy, gridcut
+from fastmix.kernels.mask_energy import mask_energy
 from fastmix.mixers import puzzlemix
 from fastmix.mixers.gradient import saliency
-from fastmix.mixers.puzzlemix import PuzzleMix, energy_terms
+from fastmix.mixers.puzzlemix import PuzzleMix
 from fastmix.targets import CrossEntropy
 from helpers.mixing import FixedLam, constants, masks, noise
 from helpers.waiting import no_waits
@@ -90,7 +91,7 @@ def test_energies_equal_the_formulas_in_float64(b, labels):
     own = saliency(bumps(3, (64, 48)), (b, b))
     other, differences = own[partner.long()], borders(batch.images, partner, b, 4)
     options = dict(labels=labels, beta=1.2, gamma=0.5, eta=0.2)
-    got = energy_terms(own, other, share, *differences, **options)
+    got = mask_energy(own, other, share, *differences, **options)
     for i in range(3):
         wanted = looped(*(v[i].double().numpy() for v in (own, other, share, *differences)), **options)
         for ours, theirs in zip(got, wanted, strict=True):
@@ -106,8 +107,8 @@ def test_exchanging_the_images_exchanges_the_mask(b, labels):
     partner = torch.arange(8, dtype=torch.int32) ^ 1
     own, back = saliency(bumps(8, (64, 64), 1), (b, b)), partner.long()
     differences = borders(batch.images, partner, b, 4)
-    unary, down, right = energy_terms(own, own[back], share, *differences, labels)
-    theirs = energy_terms(own, own[back], 1 - share[back], *differences, labels)
+    unary, down, right = mask_energy(own, own[back], share, *differences, labels)
+    theirs = mask_energy(own, own[back], 1 - share[back], *differences, labels)
     torch.testing.assert_close(unary, theirs[0][back].flip(1), rtol=1e-5, atol=1e-8)
     torch.testing.assert_close(down, theirs[1][back])
     torch.testing.assert_close(right, theirs[2][back])
@@ -123,7 +124,7 @@ def test_the_mask_is_better_than_simple_ones(b):
     batch.rng = FixedLam(0.4)
     plan = PuzzleMix(blocks=b).plan(batch, gradient)
     own, back = saliency(gradient, (b, b)), plan.partner.long()
-    terms = energy_terms(own, own[back], torch.tensor([0.4]), *borders(batch.images, plan.partner.contiguous(), b, 4))
+    terms = mask_energy(own, own[back], torch.tensor([0.4]), *borders(batch.images, plan.partner.contiguous(), b, 4))
     ours = energy(level(plan, 3).view(16, b, b), *terms)
     for other in (*(torch.full((16, b, b), label) for label in range(3)), terms[0].argmin(1)):
         assert (ours <= energy(other, *terms) + 1e-6).all()

@@ -10,7 +10,7 @@ from scipy import stats
 
 from fastmix import MIXERS, config
 from fastmix.engine import optim
-from fastmix.mixers.transmix import outside
+from fastmix.kernels.plan_rows.reference import outside
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy
 from helpers.attending import CLASSES, batch_of, explicit_attention, network
 from helpers.mixing import constants, masks, noise, shapes

@@ -10,8 +10,8 @@ from scipy import stats
 
 from fastmix import MIXERS, Batch, mix
 from fastmix.kernels.plan import RESIZED
+from fastmix.kernels.plan_rows.percent import resizing, share
 from fastmix.mixers.cutmix import CutMix
-from fastmix.mixers.snapmix import resizing, share
 from fastmix.models import load_timm
 from helpers.mixing import NO_NORM, noise
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from fastmix import MIXERS
 from fastmix.kernels.plan import Plan
+from fastmix.kernels.plan_rows.reference import outside
 from fastmix.mixers import build, transmix
 from fastmix.targets import CrossEntropy
 from helpers.backbones import make
@@ -96,7 +97,7 @@ def test_attention_that_is_everywhere_the_same_counts_patches():
 def test_attention_to_one_image_alone(monkeypatch, where, share):
     """Half the weight is that of the area; without any attention to patches all of it is."""
     plan = TransMix(granularity="sample").plan(batch_of(30))
-    kept = transmix.outside(plan, (4, 4), (SIDE, SIDE))
+    kept = outside(plan, (4, 4), (SIDE, SIDE))
     both = kept.any(1) & ~kept.all(1)
     given = {"inside": ~kept, "outside": kept, "nowhere": torch.zeros_like(kept)}[where].float()
 
@@ -113,9 +114,9 @@ def test_attention_to_one_image_alone(monkeypatch, where, share):
 def test_a_box_between_the_first_pixels_of_patches_has_no_patch():
     one = np.ones(2, int)
     plan = Plan.box(np.array([1, 0]), one, 8 * one, 9 * one, 16 * one, (SIDE, SIDE))
-    assert transmix.outside(plan, (4, 4), (SIDE, SIDE)).all() and plan.own[0] < 1
+    assert outside(plan, (4, 4), (SIDE, SIDE)).all() and plan.own[0] < 1
     plan = Plan.box(np.array([1, 0]), 0 * one, one, 8 * one, 9 * one, (SIDE, SIDE))
-    assert transmix.outside(plan, (4, 4), (SIDE, SIDE)).tolist() == [[k != 1 for k in range(16)]] * 2
+    assert outside(plan, (4, 4), (SIDE, SIDE)).tolist() == [[k != 1 for k in range(16)]] * 2
 
 
 def test_no_gradient_flows_through_the_attention():
