@@ -72,12 +72,8 @@ def _differences(bins, partner, levels, out, first, last):
     levels float32 [n]: what a difference is divided by.
     """
     n = len(levels)
-    own, ahead, behind, other = (
-        np.empty(n, np.int32),
-        np.empty(n, np.int32),
-        np.empty(n, np.int32),
-        np.empty(n, np.int32),
-    )
+    own, ahead = np.empty(n, np.int32), np.empty(n, np.int32)
+    behind, other = np.empty(n, np.int32), np.empty(n, np.int32)
     for i in range(first, last):
         own[:], ahead[:], behind[:], other[:] = 0, 0, 0, 0
         mine, theirs = bins[i], bins[partner[i]]
