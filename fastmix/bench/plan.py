@@ -1,7 +1,8 @@
 """python -m fastmix.bench plan: the time to decide how a batch is mixed, method by method, without a model's passes.
 
 What a model would have answered, a gradient or a small map, is made up, with a few salient places an image. The images
-are drawings. On a CPU two peers do the part that takes their code the time, one image after the other:
+are drawings. On a CPU everybody has one thread, and times are CPU time; two peers do the part that takes their code the
+time, one image after the other:
 
 - gco-wrapper's alpha-beta swaps find PuzzleMix's masks, from energies that are there as whole numbers. "fastmix" finds
   masks and moves from the same energies; "fastmix, whole plan" also pools the gradient, compares borders and adds up.
@@ -39,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> list[dict]:
-    """Rows in ms a batch. Raises ValueError for a size or a count below 1, an unknown method, or without a GPU."""
+    """Rows in ms a batch, on a CPU in CPU ms.
+
+    Raises ValueError for a size or a count below 1, an unknown method, or without a GPU.
+    """
     from fastmix.mixers import MIXERS, build, nearest
 
     measure.check(args)
@@ -69,7 +73,7 @@ def run(args: argparse.Namespace) -> list[dict]:
 def _times(work: dict[str, Callable], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Times of each provider, by unit."""
     if args.device == "cpu":
-        return {"ms": measure.milliseconds(work, args.repeats)}
+        return {"CPU ms": measure.cpu_milliseconds(work, args.repeats)}
     finished = measure.finished_milliseconds(work, args.repeats)
     return {"ms": finished, "ms host": measure.host_milliseconds(work, args.repeats)}
 

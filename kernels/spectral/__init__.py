@@ -19,6 +19,7 @@ from fastmix.kernels.spectral.filters import averaged, blurred, shrunk
 
 SIDE = 128  # at most, of the image that is transformed
 LEVEL = 1e-5  # of the largest grey value: differences below are rounding
+PART = 32  # images at a time on the CPU: beyond, memory is new each time, which takes as long as the rest
 
 
 def spectral_residual(images: Tensor, shares: tuple[float, ...] = (1.0,)) -> Tensor:
@@ -27,6 +28,8 @@ def spectral_residual(images: Tensor, shares: tuple[float, ...] = (1.0,)) -> Ten
     shares: how much each channel counts in the grey image. An image of one level of grey has no residual, and its
     saliency is the same everywhere. Channels-last is the layout that is not copied.
     """
+    if images.device.type == "cpu" and len(images) > PART:
+        return torch.cat([spectral_residual(part, shares) for part in images.split(PART)])
     pixels = images.permute(0, 2, 3, 1).contiguous().flatten(2)
     height, width = (min(length, SIDE) for length in images.shape[2:])
     grey = separable(pixels, shrunk, (images.shape[2], height), (images.shape[3], width, shares))
