@@ -104,6 +104,12 @@ def test_the_spectral_residual_finds_what_stands_out():
     assert 37 <= peak[0] < 49 and 11 <= peak[1] < 23
 
 
+def test_an_image_has_the_same_saliency_alone_and_among_many():
+    images = torch.from_numpy(fields(40, (20, 24), seed=7))[:, None]
+    alone = torch.cat([spectral_residual(image[None]) for image in images])
+    torch.testing.assert_close(spectral_residual(images), alone, rtol=1e-5, atol=1e-6)
+
+
 def test_an_image_of_one_level_is_salient_everywhere_alike():
     for size in ((33, 20), (224, 150)):
         images = torch.tensor([0.0, -1.7, 2.6, 0.3])[:, None, None, None].repeat(1, 3, *size)
