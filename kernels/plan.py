@@ -195,11 +195,14 @@ class Plan:
         return replace(_rows(BLOCKS, partner, own, *grid), blocks=table)
 
     @classmethod
-    def map(cls, partner, own, size: tuple[int, int]) -> Plan:
-        """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, rounded to 2**-16."""
-        maps = _fixed(own)
+    def map(cls, partner, own, size: tuple[int, int], total: Tensor | None = None) -> Plan:
+        """Soft mask: `own` float [B,h,w] in [0,1] on a grid of any size, interpolated bilinearly, rounded to 2**-16.
+
+        Or int32 [B,H,W], in 2**-16 already, with its sums as `total`, int64 [B].
+        """
+        maps = _fixed(own) if total is None else own
         if maps.shape[1:] == tuple(size):  # whole numbers, whose sum is exact
-            mean = maps.sum((1, 2)).double() / (ONE * size[0] * size[1])
+            mean = (maps.sum((1, 2)) if total is None else total).double() / (ONE * size[0] * size[1])
         else:
             sides = zip(size, maps.shape[1:], strict=True)
             y, x = (constant(map_share, length, cells, device=maps.device) for length, cells in sides)

@@ -60,7 +60,7 @@ CHARTS = {
     "plan": Chart(
         "Deciding how a batch of 256 images is mixed",
         "plan_cpu.csv",
-        {"unit": "ms"},
+        {"unit": "CPU ms"},
         {"SaliencyMix": "saliencymix"} | {f"PuzzleMix, {n} x {n} blocks": f"puzzlemix {n}x{n}" for n in (4, 8, 16)},
         2,
         {"fastmix, whole plan"},

@@ -74,13 +74,22 @@ def milliseconds(
     return clock(work, repeats)
 
 
-def _wall(work, repeats):
+def cpu_milliseconds(work: dict[str, Callable], repeats: int, warmup: int = 2) -> dict[str, list[float]]:
+    """CPU times of each callable in ms, of all threads of this process; torch has one. They take turns likewise."""
+    with one_thread():
+        for call in work.values():
+            for _ in range(warmup):
+                call()
+        return _wall(work, repeats, time.process_time)
+
+
+def _wall(work, repeats, clock=time.perf_counter):
     times = {name: [] for name in work}
     for _ in range(repeats):
         for name, call in work.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            times[name].append((time.perf_counter() - start) * 1e3)
+            times[name].append((clock() - start) * 1e3)
     return times
 
 

@@ -1,11 +1,14 @@
 """python -m fastmix.bench plan: the time to decide how a batch is mixed, method by method, without a model's passes.
 
 What a model would have answered, a gradient or a small map, is made up, with a few salient places an image. The images
-are drawings. On a CPU two peers do the part that takes their code the time, one image after the other:
+are drawings. On a CPU everybody has one thread, and times are CPU time; two peers do the part that takes their code the
+time, one image after the other:
 
 - gco-wrapper's alpha-beta swaps find PuzzleMix's masks, from energies that are there as whole numbers. "fastmix" finds
   masks and moves from the same energies; "fastmix, whole plan" also pools the gradient, compares borders and adds up.
 - OpenCV's StaticSaliencyFineGrained (opencv-contrib) and its maximum find SaliencyMix's places.
+
+GuidedMixup's "ap" follows a gradient, its "sr" starts from the pixels.
 
 On a GPU some methods decide on the host and some on the device, so a host's clock times both: "ms" until the GPU has
 done its part, "ms host" until the host has, where it waits for nothing.
@@ -23,7 +26,7 @@ from importlib import import_module
 from fastmix.bench import measure
 
 OPTIONS = {"puzzlemix": {"granularity": "sample"}, "guidedmixup": {"saliency": "ap"}, "fmix": {"bank": 16}}
-GRADIENTS = ("puzzlemix", "comixup", "guidedmixup")  # what their plans are made from; other guided methods: maps
+GRADIENTS = ("puzzlemix", "comixup")  # what their plans are made from; other guided methods: maps
 BLOCKS = (2, 4, 8, 16)
 CELLS = 7  # a side of a map
 
@@ -37,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> list[dict]:
-    """Rows in ms a batch. Raises ValueError for a size or a count below 1, an unknown method, or without a GPU."""
+    """Rows in ms a batch, on a CPU in CPU ms.
+
+    Raises ValueError for a size or a count below 1, an unknown method, or without a GPU.
+    """
     from fastmix.mixers import MIXERS, build, nearest
 
     measure.check(args)
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace) -> list[dict]:
 def _times(work: dict[str, Callable], args: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
     """Times of each provider, by unit."""
     if args.device == "cpu":
-        return {"ms": measure.milliseconds(work, args.repeats)}
+        return {"CPU ms": measure.cpu_milliseconds(work, args.repeats)}
     finished = measure.finished_milliseconds(work, args.repeats)
     return {"ms": finished, "ms host": measure.host_milliseconds(work, args.repeats)}
 
@@ -77,7 +83,7 @@ def _batch(args: argparse.Namespace):
     import numpy as np
     import torch
 
-    from fastmix.batch import Batch
+    from fastmix.batch import Batch, Buffers
     from fastmix.pipelines.sources.shapes import SHAPES, draw
 
     rng, n, size = np.random.default_rng(0), args.batch, args.size
@@ -90,13 +96,14 @@ def _batch(args: argparse.Namespace):
     across, along = (torch.exp(-(((place - centre) / widths) ** 2)) for centre in centres)
     hills = 0.08 + torch.einsum("bky,bkx->byx", across, along)
     gradient = (torch.randn(n, 3, size, size) * hills[:, None]).contiguous(memory_format=torch.channels_last)
-    return Batch(images, labels, rng), gradient.to(args.device)
+    return Batch(images, labels, rng, buffers=Buffers()), gradient.to(args.device)
 
 
 def _cases(name: str, mixer, batch, gradient) -> list[tuple[str, dict[str, Callable]]]:
     """What is compared: a name, and who does it."""
     import torch.nn.functional as F
 
+    from fastmix.mixers import build
     from fastmix.mixers.base import Mixer
     from fastmix.mixers.guided import GuidedMixer
     from fastmix.mixers.judged import JudgedMixer
@@ -105,6 +112,10 @@ def _cases(name: str, mixer, batch, gradient) -> list[tuple[str, dict[str, Calla
         return [(f"{name} {b}x{b}", _puzzlemix(mixer, b, batch, gradient)) for b in BLOCKS]
     if name == "saliencymix":
         return [(name, {"fastmix": lambda: mixer.plan(batch), **_opencv(batch)})]
+    if name == "guidedmixup":
+        own = build(name, {name: {"saliency": "sr"}})
+        spectral = {"fastmix": lambda: own.plan(batch, own.guide(None, batch, None))}
+        return [(f"{name} ap", {"fastmix": lambda: mixer.plan(batch, gradient)}), (f"{name} sr", spectral)]
     if not isinstance(mixer, GuidedMixer):
         plans = mixer.only_plans or type(mixer).settle is Mixer.settle
         if type(mixer).plan is Mixer.plan or not plans or isinstance(mixer, JudgedMixer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmix.batch import Batch
@@ -82,37 +81,33 @@ class GuidedMixup(GradientMixer):
         """float [B,C,h,w], whose root mean square over C is the saliency: the gradient, or the saliency itself."""
         if self.saliency == "ap":
             return super().guide(model, batch, criterion)
-        x = replace(batch, dtype=torch.float32).mix()
-        grey, part = (torch.empty_like(x[:, 0], memory_format=torch.contiguous_format) for _ in range(2))
-        torch.mul(x[:, 0], GREY[0], out=grey)
-        for c in (1, 2):  # fresh memory for each product would take most of the time
-            grey += torch.mul(x[:, c], GREY[c], out=part)
-        return spectral_residual(grey)[:, None]
+        return spectral_residual(replace(batch, dtype=torch.float32).mix(), GREY)[:, None]
 
     def draw(self, batch: Batch, grid: tuple[int, int] | None) -> Drawn:
         return Drawn(None if self.pairing == "greedy" else torch.from_numpy(self.pair(batch)))
 
     def put(self, batch: Batch, guide: Tensor, drawn: Drawn) -> Plan:
-        saliency = guide.float()
+        (saliency, *others), size = guide.float().unbind(1), batch.size
         if self.saliency == "ap":
-            saliency = saliency.square().mean(1, keepdim=True).sqrt()
-        if saliency.shape[2:] != batch.size:
-            saliency = F.interpolate(saliency, batch.size, mode="bilinear")
-        maps = blur(saliency[:, 0])
-        maps /= maps.sum((1, 2), keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+            saliency = saliency.square()
+            for channel in others:  # a mean over channels, which lie side by side, takes twice as long on the CPU
+                saliency.addcmul_(channel, channel)
+            saliency.div_(guide.shape[1]).sqrt_()
+        mean = blur(saliency, size, (1, 1)).flatten()
+        scale = 1 / mean.clamp(min=torch.finfo(torch.float32).tiny)
         if self.pairing == "greedy":
-            partner = farthest(distances(maps))
+            cells = blur(saliency, size, tuple(min(length, POOLED) for length in size))
+            partner = farthest(distances(cells * scale[:, None, None]))
         else:
             partner = drawn.partner
-        return plan_rows(Ratio(maps), partner, batch.size)
+        return plan_rows(Ratio(blur(saliency, size), scale), partner, size)
 
     def mixes(self, batch: Batch) -> bool:
         return batch.rng.random() < self.mix_prob
 
 
 def distances(maps: Tensor) -> Tensor:
-    """Euclidean distances, float32 [B,B], of maps float32 [B,H,W], averaged over at most 28 x 28 cells."""
-    cells = [min(length, POOLED) for length in maps.shape[1:]]
-    pooled = F.adaptive_avg_pool2d(maps[:, None], cells).flatten(1)
-    pooled = pooled - pooled.mean(0)  # of what all have in common a product would keep the rounding only
-    return torch.cdist(pooled, pooled, compute_mode="use_mm_for_euclid_dist")
+    """Euclidean distances, float32 [B,B], of maps float32 [B,h,w]."""
+    flat = maps.flatten(1)
+    flat = flat - flat.mean(0)  # of what all have in common a product would keep the rounding only
+    return torch.cdist(flat, flat, compute_mode="use_mm_for_euclid_dist")

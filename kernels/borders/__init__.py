@@ -25,7 +25,7 @@ from torch import Tensor
 from fastmix.kernels._triton import INTERPRETED
 from fastmix.kernels.borders.cases import CASES
 from fastmix.kernels.borders.gpu import AOT, borders_kernel, lanes
-from fastmix.kernels.borders.reference import DTYPES, deep_of, reference, starts_of
+from fastmix.kernels.borders.reference import DTYPES, deep_of, reference
 
 __all__ = ["AOT", "CASES", "DTYPES", "borders", "reference"]
 
@@ -47,8 +47,7 @@ def borders(images: Tensor, partner: Tensor, blocks: int, neighbours: int) -> tu
     else:
         from fastmix.kernels.borders.cpu import borders_cpu
 
-        starts = tuple(starts_of(length, blocks, k) for length, k in zip(images.shape[1:3], deep, strict=True))
-        borders_cpu(images, partner, blocks, deep, starts, down, right)
+        borders_cpu(images, partner, blocks, deep, down, right)
     return down, right
 
 

@@ -93,7 +93,7 @@ class Case:
         elif self.rule is Weights:
             rule = Weights(values(n, *self.size), values(n))
         else:
-            rule = Ratio(values(n, *self.size))
+            rule = Ratio(values(n, *self.size), values(n))
         return dict(rule=rule, partner=partner, size=self.size)
 
 

@@ -157,7 +157,7 @@ def plan_rows_kernel(
     | Blocks    | weight     | first  | second  | step: how far apart those are         | N >= h w           |
     | Attended  | attention  | table  |         | factor: ratio                         | N >= h w           |
     | Weights   | own        | label  |         |                                       | N at a time, C in  |
-    | Ratio     | maps       |        |         |                                       | one access         |
+    | Ratio     | maps       | scale  |         |                                       | one access         |
     """
     sample = tl.program_id(0).to(tl.int64)
     pair = tl.load(partner + sample * pairs)
@@ -224,7 +224,9 @@ def plan_rows_kernel(
             pixel = start + tl.arange(0, N)
             own = tl.load(values + sample * apart + pixel, mask=pixel < n, other=0.0)
             if RULE == _RATIO:
-                both = tl.load(values + pair.to(tl.int64) * apart + pixel, mask=pixel < n, other=0.0) + own
+                other = tl.load(values + pair.to(tl.int64) * apart + pixel, mask=pixel < n, other=0.0)
+                own *= tl.load(first + sample)
+                both = own + other * tl.load(first + pair)
                 own = tl.where(both > 0, tl.div_rn(own, tl.where(both > 0, both, 1.0)), 0.5)
             weight = ((own * ONE + EVEN) - EVEN).to(tl.int32)
             tl.store(more + sample * n + pixel, weight, mask=pixel < n)

@@ -114,7 +114,7 @@ def _(rule: Weights, size: tuple) -> Asked:
 
 @asked.register
 def _(rule: Ratio, size: tuple) -> Asked:
-    return Asked(gpu.RATIO, P.MAP, rule.maps)
+    return Asked(gpu.RATIO, P.MAP, rule.maps, rule.scale)
 
 
 def program_shape(wanted: Asked, apart: int) -> dict[str, int | bool]:
@@ -151,7 +151,7 @@ _GIVEN = {
     gpu.BLOCKS: dict(values="*fp32", first="*i32", second="*i32"),
     gpu.ATTENDED: dict(values="*fp32", first="*i32"),
     gpu.WEIGHTS: dict(values="*fp32", first="*fp32"),
-    gpu.RATIO: dict(values="*fp32"),
+    gpu.RATIO: dict(values="*fp32", first="*fp32"),
 }
 
 

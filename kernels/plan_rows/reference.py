@@ -26,6 +26,7 @@ from fastmix.kernels.plan_rows.rules import (
     Top,
     Weights,
 )
+from fastmix.kernels.ratio import ratio
 
 DTYPES = (torch.float32,)
 
@@ -192,6 +193,5 @@ def _(rule: Weights, partner: Tensor, size: tuple) -> Plan:
 
 @_plan.register
 def _(rule: Ratio, partner: Tensor, size: tuple) -> Plan:
-    both = rule.maps[partner.long()].add_(rule.maps)
-    neither = ~(both > 0)
-    return Plan.map(partner, torch.div(rule.maps, both, out=both).masked_fill_(neither, 0.5), size)
+    own, total = ratio(rule.maps, rule.scale, partner)
+    return Plan.map(partner, own, size, total)

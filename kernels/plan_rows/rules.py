@@ -137,9 +137,12 @@ class Weights:
 
 @dataclass
 class Ratio:
-    """GuidedMixup. MAP: s_i / (s_i + s_j) of maps float32 [B,H,W], not negative; 1/2 where both are 0."""
+    """GuidedMixup. MAP: a / (a + b), a = r_i s_i, b = r_j s_j, of maps s float32 [B,H,W], not negative, and factors r
+    float32 [B]; 1/2 where both are 0.
+    """
 
     maps: Tensor
+    scale: Tensor
 
 
 Rule = Around | Squares | Stretched | Top | Grafted | Tokens | Blocks | Groups | Attended | Weights | Ratio

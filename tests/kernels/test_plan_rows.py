@@ -51,9 +51,11 @@ def test_the_ratio_of_maps_in_float64():
     maps = torch.rand(3, 9, 11, generator=torch.Generator().manual_seed(0)) ** 4
     maps[:, 0] = 0
     before, partner = maps.clone(), torch.tensor([1, 2, 0], dtype=torch.int32)
-    plan = plan_rows(Ratio(maps), partner, (9, 11))
-    both = maps.double() + maps[partner.long()].double()
-    wanted = torch.where(both > 0, maps / both, 0.5)
+    scale = torch.tensor([0.5, 3.0, 1.0])
+    plan = plan_rows(Ratio(maps, scale), partner, (9, 11))
+    scaled = maps.double() * scale[:, None, None]
+    both = scaled + scaled[partner.long()]
+    wanted = torch.where(both > 0, scaled / both, 0.5)
     assert (plan.maps / 65536 - wanted).abs().max() <= 0.51 / 65536 and (plan.maps[:, 0] == 32768).all()
     assert (plan.own - wanted.mean((1, 2))).abs().max() < 1e-5
     assert torch.equal(maps, before)

@@ -143,7 +143,12 @@ def differ(before, behind, axis, span, step) -> float:
     return total / (span[1] - span[0])
 
 
-CASES = [*borders_file.CASES, borders_file.cases.Case(2, (64, 48), 16), borders_file.cases.Case(2, (37, 50), 7, 5)]
+CASES = [
+    *borders_file.CASES,
+    borders_file.cases.Case(2, (64, 48), 16),
+    borders_file.cases.Case(2, (37, 50), 7, 5),
+    borders_file.cases.Case(2, (39, 45), 2, 20),  # sums above 16 bits
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -59,11 +59,20 @@ def masks_of(plan) -> torch.Tensor:
 
 def test_blur_is_scipys():
     maps = fields(3, (17, 30))
-    got = blur(torch.from_numpy(maps))
+    got = blur(torch.from_numpy(maps), (17, 30))
     for field, ours in zip(maps, got.numpy(), strict=True):
         np.testing.assert_allclose(ours, blurred(field), atol=1e-6)
     for size in ((1, 1), (2, 9), (4, 4)):
-        assert (blur(torch.ones(1, *size)) - 1).abs().max() < 1e-6
+        assert (blur(torch.ones(1, *size), size) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size, parts", [((17, 30), (5, 7)), ((56, 84), (28, 28)), ((20, 31), (1, 1))])
+def test_blur_enlarges_before_and_averages_after(size, parts):
+    maps = torch.from_numpy(fields(3, (9, 12))).double()
+    larger = nn.functional.interpolate(maps[:, None], size, mode="bilinear")[:, 0]
+    smooth = torch.from_numpy(np.stack([blurred(field) for field in larger.numpy()]))
+    wanted = nn.functional.adaptive_avg_pool2d(smooth, parts)
+    torch.testing.assert_close(blur(maps.float(), size, parts).double(), wanted, rtol=0, atol=1e-6)
 
 
 def resized(field: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -76,13 +85,13 @@ def resized(field: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 @pytest.mark.parametrize("size", [(32, 32), (40, 64), (97, 33), (150, 200), (64, 224)])
 def test_the_spectral_residual_is_the_formula(size):
     images = fields(2, size, seed=1) + 0.05 * np.random.default_rng(2).standard_normal((2, *size)).astype(np.float32)
-    for image, ours in zip(images, spectral_residual(torch.from_numpy(images)).numpy(), strict=True):
+    for image, ours in zip(images, spectral_residual(torch.from_numpy(images)[:, None]).numpy(), strict=True):
         small = tuple(min(length, 128) for length in size)
         spectrum = np.fft.fft2(resized(image, small).astype(np.float64))
         log = np.log(np.abs(spectrum))
         residual = log - ndimage.uniform_filter(log, 3, mode="nearest")
         wanted = blurred(np.abs(np.fft.ifft2(np.exp(residual + 1j * np.angle(spectrum)))))
-        np.testing.assert_allclose(ours, resized(wanted, size), rtol=2e-3)
+        np.testing.assert_allclose(ours, wanted, rtol=2e-3)
 
 
 def test_the_spectral_residual_finds_what_stands_out():
@@ -90,14 +99,24 @@ def test_the_spectral_residual_finds_what_stands_out():
     stripes = np.sin(x / 2) + np.sin(y / 3 + x / 5)
     image = stripes.copy()
     image[40:46, 14:20] = -stripes[40:46, 14:20].T
-    saliency = spectral_residual(torch.from_numpy(image[None].astype(np.float32)))[0].numpy()
+    saliency = spectral_residual(torch.from_numpy(image[None, None].astype(np.float32)))[0].numpy()
     peak = np.unravel_index(saliency.argmax(), saliency.shape)
     assert 37 <= peak[0] < 49 and 11 <= peak[1] < 23
 
 
+def test_an_image_has_the_same_saliency_alone_and_among_many():
+    images = torch.from_numpy(fields(40, (20, 24), seed=7))[:, None]
+    alone = torch.cat([spectral_residual(image[None]) for image in images])
+    torch.testing.assert_close(spectral_residual(images), alone, rtol=1e-5, atol=1e-6)
+
+
 def test_an_image_of_one_level_is_salient_everywhere_alike():
-    for value in (0.0, -1.7):
-        assert (spectral_residual(torch.full((2, 33, 20), value)) == 1).all()
+    for size in ((33, 20), (224, 150)):
+        images = torch.tensor([0.0, -1.7, 2.6, 0.3])[:, None, None, None].repeat(1, 3, *size)
+        images[3, 1, 5, 7] += 1 / 255
+        saliency = spectral_residual(images, GREY)
+        assert (saliency[:3] - 1).abs().max() < 1e-6
+        assert saliency[3].max() - saliency[3].min() > 1e-3, "a single pixel counts"
 
 
 def test_the_grey_is_torchvisions():
@@ -110,7 +129,7 @@ def test_saliency_is_that_of_the_grey_normalised_image():
     batch = noise(4, (32, 24))
     batch.mean, batch.std, batch.dtype = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3), torch.bfloat16
     x = (batch.images.double() / 255 - torch.tensor(batch.mean)) / torch.tensor(batch.std)
-    wanted = spectral_residual((x @ torch.tensor(GREY, dtype=torch.float64)).float())
+    wanted = spectral_residual((x @ torch.tensor(GREY, dtype=torch.float64)).float()[:, None])
     torch.testing.assert_close(always().guide(None, batch, None)[:, 0], wanted, rtol=1e-3, atol=1e-5)
 
 
@@ -152,14 +171,12 @@ def test_distances_that_are_no_numbers_still_give_a_cycle():
     assert at == 0 and len(seen) == 6
 
 
-def test_distances_are_those_of_the_pooled_maps():
-    maps = np.abs(fields(9, (56, 84), seed=3)) / 1e5 + 1e-3  # much in common
-    pooled = maps.astype(np.float64).reshape(9, 28, 2, 28, 3).mean((2, 4)).reshape(9, -1)
-    small = np.abs(fields(9, (20, 11)))
-    for given, cells in ((maps.astype(np.float32), pooled), (small, small.reshape(9, -1))):
-        pairs = ~np.eye(9, dtype=bool)  # the diagonal, which nothing reads, is rounding
-        got = distances(torch.from_numpy(given)).numpy()
-        np.testing.assert_allclose(got[pairs], cdist(cells, cells)[pairs], rtol=1e-3)
+def test_distances_are_euclidean():
+    maps = np.abs(fields(9, (28, 21), seed=3)) / 1e5 + 1e-3  # much in common
+    flat = maps.astype(np.float64).reshape(9, -1)
+    pairs = ~np.eye(9, dtype=bool)  # the diagonal, which nothing reads, is rounding
+    got = distances(torch.from_numpy(maps)).numpy()
+    np.testing.assert_allclose(got[pairs], cdist(flat, flat)[pairs], rtol=1e-3)
 
 
 def test_pairing_refuses_what_is_no_matrix_of_distances():
@@ -190,7 +207,7 @@ def test_the_mask_is_the_ratio_of_the_two_saliencies(pairing, size):
 
 def test_greedy_pairs_are_farther_than_random_ones():
     maps = np.abs(fields(24, (28, 28), seed=5))
-    apart = distances(blur(torch.from_numpy(maps)) / torch.from_numpy(maps.sum((1, 2), keepdims=True)))
+    apart = distances(blur(torch.from_numpy(maps), (28, 28)) / torch.from_numpy(maps.sum((1, 2), keepdims=True)))
 
     def mean(plan):
         return apart[torch.arange(24), plan.partner.long()].mean().item()
