@@ -100,10 +100,18 @@ class GuidedMixup(GradientMixer):
             partner = farthest(distances(cells * scale[:, None, None]))
         else:
             partner = drawn.partner
-        return plan_rows(Ratio(blur(saliency, size), scale), partner, size)
+        maps = blur(saliency, size, out=memory(batch, torch.float32))
+        return plan_rows(Ratio(maps, scale, memory(batch, torch.int32)), partner, size)
 
     def mixes(self, batch: Batch) -> bool:
         return batch.rng.random() < self.mix_prob
+
+
+def memory(batch: Batch, dtype: torch.dtype) -> Tensor | None:
+    """Reused memory for a map of each image, [B,H,W], on the CPU; None: fresh memory, which takes longer."""
+    if batch.buffers is None or batch.images.device.type != "cpu":
+        return None
+    return batch.buffers.next((len(batch), 1, *batch.size), dtype, True)[:, 0]
 
 
 def distances(maps: Tensor) -> Tensor:

@@ -193,5 +193,5 @@ def _(rule: Weights, partner: Tensor, size: tuple) -> Plan:
 
 @_plan.register
 def _(rule: Ratio, partner: Tensor, size: tuple) -> Plan:
-    own, total = ratio(rule.maps, rule.scale, partner)
+    own, total = ratio(rule.maps, rule.scale, partner, rule.out)
     return Plan.map(partner, own, size, total)

@@ -138,11 +138,12 @@ class Weights:
 @dataclass
 class Ratio:
     """GuidedMixup. MAP: a / (a + b), a = r_i s_i, b = r_j s_j, of maps s float32 [B,H,W], not negative, and factors r
-    float32 [B]; 1/2 where both are 0.
+    float32 [B]; 1/2 where both are 0. out: memory for the map of the plan, int32 [B,H,W], on the CPU.
     """
 
     maps: Tensor
     scale: Tensor
+    out: Tensor | None = None
 
 
 Rule = Around | Squares | Stretched | Top | Grafted | Tokens | Blocks | Groups | Attended | Weights | Ratio

@@ -12,15 +12,16 @@ from torch import Tensor
 from fastmix.kernels.plan import ONE
 
 
-def ratio(maps: Tensor, scale: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+def ratio(maps: Tensor, scale: Tensor, partner: Tensor, out: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The weights, int32 [B,H,W], and their sums, int64 [B], of maps float32 [B,H,W] that are at least 0.
 
-    scale: the factor r of each map, float32 [B]; partner int32 [B]. Without a wait for the device.
+    scale: the factor r of each map, float32 [B]; partner int32 [B]; out: contiguous memory for the weights, on the
+    CPU. Without a wait for the device.
     """
     if maps.device.type == "cpu":
         from fastmix.kernels.ratio.cpu import ratio_cpu
 
-        return ratio_cpu(maps.contiguous(), scale, partner)
+        return ratio_cpu(maps.contiguous(), scale, partner, out)
     return reference(maps, scale, partner)
 
 

@@ -26,10 +26,11 @@ def _ratio(begin, end, maps, scale, partner, out, sums):
         sums[i] = total
 
 
-def ratio_cpu(maps: Tensor, scale: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+def ratio_cpu(maps: Tensor, scale: Tensor, partner: Tensor, out: Tensor | None) -> tuple[Tensor, Tensor]:
     """`ratio` of maps float32 [B,H,W], contiguous, on the CPU."""
-    shape = len(maps), maps[0].numel()
-    out, sums = np.empty(shape, np.int32), np.empty(len(maps), np.int64)  # in large pages, which torch does not ask for
-    args = maps.flatten(1).numpy(), scale.numpy(), partner.numpy(), out, sums
+    if out is None:
+        out = torch.empty(maps.shape, dtype=torch.int32)
+    sums = torch.empty(len(maps), dtype=torch.int64)
+    args = maps.flatten(1).numpy(), scale.numpy(), partner.numpy(), out.flatten(1).numpy(), sums.numpy()
     share(lambda begin, end: _ratio(begin, end, *args), len(maps), maps.numel())
-    return torch.from_numpy(out).view(maps.shape), torch.from_numpy(sums)
+    return out, sums

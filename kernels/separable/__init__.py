@@ -17,15 +17,16 @@ from torch import Tensor
 from fastmix.kernels.host_to_device import constant
 
 
-def separable(maps: Tensor, make: Callable, down: tuple, across: tuple) -> Tensor:
+def separable(maps: Tensor, make: Callable, down: tuple, across: tuple, out: Tensor | None = None) -> Tensor:
     """Float32 [B,h,w] to float32 [B,H,W] by D = make(*down) float32 [H,h] and A = make(*across) float32 [W,w].
 
     Sums are in fp32, whatever torch.autocast says. make and its arguments are hashable, and what they give is kept.
+    out: contiguous memory for the result, on the CPU.
     """
     if maps.device.type == "cpu":
         from fastmix.kernels.separable.cpu import separable_cpu
 
-        return separable_cpu(maps.contiguous(), make, down, across)
+        return separable_cpu(maps.contiguous(), make, down, across, out)
     return reference(maps, make, down, across)
 
 

@@ -63,12 +63,11 @@ def band(make: Callable, *args) -> tuple[np.ndarray, np.ndarray]:
     return first, taps
 
 
-def separable_cpu(maps: Tensor, make: Callable, down: tuple, across: tuple) -> Tensor:
+def separable_cpu(maps: Tensor, make: Callable, down: tuple, across: tuple, out: Tensor | None) -> Tensor:
     """`separable` of maps float32 [B,h,w], contiguous, on the CPU."""
     bands = *band(make, *down), *band(make, *across)
-    out = np.empty(
-        (len(maps), len(bands[0]), len(bands[2])), np.float32
-    )  # in large pages, which torch does not ask for
-    args = maps.numpy(), *bands, out
+    if out is None:
+        out = torch.empty(len(maps), len(bands[0]), len(bands[2]))
+    args = maps.numpy(), *bands, out.numpy()
     share(lambda begin, end: _separable(begin, end, *args), len(maps), maps.numel())
-    return torch.from_numpy(out)
+    return out

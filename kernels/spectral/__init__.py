@@ -42,13 +42,15 @@ def spectral_residual(images: Tensor, shares: tuple[float, ...] = (1.0,)) -> Ten
     return blur(size.mul_(1 - level).add_(level), (height, width))
 
 
-def blur(maps: Tensor, size: tuple[int, int], parts: tuple[int, int] | None = None) -> Tensor:
+def blur(
+    maps: Tensor, size: tuple[int, int], parts: tuple[int, int] | None = None, out: Tensor | None = None
+) -> Tensor:
     """Float32 maps [B,h,w], brought to a size (H,W) (bilinear), blurred as above: float32 [B,H,W].
 
-    parts: averaged over so many along each side, float32 [B,*parts].
+    parts: averaged over so many along each side, float32 [B,*parts]. out: as of `separable`.
     """
     down, across = zip(size, maps.shape[1:], parts or size, strict=True)
-    return separable(maps, blurred, down, across)
+    return separable(maps, blurred, down, across, out)
 
 
 def _squares(numbers: Tensor, out: Tensor) -> Tensor:
