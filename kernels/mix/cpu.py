@@ -374,9 +374,9 @@ def mix_cpu(
     # All channels have the same mean and scale where there are planes.
     constants = [np.tile(v, width)[: shape[2]] for v in (mean, scale)]
     rest = (*erased(erase), *constants, planes)
-    passes = []
+    passes, lookups = [], _lookups(plan)  # all of them: a captured step does the same whatever was drawn
     for kind in np.flatnonzero(np.bincount(table[:, 0])).tolist():
-        given = _given(plan, kind)
+        given = lookups.get(kind)
         args = (source, table, given, _sides((height, width), given.shape[1:]) if kind == MAP else None, *rest)
         passes.append((_pass_over(kind, same and kind in (PLAIN, BOX)), args))
 
@@ -387,13 +387,15 @@ def mix_cpu(
     share(work, shape[0], images.numel())
 
 
-def _given(plan: Plan | None, kind: int) -> np.ndarray | None:
+def _lookups(plan: Plan | None) -> dict[int, np.ndarray]:
     """What samples of a kind look up: int16 [T,H+W], uint16 or int32 [M,H,W], int32 [B,C,3] or [M,h,w]."""
-    if kind == RANKS:
-        bank = plan.bank.numpy()
-        return bank.view(np.uint16) if bank.dtype == np.int16 else bank
-    name = {PROFILE: "profiles", BLOCKS: "blocks", MAP: "maps"}.get(kind)
-    return getattr(plan, name).numpy() if name else None
+    if plan is None:
+        return {}
+    tensors = {RANKS: plan.bank, PROFILE: plan.profiles, BLOCKS: plan.blocks, MAP: plan.maps}
+    found = {kind: tensor.numpy() for kind, tensor in tensors.items() if tensor is not None}
+    if RANKS in found and found[RANKS].dtype == np.int16:
+        found[RANKS] = found[RANKS].view(np.uint16)
+    return found
 
 
 def _sides(size: tuple[int, int], grid: tuple[int, int]) -> tuple[np.ndarray, ...]:
