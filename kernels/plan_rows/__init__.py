@@ -7,7 +7,7 @@ float32 (Grafted, Tokens) differ by their order; those of Stretched are float64 
 Bytes: 48 written a sample, 12 a cell of blocks; 4 to 12 read a cell. Of maps 4 or 8 a pixel read, and 4 written. One
 program a sample, of one warp up to 256 cells: but for maps a launch is all that it costs.
 
-On the CPU the reference runs: a few kB, some ten operations, no twin.
+On the CPU the reference runs: a few kB, some ten operations, no twin; but for a ratio of maps, which is kernels.ratio.
 """
 
 from __future__ import annotations

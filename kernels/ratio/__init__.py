@@ -2,7 +2,8 @@
 
     m_i(p) = a / (a + b), a = r_i s_i(p), b = r_j s_j(p), j = partner(i);    1/2 where a + b is 0
 
-in 2**-16, rounded to the nearest, as a plan of kind MAP has it. Bytes: two maps read and one written, 12 a pixel.
+in 2**-16, rounded to the nearest, as a plan of kind MAP has it. On a GPU kernels.plan_rows does it.
+Bytes: two maps read and one written, 12 a pixel.
 """
 
 from __future__ import annotations
