@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -53,7 +54,8 @@ def stored(tmp_path):
 
 
 def test_every_module_imports(without):
-    names = sorted(name for name in modules() if not name.endswith("__main__"))
+    extras = {"fastmix.runs.asha"} if find_spec("ray") is None else set()  # its classes are made of Ray's
+    names = sorted(name for name in modules().keys() - extras if not name.endswith("__main__"))
     script = f"from importlib import import_module\nfor name in {names}: import_module(name)\n"
     done = without(script + "print('simplejpeg' in sys.modules, 'turbojpeg' in sys.modules)")
     assert done.returncode == 0, done.stderr
