@@ -32,6 +32,7 @@ def main() -> None:
     fastmix.models.load_timm()
     for name in MODULES:
         import_module(name)
+    import_module("fastmix.pipelines.sources.download").PAUSE = 0.05  # before a further try
     gc.collect()
     gc.freeze()  # else a child's first collection copies the memory
     assert len(os.listdir("/proc/self/task")) == 1, "a thread runs: its locks would be lost in a fork"

@@ -11,8 +11,13 @@ from faults.harness import judge
 
 TABLES = [path.stem for path in sorted(Path(__file__).parent.glob("*.py")) if "\nFAULTS" in path.read_text()]
 CASES = {f"{table}/{fault.name}": fault for table in TABLES for fault in import_module(f"faults.{table}").FAULTS}
+LONG = ("checkpoints", "remote", "skipping", "where")  # tables whose commands train, load weights or wait
 
 
-@pytest.mark.parametrize("name", CASES)
+def case(name: str):
+    return pytest.param(name, marks=pytest.mark.long if name.partition("/")[0] in LONG else ())
+
+
+@pytest.mark.parametrize("name", [case(name) for name in CASES])
 def test_fault(name: str, running, tmp_path: Path):
     judge(CASES[name], tmp_path, running)
