@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from faults.harness import Server, server
 from helpers.pinned import others
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # a process a core: threads of torch in each would wait for one another
@@ -43,6 +44,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a GPU")
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A process that has imported what commands need, and forks for each that a test has it run."""
+    with server(tmp_path_factory.mktemp("server")) as by:
+        yield by
 
 
 @pytest.fixture(scope="session")

@@ -13,13 +13,21 @@ import torch
 
 from fastmix import files
 from helpers import hosts
-from helpers.small_runs import SMALL, launch, rows, same
+from helpers.forked import forked
+from helpers.small_runs import SMALL, rows, same
 from helpers.small_runs import run as train
 
 pytestmark = pytest.mark.long
 TRAIN = [sys.executable, "-m", "fastmix.train", "small.yaml", "mix=cutmix"]
 without_slurm = pytest.mark.skipif(not hosts.can_have_slurm(), reason="needs root, slurm-wlm and munge")
 without_networks = pytest.mark.skipif(not hosts.can_have_networks(), reason="needs root and network namespaces")
+
+
+def torchrun(*words: str, before: tuple[str, ...] = (), options: tuple[str, ...] = ()) -> None:
+    """Trains on two processes; `before` stands before the module's name, `options` before that."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
+    done = run([*command, "-m", *before, *TRAIN[2:], *words], hosts.environment())
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def folder(tmp_path_factory):
     os.chdir(folder)
     try:
         (folder / "small.yaml").write_text(SMALL)
-        launch("mix=cutmix", "out=two")
+        torchrun("out=two")
         yield folder
     finally:
         os.chdir(before)
@@ -58,7 +66,7 @@ def test_tasks_of_mpirun_are_one_run(folder):
 def test_a_process_that_dies_is_started_again_and_the_run_is_the_same(folder):
     """By torchrun's --max-restarts, from the last checkpoint."""
     lost, again = ("faults.during", "lost", "9"), ("--max-restarts=1",)
-    launch("mix=cutmix", "out=again", "save_every=7", "--resume", before=lost, options=again)
+    torchrun("out=again", "save_every=7", "--resume", before=lost, options=again)
     assert files.read_torch(folder / "again/left.pt")["run"]["step"] == 7
     same(folder / "two/last.pt", folder / "again/last.pt")
 
@@ -102,17 +110,17 @@ def slurm_like(k: int, count: int, address: str) -> dict[str, str]:
 
 
 @without_networks
-def test_four_hosts_on_a_network(folder, count=4):
+def test_four_hosts_on_a_network(running, folder, count=4):
     with hosts.Hosts(count) as network:
-        running = [
+        started = [
             network.start(
                 k, *TRAIN, "out=net", "epochs=1", log=folder / f"net.{k}", **slurm_like(k, count, "10.91.0.1")
             )
             for k in range(count)
         ]
-        for k, each in enumerate(running):
+        for k, each in enumerate(started):
             assert each.wait(timeout=300) == 0, (folder / f"net.{k}").read_text()
-    launch("mix=cutmix", "out=four", "epochs=1", processes=count)
+    assert forked(running, *TRAIN[2:], "out=four", "epochs=1", count=count).code == 0
     same(folder / "four/last.pt", folder / "net/last.pt")
 
 

@@ -10,6 +10,7 @@ from helpers.conversion import tree, two_classes
 from helpers.handed_out import tar
 
 
+@pytest.mark.long
 def test_bench_compares_with_ffcv(tmp_path, monkeypatch):
     pytest.importorskip("ffcv")
     from fastmix.bench import convert as bench

@@ -14,6 +14,7 @@ from fastmix.kernels.mix.cases import MEAN, STD
 from fastmix.mixers import build
 
 
+@pytest.mark.long
 def test_rows_of_several_shapes_and_their_bytes(tmp_path):
     words = (
         "mix --batch 2 3 --size 16 24 --plans gridmix fmix --dtype fp32 bf16 --allocator default --repeats 2".split()

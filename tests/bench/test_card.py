@@ -215,9 +215,9 @@ def test_a_row_that_was_cut_off_is_not_read(tmp_path):
 
 @pytest.mark.long
 def test_the_card_on_a_cpu(tmp_path, monkeypatch):
-    """But for the parts that have tests of their own, and for most methods: test_every_mixer.py has them."""
-    some = ["cutmix", "puzzlemix", "automix"]
-    schedule = [part for part in card_schedule.parts("cpu") if part.name not in ("kernels", "quickstart")]
+    """A part of each kind, and some methods: benches have tests of their own, and test_every_mixer.py all methods."""
+    some, kinds = ["cutmix", "puzzlemix", "automix"], ("doctor", "proof", "rates", "mix", "loader")
+    schedule = [part for part in card_schedule.parts("cpu") if part.name in kinds]
     (proof,) = (part for part in schedule if part.name == "proof")
     schedule[schedule.index(proof)] = replace(proof, commands=((*proof.commands[0], "--only", *some),))
     monkeypatch.setattr(card, "parts", lambda device: schedule)

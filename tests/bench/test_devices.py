@@ -35,6 +35,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.compiler, "reset", lambda: None)
 
 
+@pytest.mark.long
 def test_the_mix_bench_compiles_twice_a_shape_and_captures_two_graphs_a_plan(gpu, monkeypatch, tmp_path):
     compiled, captured = [], []
 

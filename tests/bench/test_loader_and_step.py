@@ -29,6 +29,7 @@ def test_step_measures_every_mixer_and_timm(tmp_path, capsys):
         assert len(list(csv.DictReader(f))) == 2 * len(rows)
 
 
+@pytest.mark.long
 def test_plan_measures_methods_and_leaves_out_what_is_missing(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "gco", None)  # as if not installed
     words = ["plan", "--batch", "6", "--size", "32", "--repeats", "2", "--json", str(tmp_path / "a.json"), "--only"]

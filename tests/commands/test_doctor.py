@@ -365,6 +365,7 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "fastmix.doctor", *words], env=env, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_this_machine_runs_these_tests():
     """So training can run on it, whatever else it has."""
     done = run("--json")

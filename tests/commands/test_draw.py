@@ -30,6 +30,7 @@ def teacher(tmp_path_factory):
     return teacher_in(tmp_path_factory.mktemp("teacher"))
 
 
+@pytest.mark.long
 def test_all_methods_are_on_one_sheet(tmp_path, teacher, capsys):
     settings = [f"mixers.{name}.{key}" for name in ("attentivemix", "tokenmix", "supermix")
                 for key in ("teacher=resnet10t", f"weights={teacher}", "size=32")]  # fmt: skip

@@ -174,10 +174,10 @@ def test_a_class_of_one_image_cannot_be_split(folder, capsys):
 
 
 @pytest.mark.long
-def test_two_processes_go_through_the_phases(folder):
+def test_two_processes_go_through_the_phases(running, folder):
     """DDP has every parameter that trains in a phase, and no other: it would wait for ever or raise."""
     words = ("mix=automix", "model.weights=donor", "model.freeze=[layer1]", "model.unfreeze=1", "mix_off=0.34")
-    launch(*words, "out=two")
+    launch(running, *words, "out=two")
     before, after = tensors("donor/last.pt"), tensors("two/last.pt")
     assert not torch.equal(before["model.layer1.0.conv1.weight"], after["model.layer1.0.conv1.weight"])
     assert "epoch 2: mixing is off" not in Path("two/log.jsonl").read_text()  # said to people, not in the log

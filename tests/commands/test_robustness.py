@@ -1,10 +1,7 @@
 """The robustness command on a small run: its file, its words, a user's mistakes; it and validation agree."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +12,8 @@ from fastmix import cli, report, robustness, validate
 from fastmix.engine.robustness import measure
 from fastmix.engine.robustness.corruptions import CORRUPTIONS
 from fastmix.runs import each_image
-from helpers import ROOT, lite0
+from helpers import lite0
+from helpers.forked import forked
 
 
 @pytest.fixture(autouse=True)
@@ -195,15 +193,13 @@ def test_a_mistake_is_one_line_and_nothing_is_written(work, capsys, words, says)
 
 
 @pytest.mark.long
-def test_two_processes_equal_one(work):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words = ["-m", "fastmix.robustness", "run", "--tests", "ece", "corruptions", "pgd", "--json", "two.json"]
+def test_two_processes_equal_one(running, work):
+    words = ["fastmix.robustness", "run", "--tests", "ece", "corruptions", "pgd", "--json", "two.json"]
     some = ["--corruptions", "snow", "--steps", "2", "--images", "21"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *words, *some], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("top1") == 1
-    one, two = result(*words[2:-2], *some), json.loads(Path("two.json").read_text())
+    done = forked(running, *words, *some)
+    assert done.code == 0, done.err[-3000:]
+    assert done.out.count("top1") == 1
+    one, two = result(*words[1:-2], *some), json.loads(Path("two.json").read_text())
     assert two["clean"]["images"] == 21 and two["corruptions"]["top1"] == one["corruptions"]["top1"]
     assert two["pgd"]["top1"] == one["pgd"]["top1"] and two["ece"]["all"]["ece"] == pytest.approx(
         one["ece"]["all"]["ece"]

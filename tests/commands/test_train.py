@@ -120,11 +120,11 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(folder):
 
 
 @pytest.mark.long
-def test_two_processes_equal_one(folder):
+def test_two_processes_equal_one(running, folder):
     """Without batch statistics and mixing, the gradient over two processes is that of the one big batch."""
     words = ("mix=vanilla", "model.name=test_vit", "model.args.img_size=32", "epochs=1")
     assert run(*words, "out=one", "save_every=1") == 0
-    launch(*words, "out=two", "ema.decay=0.5")
+    launch(running, *words, "out=two", "ema.decay=0.5")
     for name, value in weights(folder / "one/last.pt").items():
         torch.testing.assert_close(weights(folder / "two/last.pt")[name], value, rtol=1e-4, atol=1e-6)
     one, two = rows(folder / "one", "val")[-1], rows(folder / "two", "val")[-1]
@@ -133,17 +133,18 @@ def test_two_processes_equal_one(folder):
 
 
 @pytest.mark.long
-def test_two_processes_resume_within_an_epoch_bit_for_bit(folder):
+def test_two_processes_resume_within_an_epoch_bit_for_bit(running, folder):
     """Each process keeps batch statistics of its own until a validation: a checkpoint holds those of both."""
     words = ("mix=cutmix", "accum=2", "ema.decay=0.9", "log_every=1")
-    launch(*words, "out=whole", "save_every=8")
-    launch(*words, "out=parts", before=("faults.during", "SIGTERM", "8"), says="stopped at step 8 of 10, saved")
+    launch(running, *words, "out=whole", "save_every=8")
+    stop = ("faults.during", "SIGTERM", "8")
+    launch(running, *words, "out=parts", before=stop, says="stopped at step 8 of 10, saved")
     parts = files.read_torch(folder / "parts/last.pt")
     one, two = (each["buffers"]["task"] for each in parts["processes"])
     means = [key for key in one if key.endswith("running_mean")]
     assert means and not any(torch.equal(one[key], two[key]) for key in means)
     assert all(torch.equal(one[key], parts["task"][key]) for key in one)
-    launch(*words, "out=parts", "--resume")
+    launch(running, *words, "out=parts", "--resume")
     same(folder / "whole/last.pt", folder / "parts/last.pt")
     measured = dict.fromkeys(["time", "images_per_s", "data_wait", "memory_mb"], 0)
     strip = [[row | measured for row in rows(folder / name, "train")] for name in ("whole", "parts")]
@@ -151,9 +152,10 @@ def test_two_processes_resume_within_an_epoch_bit_for_bit(folder):
 
 
 @pytest.mark.long
-def test_a_checkpoint_of_two_processes_continues_on_one(folder):
+def test_a_checkpoint_of_two_processes_continues_on_one(running, folder):
     """With the mean of their batch statistics, as a validation takes it."""
-    launch("mix=vanilla", "out=a", "log_every=1", before=("faults.during", "SIGINT", "3"), says="stopped at step 3")
+    interrupt = ("faults.during", "SIGINT", "3")
+    launch(running, "mix=vanilla", "out=a", "log_every=1", before=interrupt, says="stopped at step 3")
     saved = files.read_torch(folder / "a/last.pt")
     state = checkpoint.State(folder / "a", config.load("a/config.yaml"), {}, 10)
     model, opt, scaler = models.build(state.cfg.model, 10), None, torch.amp.GradScaler("cpu", enabled=False)

@@ -3,9 +3,6 @@
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -24,7 +21,7 @@ from fastmix.models import weights
 from fastmix.pipelines.synthetic import Synthetic
 from fastmix.pipelines.view import View
 from fastmix.runs.confusion import read as read_confusion
-from helpers import ROOT
+from helpers.forked import forked
 from helpers.loading import image_folder
 
 SMALL = """
@@ -303,13 +300,11 @@ def test_real_labels_find_their_images(work):
 
 
 @pytest.mark.long
-def test_two_processes_equal_one(work):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    words = ["-m", "fastmix.validate", "a", "--ema", "batch_total=12", "--per-class", "two.csv", "--json", "two.json"]
-    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *words], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("top1") == 1
+def test_two_processes_equal_one(running, work):
+    words = ["fastmix.validate", "a", "--ema", "batch_total=12", "--per-class", "two.csv", "--json", "two.json"]
+    done = forked(running, *words)
+    assert done.code == 0, done.err[-3000:]
+    assert done.out.count("top1") == 1
     one, two = result("a", "--ema", "--per-class", "one.csv"), json.loads(Path("two.json").read_text())
     assert Path("two.csv").read_text() == Path("one.csv").read_text()
     assert two["processes"] == 2 and two["images"] == 43

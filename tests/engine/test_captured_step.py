@@ -18,7 +18,7 @@ from fastmix.kernels.plan import Plan
 from fastmix.mixers import build
 from fastmix.mixers.mixup import MixUp
 from helpers.backbones import SMOOTH
-from helpers.processes import two_processes
+from helpers.forked import two_processes
 from helpers.recording import Again, Record, Recording
 from helpers.waiting import no_waits
 
@@ -295,8 +295,8 @@ def process() -> None:
 
 
 @pytest.mark.long
-def test_two_processes_replay_as_they_step(tmp_path):
-    two_processes(__file__, tmp_path)
+def test_two_processes_replay_as_they_step(running):
+    two_processes(running, __file__)
 
 
 # ---- what is refused ----

@@ -19,7 +19,7 @@ from fastmix.mixers import build
 from fastmix.mixers.cutmix import CutMix
 from fastmix.targets import Targets
 from helpers import attending, own, teaching
-from helpers.processes import two_processes
+from helpers.forked import two_processes
 from helpers.tasks import CLASS_TOKEN, OPTIONS, batch, network
 
 pytestmark = pytest.mark.gradient
@@ -438,9 +438,9 @@ def process(teacher: str, out: str) -> None:
 
 
 @pytest.mark.long
-def test_two_processes_wrap_it(teacher, tmp_path):
+def test_two_processes_wrap_it(running, teacher, tmp_path):
     """Both processes end with the same weights, and DDP and FSDP2 with the same but for the order of sums."""
-    two_processes(__file__, tmp_path, teacher, str(tmp_path / "weights"))
+    two_processes(running, __file__, teacher, str(tmp_path / "weights"))
     one, two = (torch.load(tmp_path / f"weights.{rank}", weights_only=True) for rank in (0, 1))
     for name in ("cutmix", "automix"):
         for way in ("DDP", "FSDP2"):

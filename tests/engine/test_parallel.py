@@ -12,7 +12,7 @@ from fastmix.engine.step import Step
 from fastmix.engine.task import Task
 from fastmix.engine.training import require_ddp
 from fastmix.mixers import build
-from helpers.processes import two_processes
+from helpers.forked import two_processes
 
 pytestmark = pytest.mark.gradient
 
@@ -141,8 +141,8 @@ def process(out: str) -> None:
 
 
 @pytest.mark.long
-def test_options_that_move_memory_alone_change_no_bit(tmp_path):
-    two_processes(__file__, tmp_path, str(tmp_path / "weights.pt"))
+def test_options_that_move_memory_alone_change_no_bit(running, tmp_path):
+    two_processes(running, __file__, str(tmp_path / "weights.pt"))
     found = torch.load(tmp_path / "weights.pt", weights_only=True)
     plain = found[""]
     for words in SAME:

@@ -163,7 +163,11 @@ def slurm(folder: Path, nodes: int = 2, more: str = "") -> Iterator[dict[str, st
         for each in reversed(running):
             each.terminate()
         for each in running:
-            each.wait(timeout=60)
+            try:
+                each.wait(timeout=20)
+            except subprocess.TimeoutExpired:  # Slurm's controller waits for a task that is gone
+                each.kill()
+                each.wait()
 
 
 def free_ports(count: int) -> list[int]:

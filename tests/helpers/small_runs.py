@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 from fastmix import files, train
 from fastmix.engine import checkpoint
-from helpers import ROOT
+from faults.harness import Server
+from helpers.forked import forked
 
 SMALL = """
 epochs: 2
@@ -69,13 +67,7 @@ def stop_at(monkeypatch, step: int) -> None:
     monkeypatch.setattr(checkpoint.State, "record", recording)
 
 
-def launch(
-    *words: str, processes: int = 2, before: tuple[str, ...] = (), says: str = "", options: tuple[str, ...] = ()
-) -> None:
-    """Trains on several processes; `before` stands before the module's name, `options` before that. It is to
-    succeed, or to say something."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", *options]
-    command += ["-m", *before, "fastmix.train", "small.yaml", *words]
-    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    assert says in done.stderr if says else done.returncode == 0, done.stderr[-3000:]
+def launch(by: Server, *words: str, before: tuple[str, ...] = (), says: str = "") -> None:
+    """Trains on two processes; `before` stands before the module's name. It is to succeed, or to say something."""
+    done = forked(by, *before, "fastmix.train", "small.yaml", *words)
+    assert says in done.err if says else done.code == 0, done.err[-3000:]

@@ -18,7 +18,6 @@ from fastmix.kernels.norm_act.cases import Case
 from fastmix.kernels.norm_act.reference import table
 from fastmix.models import fused_norm
 from helpers import ROOT
-from helpers.processes import two_processes
 
 CHECK = ROOT / "tests" / "kernels" / "norm_act_check.py"
 
@@ -109,10 +108,10 @@ def test_the_kernels_in_the_interpreter():
 
 
 @pytest.mark.long
-def test_two_processes_share_statistics(tmp_path, monkeypatch):
+def test_two_processes_share_statistics():
     pytest.importorskip("triton")
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
-    two_processes(str(CHECK), tmp_path)
+    words = "../helpers/forked.py", "2", "helpers.process", str(CHECK)
+    script(*words, TRITON_INTERPRET="1", PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}")
 
 
 @pytest.mark.cuda

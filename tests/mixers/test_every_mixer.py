@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fastmix import MIXERS
 from fastmix.engine.method import step_rng
 from helpers import teaching
-from helpers.processes import two_processes
+from helpers.forked import two_processes
 from helpers.tasks import batch, network, step, task_of
 from helpers.waiting import no_waits
 
@@ -158,9 +158,9 @@ def process(teacher: str, out: str) -> None:
 
 
 @pytest.mark.long
-def test_two_processes_stay_alike(teacher, tmp_path):
+def test_two_processes_stay_alike(running, teacher, tmp_path):
     """Model, mix block, heads and teacher: the same on both after two steps, each with batches of its own."""
-    two_processes(__file__, tmp_path, teacher, str(tmp_path / "weights"))
+    two_processes(running, __file__, teacher, str(tmp_path / "weights"))
     one, two = (torch.load(tmp_path / f"weights.{rank}", weights_only=True) for rank in (0, 1))
     assert one.keys() == two.keys() == MIXERS.keys()
     for name in MIXERS:

@@ -239,6 +239,7 @@ def test_a_captured_step_is_refused():
         captured_step.check(task.cfg, task.mixer, opt, torch.device("cuda"))
 
 
+@pytest.mark.long
 def test_the_published_columns_say_how_many_images_a_gpu_had():
     for name in config.find("quickstart").parent.glob("*.yaml"):
         cfg = config.load(name)

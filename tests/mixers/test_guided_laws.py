@@ -20,8 +20,8 @@ from fastmix.mixers.gradient import GradientMixer
 from fastmix.models import load_timm
 from fastmix.targets import BinaryCrossEntropy, CrossEntropy
 from helpers.backbones import SMOOTH
+from helpers.forked import two_processes
 from helpers.mixing import NO_NORM, noise
-from helpers.processes import two_processes
 from helpers.untouched import same, state
 from helpers.waiting import no_waits
 
@@ -376,10 +376,10 @@ def process(teacher: str, out: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def distributed(teacher, tmp_path_factory) -> dict[str, list[torch.Tensor]]:
+def distributed(running, teacher, tmp_path_factory) -> dict[str, list[torch.Tensor]]:
     """The gradients of every method's step on two processes."""
     folder = tmp_path_factory.mktemp("processes")
-    two_processes(__file__, folder, str(teacher), str(folder / "gradients.pt"))
+    two_processes(running, __file__, str(teacher), str(folder / "gradients.pt"))
     return torch.load(folder / "gradients.pt", weights_only=True)
 
 

@@ -304,17 +304,17 @@ def test_a_run_resumes_bit_for_bit(folder, monkeypatch, words):
 
 
 @pytest.mark.long
-def test_two_processes_have_a_history_each_and_resume_bit_for_bit(folder):
+def test_two_processes_have_a_history_each_and_resume_bit_for_bit(running, folder):
     """At step 1 one process has drawn the method, the other has not."""
     words = ("mix=both", "seed=0", "log_every=1", "mix_off=0.5")
-    launch(*words, "out=whole", "save_every=1")
+    launch(running, *words, "out=whole", "save_every=1")
     stopped = {"before": ("faults.during", "SIGTERM", "1"), "says": "stopped at step 1 of 10, saved"}
-    launch(*words, "out=parts", **stopped)
+    launch(running, *words, "out=parts", **stopped)
     saved = files.read_torch(folder / "parts/last.pt")["processes"]
     histories = [value for each in saved for key, value in each["buffers"]["task"].items() if key.endswith("images")]
     assert [*map(len, histories)] == [10, 0] and not torch.equal(*histories)
     shutil.copytree("parts", "alone")
-    launch(*words, "out=parts", "--resume")
+    launch(running, *words, "out=parts", "--resume")
     same(folder / "whole/last.pt", folder / "parts/last.pt")
     assert run(*words, "out=alone", resume=True) == 0
 

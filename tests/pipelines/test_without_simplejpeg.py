@@ -53,6 +53,7 @@ def stored(tmp_path):
     (tmp_path / "small.yaml").write_text(SMALL)
 
 
+@pytest.mark.long
 def test_every_module_imports(without):
     extras = {"fastmix.runs.asha"} if find_spec("ray") is None else set()  # its classes are made of Ray's
     names = sorted(name for name in modules().keys() - extras if not name.endswith("__main__"))

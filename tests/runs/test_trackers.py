@@ -265,8 +265,8 @@ def test_after_a_kill_the_rest_is_handed_on_and_half_a_line_is_not(folder):
 
 
 @pytest.mark.long
-def test_of_several_processes_the_first_alone_has_trackers(folder):
-    launch("mix=cutmix", "out=a", "track=csv", "optim.clip=1", "log_mixed=true", "log_clean=1")
+def test_of_several_processes_the_first_alone_has_trackers(running, folder):
+    launch(running, "mix=cutmix", "out=a", "track=csv", "optim.clip=1", "log_mixed=true", "log_clean=1")
     assert {"grad_norm", "mixed", "clean_top1", "memory_mb"} <= logged(folder / "a")[0].keys()
     assert as_csv(folder / "a") == expected(folder / "a")
     assert len((folder / "a/track/log.csv").read_text().splitlines()) == len(logged(folder / "a")) + 1
