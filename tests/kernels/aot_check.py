@@ -14,7 +14,8 @@ import os
 import sys
 import tempfile
 
-os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="aot"))
+scratch = tempfile.TemporaryDirectory(prefix="aot")
+os.environ.setdefault("TRITON_CACHE_DIR", scratch.name)
 
 import triton
 
@@ -45,4 +46,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with scratch:
+        sys.exit(main())
