@@ -14,9 +14,6 @@ import os
 import sys
 import tempfile
 
-scratch = tempfile.TemporaryDirectory(prefix="aot")
-os.environ.setdefault("TRITON_CACHE_DIR", scratch.name)
-
 import triton
 
 from fastmix.bench.sass import per_element
@@ -46,5 +43,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with scratch:
+    with tempfile.TemporaryDirectory(prefix="aot") as scratch:
+        os.environ.setdefault("TRITON_CACHE_DIR", scratch)
         sys.exit(main())
