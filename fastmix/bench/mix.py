@@ -2,7 +2,7 @@
 
 On the CPU ours writes a reused output, as in training; the peers allocate as their users' code does, once with the
 system's allocator as it is and once, in a process of its own, with one that keeps freed memory (TUNED), because page
-faults of fresh outputs are much of their time.
+faults of fresh outputs are much of their time. What there is to win is told by the plainest loop (mix_floor.py).
 
 Rows of "floats" mix a batch [B,3,H,W] that is normalised already, as the loaders of others give it.
 
@@ -107,6 +107,7 @@ def _compare(args, name: str, shape: tuple[int, ...], dtype: str, copy: float, c
     import torch
 
     from fastmix.batch import Buffers
+    from fastmix.bench.mix_floor import floor
     from fastmix.kernels.mix import mix
     from fastmix.kernels.mix.cases import MEAN, PLANS, STD
 
@@ -133,6 +134,8 @@ def _compare(args, name: str, shape: tuple[int, ...], dtype: str, copy: float, c
     if name in MIXED_BY_ALL:
         work["timm"] = timm(*MIXED_BY_ALL[name], labels, kind, device)
         work["torchvision v2"] = torchvision(*MIXED_BY_ALL[name], labels, kind)
+    if not on_gpu and dtype == "fp32" and (least := floor(name, plan, shape, MEAN, STD)):
+        work["plain numba loop"] = least
     calls, ways, host = {provider: rotating(each, inputs) for provider, each in work.items()}, {}, {}
     if on_gpu:
         calls["copy of the same bytes"] = _copies(moved, device)

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from fastmix.batch import Batch
-from fastmix.bench import main, mix_whole
+from fastmix.bench import main, mix_floor, mix_whole
 from fastmix.bench.mix import rotating
 from fastmix.kernels.mix import mix, reference
-from fastmix.kernels.mix.cases import MEAN, STD
+from fastmix.kernels.mix.cases import MEAN, PLANS, STD
 from fastmix.mixers import build
 
 
@@ -34,6 +34,16 @@ def test_rows_of_several_shapes_and_their_bytes(tmp_path):
         assert row["gbps"] == pytest.approx(row["bytes"] / row["p50"] / 1e6)
         copies.add(round(row["gbps"] / row["share_of_copy"], 6))
     assert len(copies) == 1  # a share is one of the same run's copy
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["plain", "mixup", "cutmix"])
+def test_the_plainest_loop_gives_the_same_bits(name):
+    shape, rng = (5, 20, 14, 3), np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 256, shape, dtype=np.uint8))
+    plan = PLANS[name](rng, len(images), shape[1:3])
+    found = mix_floor.floor(name, plan, shape, MEAN, STD)(images)
+    assert torch.equal(found, reference(images, plan, MEAN, STD))
 
 
 def test_inputs_and_outputs_rotate():
