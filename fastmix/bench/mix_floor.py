@@ -41,7 +41,7 @@ def paste(rows, other, begin, end, mean, scale, out):
             out[row, k] = (own[k] - mean[k]) * scale[k]
         for k in range(begin[row], end[row]):
             out[row, k] = (partner[k] - mean[k]) * scale[k]
-        for k in range(end[row], rows.shape[1]):
+        for k in range(end[row], np.uint64(rows.shape[1])):
             out[row, k] = (own[k] - mean[k]) * scale[k]
 
 
@@ -64,7 +64,8 @@ def floor(name: str, plan: Plan | None, shape: tuple[int, ...], mean, std) -> Ca
         else:
             y0, y1, x0, x1 = (column[:, None] for column in plan.table[:, 4:8].numpy().T.astype(np.int64))
             inside = (np.arange(height) >= y0) & (np.arange(height) < y1)
-            loop, given = paste, (other, *(np.where(inside, 3 * x, 0).ravel() for x in (x0, x1)))
+            places = (np.where(inside, 3 * x, 0).ravel() for x in (x0, x1))
+            loop, given = paste, (other, *(each.astype(np.uint64) for each in places))  # no index may be negative
     else:
         return None
 
