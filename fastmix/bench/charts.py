@@ -55,7 +55,7 @@ CHARTS = {
             for heading, work in ((words, name), (TUNED.format(words), f"{name}, tuned malloc"))
         },
         2,
-        {"torch eager"},  # an operation for each line of the formula: nobody's way, and the others would be dots
+        {"torch eager", "plain numba loop"},  # nobody's ways; beside the first the others would be dots
     ),
     "plan": Chart(
         "Deciding how a batch of 256 images is mixed",
