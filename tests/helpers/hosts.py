@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,19 @@ def slurm(folder: Path, nodes: int = 2, more: str = "") -> Iterator[dict[str, st
             except subprocess.TimeoutExpired:  # Slurm's controller waits for a task that is gone
                 each.kill()
                 each.wait()
+        for each in begun_with(f"SLURM_CONF={conf}"):  # a step's keeper is a session of its own
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+
+
+def begun_with(setting: str) -> list[int]:
+    """Processes that had it in their environment when they began."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if setting.encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 def free_ports(count: int) -> list[int]:

@@ -28,8 +28,8 @@ open(folder + "/model.safetensors", "w").close()
 """A module whose arguments are a run folder and a rate: in 27 epochs, top-1 climbs by the rate in each."""
 
 
-def wait(what: Callable[[], object], seconds: float = 60):
-    """What it returns, as soon as that is true."""
+def wait(what: Callable[[], object], seconds: float = 180):
+    """What it returns, as soon as that is true; the limit is for a busy machine."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not come to that"

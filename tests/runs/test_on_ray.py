@@ -76,7 +76,7 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_and_all_are_as_without_a_cluster
 
     def lose() -> None:
         """Kills a machine, with all that runs on it, while it trains."""
-        worker = wait(lambda: next(filter(None, map(begun, cluster.worker_nodes)), None), 180)
+        worker = wait(lambda: next(filter(None, map(begun, cluster.worker_nodes)), None))
         lost.append(Path(worker[1]))
         pids = [raylet(worker[0]), *parents(worker[2])[:1], worker[2]]
         for pid in pids:  # nobody is left to see another die
