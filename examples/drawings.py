@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from fastmix.pipelines.sources.shapes import SHAPES, jpeg
 
 SIZE, CLASSES = 32, len(SHAPES)
-EPOCHS, BATCH = 2, 10
+EPOCHS, BATCH = 3, 10
 
 
 def drawings(split: str = "train", count: int = 1000) -> TensorDataset:
