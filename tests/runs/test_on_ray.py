@@ -65,7 +65,7 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_and_all_are_as_without_a_cluster
     words = [
         "small.yaml",
         "mix=cutmix",
-        "seed=0,1,2,3",
+        "seed=0,1,2,3,4,5,6,7",
         "epochs=4",
         "val_every=4",
         "log_every=1",
@@ -93,7 +93,7 @@ def test_runs_of_a_lost_machine_go_on_elsewhere_and_all_are_as_without_a_cluster
     thread.join()
     cluster.remove_node(next(node for node in cluster.worker_nodes if node.all_processes["raylet"][0].process.poll()))
     text = capsys.readouterr().out
-    assert text.splitlines()[-1] == "4 runs: 4 finished" and len(re.findall(": finished, top-1", text)) == 4
+    assert text.splitlines()[-1] == "8 runs: 8 finished" and len(re.findall(": finished, top-1", text)) == 8
     for job in jobs:
         begins = (job.folder / "train.log").read_text().count(f"-> {job.folder}")
         assert begins == 2 + (job.folder in lost), "a begin and an end; of the lost run another begin"
